@@ -1,0 +1,1 @@
+"""LightningDataModules whose loaders go through the plan."""

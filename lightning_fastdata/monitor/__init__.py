@@ -1,0 +1,1 @@
+"""The measurement of data wait while a Trainer runs."""
