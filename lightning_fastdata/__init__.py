@@ -9,13 +9,37 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lightning_fastdata.auto import auto_dataloader as auto_dataloader
+    from lightning_fastdata.data.arrays import TensorDataModule as TensorDataModule
+    from lightning_fastdata.data.base import FastDataModule as FastDataModule
+    from lightning_fastdata.data.images import ImageFolderDataModule as ImageFolderDataModule
     from lightning_fastdata.errors import FastDataError as FastDataError
     from lightning_fastdata.hardware import Hardware as Hardware
     from lightning_fastdata.hardware import probe as probe
+    from lightning_fastdata.monitor.callback import DataWaitMonitor as DataWaitMonitor
+    from lightning_fastdata.plan import LoaderOptions as LoaderOptions
+    from lightning_fastdata.plan import LoaderPlan as LoaderPlan
+    from lightning_fastdata.plan import Reason as Reason
+    from lightning_fastdata.plan import Workload as Workload
+    from lightning_fastdata.plan import make_plan as make_plan
+    from lightning_fastdata.records import RunSummary as RunSummary
+    from lightning_fastdata.records import StepRecord as StepRecord
 
 _HOME_OF = {
+    "DataWaitMonitor": "monitor.callback",
     "FastDataError": "errors",
+    "FastDataModule": "data.base",
     "Hardware": "hardware",
+    "ImageFolderDataModule": "data.images",
+    "LoaderOptions": "plan",
+    "LoaderPlan": "plan",
+    "Reason": "plan",
+    "RunSummary": "records",
+    "StepRecord": "records",
+    "TensorDataModule": "data.arrays",
+    "Workload": "plan",
+    "auto_dataloader": "auto",
+    "make_plan": "plan",
     "probe": "hardware",
 }
 

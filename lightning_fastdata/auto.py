@@ -1,0 +1,217 @@
+"""One planned loader for any dataset, inside any DataModule: the Trainer is only asked, never changed."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.hardware import Hardware, probe
+from lightning_fastdata.loader import build_loader, check_kwargs, is_in_memory
+from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Split, Workload, make_plan
+from lightning_fastdata.report.plan import plan_lines
+from lightning_fastdata.start_method import default_start_method, fork_problem, spawn_problem
+
+__all__ = ["TrainerFacts", "auto_dataloader", "plan_for", "resolve_seed", "tell_plan", "trainer_facts"]
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
+DEFAULT_SEED = 42
+OPTION_NAMES = ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers", "multiprocessing_context")
+
+
+@dataclass(frozen=True)
+class TrainerFacts:
+    """What planning needs to know of a Trainer; the defaults stand for "no Trainer"."""
+
+    device_type: str | None = None
+    """Type of the device that computes ("cpu", "cuda", "mps", ...)."""
+    local_world_size: int | None = None
+    """Ranks on this node (count); None = ask the environment."""
+    world_size: int = 1
+    """Ranks of the run (count)."""
+    rank: int = 0
+    """Global rank."""
+    epoch: int = 0
+    """Current epoch; not 0 when a run was resumed."""
+    reload_every_n_epochs: int = 0
+    """reload_dataloaders_every_n_epochs."""
+    fitting: bool = True
+    """True within ``trainer.fit``, where loaders of training and validation live together."""
+    validates: bool = True
+    """False when the Trainer will not validate (limit_val_batches=0)."""
+    max_epochs: int | None = None
+    """Epochs the run will have at most; None or -1 = no bound."""
+
+
+def trainer_facts(trainer: Any) -> TrainerFacts:
+    """Read the facts off a Trainer of either Lightning package.
+
+    Args:
+        trainer: A Trainer, or None.
+    """
+    if trainer is None:
+        return TrainerFacts()
+    device = getattr(getattr(trainer, "strategy", None), "root_device", None)
+    fn = getattr(getattr(trainer, "state", None), "fn", None)
+    return TrainerFacts(
+        device_type=getattr(device, "type", None),
+        local_world_size=trainer.num_devices,
+        world_size=trainer.world_size,
+        rank=trainer.global_rank,
+        epoch=trainer.current_epoch,
+        reload_every_n_epochs=trainer.reload_dataloaders_every_n_epochs,
+        fitting=fn is None or fn == "fit",
+        validates=trainer.limit_val_batches != 0,
+        max_epochs=trainer.max_epochs,
+    )
+
+
+def resolve_seed(seed: int | None, environ: Mapping[str, str] = os.environ) -> int:
+    """The seed in force: the given one, else that of ``seed_everything`` (``PL_GLOBAL_SEED``), else 42.
+
+    Args:
+        seed: The user's seed, or None.
+        environ: Environment variables.
+    """
+    if seed is not None:
+        return seed
+    value = environ.get("PL_GLOBAL_SEED", "")
+    return int(value) if value.isdecimal() else DEFAULT_SEED
+
+
+def plan_for(
+    dataset: Any,
+    facts: TrainerFacts,
+    split: Split,
+    wishes: Mapping[str, Any],
+    *,
+    batch_size: int | None,
+    parts: Mapping[str, Any],
+    loaders: int = 1,
+    beside_other_pool: bool = False,
+    hardware: Hardware | None = None,
+) -> LoaderPlan:
+    """Plan one loader.
+
+    Args:
+        dataset: The dataset it will serve.
+        facts: What is known of the Trainer.
+        split: Which part of the data.
+        wishes: Loader options by name, "auto" or the user's value; those not named are "auto".
+        batch_size: Samples per batch and rank (count).
+        parts: What else a worker receives, by name (``collate_fn``, ``worker_init_fn``).
+        loaders: Loaders of this split (count).
+        beside_other_pool: Whether the workers of another split live at the same time.
+        hardware: The machine; None probes it now.
+
+    Returns:
+        The plan.
+
+    Raises:
+        FastDataError: See ``make_plan``.
+    """
+    options = LoaderOptions(**{name: wishes[name] for name in OPTION_NAMES if name in wishes})
+    hardware = hardware or probe(local_world_size=facts.local_world_size)
+    start_method, fork_risk = default_start_method(), fork_problem()
+    spawns = options.multiprocessing_context in ("spawn", "forkserver")
+    may_spawn = options.num_workers != 0 and (spawns or start_method != "fork" or fork_risk)
+    is_iterable = isinstance(dataset, IterableDataset)
+    workload = Workload(
+        split=split,
+        dataset_len=None if is_iterable else len(dataset),
+        batch_size=batch_size,
+        batch_bytes=_batch_bytes(dataset, batch_size),
+        in_memory=is_in_memory(dataset),
+        is_iterable=is_iterable,
+        loaders=loaders,
+        beside_other_pool=beside_other_pool,
+        device_type=facts.device_type,
+        reload_every_n_epochs=facts.reload_every_n_epochs if facts.fitting else 0,
+        read_once=not facts.fitting or facts.max_epochs == 1,
+        start_method=start_method,
+        spawn_problem=spawn_problem({"dataset": dataset, **parts}) if may_spawn else None,
+        fork_problem=fork_risk,
+    )
+    return make_plan(options, hardware, workload)
+
+
+def _batch_bytes(dataset: object, batch_size: int | None) -> int | None:
+    """Size of a batch where the dataset says how large a sample is (``sample_bytes``), else None: never loaded to see.
+
+    Loading one in the training process could open a file handle that a forked worker must not inherit.
+    """
+    sample_bytes = getattr(dataset, "sample_bytes", None)
+    return sample_bytes * batch_size if isinstance(sample_bytes, int) and batch_size else None
+
+
+def tell_plan(split: str, plan: LoaderPlan) -> None:
+    """Say the plan in a few lines, on rank 0, through Lightning's own messages."""
+    from lightning_utilities.core.rank_zero import rank_zero_info
+
+    rank_zero_info("\n".join(plan_lines(split, plan)))
+
+
+def auto_dataloader(
+    dataset: Any, *, trainer: Any = None, split: Split = "train", **dataloader_kwargs: Any
+) -> DataLoader[Any]:
+    """A DataLoader configured for this machine, for a DataModule or LightningModule of your own.
+
+    Use it where ``DataLoader(...)`` stands in a ``*_dataloader`` hook::
+
+        def train_dataloader(self):
+            return auto_dataloader(self.train_set, trainer=self.trainer, batch_size=64)
+
+    Args:
+        dataset: Any torch dataset.
+        trainer: The Trainer (``self.trainer``), from which the device, the ranks and the epoch are read. Without it
+            the ranks come from the environment and memory is not pinned.
+        split: "train", "val", "test" or "predict". Training is shuffled unless ``shuffle=False``.
+        **dataloader_kwargs: Arguments of ``torch.utils.data.DataLoader``; ``num_workers``, ``prefetch_factor``,
+            ``pin_memory``, ``persistent_workers`` and ``multiprocessing_context`` may be "auto", which is their
+            default. Also ``seed``: an int, or None to follow ``seed_everything``.
+
+    Returns:
+        A torch ``DataLoader`` that Lightning can rebuild. Its plan is told once.
+
+    Raises:
+        FastDataError: An unknown split or argument, or values that cannot work; see ``make_plan``.
+    """
+    if split not in SPLITS:
+        raise FastDataError(f"split={split!r}.", expected=f"one of {', '.join(SPLITS)}.", fix='pass split="train".')
+    kwargs = dict(dataloader_kwargs)
+    seed = resolve_seed(kwargs.pop("seed", None))
+    facts = trainer_facts(trainer)
+    check_kwargs(kwargs, facts.world_size)
+    wishes = {name: kwargs.pop(name) for name in OPTION_NAMES if name in kwargs}
+    batch_size = kwargs.pop("batch_size", 1)
+    beside = trainer is not None and facts.fitting and facts.validates and split in ("train", "val")
+    plan = plan_for(
+        dataset,
+        facts,
+        split,
+        wishes,
+        batch_size=batch_size,
+        parts=worker_parts(kwargs),
+        beside_other_pool=beside,
+    )
+    tell_plan(split, plan)
+    shuffle = kwargs.pop("shuffle", split == "train")
+    drop_last = kwargs.pop("drop_last", False)
+    return build_loader(
+        dataset,
+        plan,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        seed=seed,
+        epoch=facts.epoch,
+        rank=facts.rank,
+        **kwargs,
+    )
+
+
+def worker_parts(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that travel to a worker process beside the dataset."""
+    return {name: kwargs[name] for name in ("collate_fn", "worker_init_fn") if kwargs.get(name) is not None}

@@ -1,0 +1,124 @@
+"""Tensors and NumPy arrays in memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from lightning_fastdata.data.base import FastDataModule
+from lightning_fastdata.errors import FastDataError
+
+__all__ = ["ArrayDataset", "TensorDataModule"]
+
+Arrays = Any
+"""A tensor or NumPy array, or a tuple of them whose first dimensions agree."""
+
+
+class ArrayDataset(Dataset[Any]):
+    """Rows of tensors, fetched a whole batch at a time.
+
+    torch asks a dataset with ``__getitems__`` once per batch. One index operation per tensor then replaces a Python
+    call per sample and the stacking of thousands of small tensors.
+
+    Args:
+        tensors: One or more tensors; the first dimension, the same for all, counts the samples.
+        single: True to give bare rows instead of tuples with one element.
+    """
+
+    in_memory = True
+
+    def __init__(self, tensors: Sequence[torch.Tensor], *, single: bool = False) -> None:
+        self.tensors = tuple(tensors)
+        self.single = single
+
+    @property
+    def sample_bytes(self) -> int:
+        """Size of one sample over all tensors (bytes)."""
+        return sum(tensor.element_size() * (tensor.numel() // max(1, len(tensor))) for tensor in self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: int) -> Any:
+        return self._shape(tuple(tensor[index] for tensor in self.tensors))
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        chosen = torch.tensor(indices)
+        return self._shape(tuple(tensor.index_select(0, chosen) for tensor in self.tensors))
+
+    def _shape(self, rows: tuple[torch.Tensor, ...]) -> Any:
+        return rows[0] if self.single else rows
+
+
+def as_it_is(batch: Any) -> Any:
+    """The collate function for a dataset that returns finished batches."""
+    return batch
+
+
+class TensorDataModule(FastDataModule):
+    """A DataModule for arrays that fit into memory.
+
+    ::
+
+        TensorDataModule(train=(X, y), val=(X_val, y_val), batch_size=256)
+
+    Batches are cut out of the arrays in one operation each, without worker processes.
+
+    Args:
+        train: A tensor or NumPy array, or a tuple of them with equal first dimensions. A tuple gives tuples as
+            batches, a bare array gives bare tensors.
+        val: The same for validation; or use ``val_split``.
+        test: The same for testing.
+        predict: The same for prediction.
+        **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``val_split``, ``seed``, ... With a ``collate_fn``
+            samples are fetched one by one and handed to it as a list.
+
+    Raises:
+        FastDataError: Lengths that differ, no rows, or something that is no array.
+    """
+
+    def __init__(
+        self, train: Arrays = None, val: Arrays = None, test: Arrays = None, predict: Arrays = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        sources = {"train": train, "val": val, "test": test, "predict": predict}
+        for split, arrays in sources.items():
+            if arrays is not None:
+                setattr(self, f"{split}_dataset", self._dataset(split, arrays))
+
+    def _dataset(self, split: str, arrays: Arrays) -> Dataset[Any]:
+        single = not isinstance(arrays, (tuple, list))
+        tensors = [_tensor(split, array) for array in ([arrays] if single else arrays)]
+        lengths = sorted({len(tensor) for tensor in tensors})
+        if len(lengths) != 1 or lengths[0] == 0:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            raise FastDataError(
+                f"TensorDataModule {split}: arrays of shapes {shapes}.",
+                expected="first dimensions that are equal and not 0: one row per sample.",
+                fix="cut the arrays to the same samples.",
+            )
+        if self.collate_fn is not None:
+            return TensorDataset(*tensors)
+        return ArrayDataset(tensors, single=single)
+
+    def _kwargs_for(self, split: Any) -> dict[str, Any]:
+        kwargs = super()._kwargs_for(split)
+        if self.collate_fn is None:
+            kwargs.setdefault("collate_fn", as_it_is)
+        return kwargs
+
+
+def _tensor(split: str, array: object) -> torch.Tensor:
+    if isinstance(array, torch.Tensor) and array.ndim > 0:
+        return array
+    if isinstance(array, np.ndarray) and array.ndim > 0 and array.dtype.kind in "biufc":
+        # A read-only array (a memory map, a frozen view) cannot be shared with torch without a warning: copy it.
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    described = f"an array of dtype {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+    raise FastDataError(
+        f"TensorDataModule {split}: {described}.",
+        expected="torch tensors or numeric NumPy arrays with one row per sample.",
+        fix="convert it first, for example with torch.as_tensor(...).",
+    )

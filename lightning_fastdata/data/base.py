@@ -1,0 +1,342 @@
+"""The one DataModule meant to be subclassed."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+
+from lightning_fastdata.auto import (
+    OPTION_NAMES,
+    SPLITS,
+    TrainerFacts,
+    plan_for,
+    resolve_seed,
+    tell_plan,
+    trainer_facts,
+    worker_parts,
+)
+from lightning_fastdata.data.splits import check_shares, split_dataset
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.loader import build_loader, check_kwargs
+from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Split
+
+__all__ = ["FastDataModule"]
+
+Auto = Literal["auto"]
+
+
+class FastDataModule(LightningDataModule):
+    """A LightningDataModule that configures its loaders for the machine it runs on.
+
+    Subclass it and write what you would write anyway::
+
+        class MyDataModule(FastDataModule):
+            def setup(self, stage):
+                self.train_dataset = MyDataset("train")
+                self.val_dataset = MyDataset("val")
+
+    or hand the datasets over: ``FastDataModule(train_set, val_set, batch_size=64)``. Each split may be one dataset,
+    or a list or dict of datasets, as Lightning takes loaders. A split that is None skips its loop.
+
+    The plan of every loader made so far is in ``plans``, by split ("train", "val/0", "train/a"), each value with its
+    reason; it is told once, on rank 0.
+
+    Args:
+        train_dataset: Training data; usually set in ``setup``.
+        val_dataset: Validation data.
+        test_dataset: Test data.
+        predict_dataset: Data to predict on.
+        batch_size: Samples per batch and rank (count).
+        eval_batch_size: The same outside training; None = ``batch_size``.
+        num_workers: Worker processes per loader, or "auto".
+        pin_memory: Page-locked batches, or "auto".
+        persistent_workers: Keep workers between epochs, or "auto".
+        prefetch_factor: Batches each worker prepares ahead, None for torch's default, or "auto".
+        drop_last: Leave out the incomplete last batch of training; evaluation always sees every sample.
+        shuffle: Shuffle training data; left aside for a sampler of your own or an IterableDataset.
+        val_split: Part of the training data to validate on when there is no ``val_dataset``: a share in [0, 1) as a
+            float, or a number of samples as an int.
+        test_split: The same for testing.
+        seed: Decides the order of training; None follows ``seed_everything``, else 42.
+        split_seed: Decides, alone, which samples ``val_split`` and ``test_split`` hold out.
+        collate_fn: Puts samples together to a batch; None = torch's default.
+        dataloader_kwargs: Further arguments of torch's DataLoader, for all splits (``{"timeout": 60}``) or per split
+            (``{"train": {"sampler": my_sampler}}``). They win over everything else.
+
+    Raises:
+        FastDataError: A value that cannot be meant, before any data is read.
+    """
+
+    def __init__(
+        self,
+        train_dataset: Any = None,
+        val_dataset: Any = None,
+        test_dataset: Any = None,
+        predict_dataset: Any = None,
+        *,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        num_workers: int | Auto = "auto",
+        pin_memory: bool | Auto = "auto",
+        persistent_workers: bool | Auto = "auto",
+        prefetch_factor: int | Auto | None = "auto",
+        drop_last: bool = False,
+        shuffle: bool = True,
+        val_split: float | int = 0.0,
+        test_split: float | int = 0.0,
+        seed: int | None = None,
+        split_seed: int = 42,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        dataloader_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.train_dataset = train_dataset
+        self.val_dataset = val_dataset
+        self.test_dataset = test_dataset
+        self.predict_dataset = predict_dataset
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.persistent_workers = persistent_workers
+        self.prefetch_factor = prefetch_factor
+        self.drop_last = drop_last
+        self.shuffle = shuffle
+        self.val_split = val_split
+        self.test_split = test_split
+        self.seed = seed
+        self.split_seed = split_seed
+        self.collate_fn = collate_fn
+        self.dataloader_kwargs = dataloader_kwargs
+        self.plans: dict[str, LoaderPlan] = {}
+        self._told: set[str] = set()
+        self._check_arguments()
+
+    @classmethod
+    def from_datasets(  # Lightning's own would build its loaders past the plan
+        cls,
+        train_dataset: Any = None,
+        val_dataset: Any = None,
+        test_dataset: Any = None,
+        predict_dataset: Any = None,
+        batch_size: int = 32,
+        num_workers: int | Auto = "auto",
+        **datamodule_kwargs: Any,
+    ) -> "FastDataModule":
+        """Make a DataModule from datasets; the loaders are planned like those of any other.
+
+        Args:
+            train_dataset: Training data: a dataset, or a list or dict of them.
+            val_dataset: Validation data.
+            test_dataset: Test data.
+            predict_dataset: Data to predict on.
+            batch_size: Samples per batch and rank (count); handed on if the class takes it.
+            num_workers: Worker processes per loader, or "auto"; handed on if the class takes it.
+            **datamodule_kwargs: Further arguments of the class.
+
+        Returns:
+            The DataModule.
+        """
+        parameters = inspect.signature(cls.__init__).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        offered: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
+        taken = {name: value for name, value in offered.items() if takes_any or name in parameters}
+        module = cls(**taken, **datamodule_kwargs)
+        module.train_dataset, module.val_dataset = _as_given(train_dataset), _as_given(val_dataset)
+        module.test_dataset, module.predict_dataset = _as_given(test_dataset), _as_given(predict_dataset)
+        return module
+
+    def train_dataloader(self) -> Any:
+        """The training loaders, planned now."""
+        if self.train_dataset is None:
+            raise FastDataError(
+                f"{type(self).__name__} has no training data: train_dataset is None after setup('fit').",
+                expected="a dataset, or a list or dict of them.",
+                fix="set self.train_dataset in setup(), or pass train_dataset=...",
+            )
+        return self._loaders("train")
+
+    def val_dataloader(self) -> Any:
+        """The validation loaders, planned now; none skips validation."""
+        return self._loaders("val")
+
+    def test_dataloader(self) -> Any:
+        """The test loaders, planned now."""
+        return self._loaders("test")
+
+    def predict_dataloader(self) -> Any:
+        """The prediction loaders, planned now."""
+        return self._loaders("predict")
+
+    def datasets(self, split: Split) -> Any:
+        """What a split serves, with ``val_split`` and ``test_split`` applied.
+
+        Args:
+            split: "train", "val", "test" or "predict".
+
+        Returns:
+            A dataset, a list or dict of datasets, or None.
+        """
+        own = getattr(self, f"{split}_dataset")
+        shares = {
+            name: share
+            for name, share in (("val", self.val_split), ("test", self.test_split))
+            if share and getattr(self, f"{name}_dataset") is None
+        }
+        if not shares or self.train_dataset is None or (split != "train" and split not in shares):
+            return own
+        return split_dataset(self.train_dataset, shares, self.split_seed)[split]
+
+    def make_dataloader(self, split: Split, dataset: Any, *, name: str | None = None, loaders: int = 1) -> Any:
+        """Make one loader; every ``*_dataloader`` hook goes through here, so this is the place to override.
+
+        Args:
+            split: "train", "val", "test" or "predict".
+            dataset: The dataset it serves.
+            name: Its name in ``plans``; None = the split.
+            loaders: Loaders of this split (count), which share the workers.
+
+        Returns:
+            A torch ``DataLoader`` that Lightning can rebuild.
+
+        Raises:
+            FastDataError: The split is empty, a batch larger than the data with ``drop_last``, or see ``make_plan``.
+        """
+        name = name or split
+        facts = trainer_facts(self.trainer)
+        kwargs = self._kwargs_for(split)
+        check_kwargs(kwargs, facts.world_size)
+        wishes = {option: kwargs.pop(option, getattr(self, option, "auto")) for option in OPTION_NAMES}
+        batch_size = kwargs.pop("batch_size", self._batch_size_of(split))
+        drop_last = kwargs.pop("drop_last", self.drop_last and split == "train")
+        if kwargs.get("batch_sampler") is None:
+            _check_batches(f"{type(self).__name__} {name}", dataset, batch_size, drop_last, facts)
+        plan = plan_for(
+            dataset,
+            facts,
+            split,
+            wishes,
+            batch_size=batch_size if kwargs.get("batch_sampler") is None else None,
+            parts=worker_parts(kwargs),
+            loaders=loaders,
+            beside_other_pool=self._beside_other_pool(split, facts),
+        )
+        self._keep(name, plan)
+        return build_loader(
+            dataset,
+            plan,
+            batch_size=batch_size,
+            shuffle=kwargs.pop("shuffle", self.shuffle and split == "train"),
+            drop_last=drop_last,
+            seed=resolve_seed(self.seed),
+            epoch=facts.epoch,
+            rank=facts.rank,
+            **kwargs,
+        )
+
+    def __repr__(self) -> str:
+        # Lightning's own __str__ asks for every loader, which would start planning from a print.
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("batch_size", *OPTION_NAMES[:4]))
+        return f"{type(self).__name__}({options})"
+
+    __str__ = __repr__
+
+    def _loaders(self, split: Split) -> Any:
+        found = self.datasets(split)
+        if found is None:
+            return []
+        if isinstance(found, Mapping):
+            count = len(found)
+            return {
+                key: self.make_dataloader(split, dataset, name=f"{split}/{key}", loaders=count)
+                for key, dataset in found.items()
+            }
+        if isinstance(found, (list, tuple)):
+            return [
+                self.make_dataloader(split, dataset, name=f"{split}/{index}", loaders=len(found))
+                for index, dataset in enumerate(found)
+            ]
+        return self.make_dataloader(split, found)
+
+    def _batch_size_of(self, split: Split) -> int:
+        return self.batch_size if split == "train" or self.eval_batch_size is None else self.eval_batch_size
+
+    def _kwargs_for(self, split: Split) -> dict[str, Any]:
+        """Loader arguments of a split: the DataModule's collate_fn, then the user's dataloader_kwargs over it."""
+        kwargs: dict[str, Any] = {} if self.collate_fn is None else {"collate_fn": self.collate_fn}
+        given = self.dataloader_kwargs or {}
+        return {**kwargs, **(given.get(split, {}) if _is_per_split(given) else given)}
+
+    def _beside_other_pool(self, split: Split, facts: TrainerFacts) -> bool:
+        """Whether workers of training and validation will be alive together."""
+        if not facts.fitting or not facts.validates or split not in ("train", "val"):
+            return False
+        other: Split = "val" if split == "train" else "train"
+        return self.datasets(other) is not None
+
+    def _keep(self, name: str, plan: LoaderPlan) -> None:
+        self.plans[name] = plan
+        told = f"{name} {plan.to_dict()}"
+        if told not in self._told:
+            self._told.add(told)
+            tell_plan(name, plan)
+
+    def _check_arguments(self) -> None:
+        for name in ("batch_size", "eval_batch_size"):
+            value = getattr(self, name)
+            if value is None and name == "eval_batch_size":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise FastDataError(f"{name}={value!r}.", expected="a whole number >= 1.", fix=f"pass {name}=32.")
+        for name in ("seed", "split_seed"):
+            value = getattr(self, name)
+            if (value is not None or name == "split_seed") and (not isinstance(value, int) or value < 0):
+                raise FastDataError(f"{name}={value!r}.", expected="a whole number >= 0.", fix=f"pass {name}=42.")
+        LoaderOptions(**{name: getattr(self, name) for name in OPTION_NAMES if hasattr(self, name)})
+        check_shares(self.val_split, self.test_split)
+        given = self.dataloader_kwargs or {}
+        for kwargs in given.values() if _is_per_split(given) else [given]:
+            check_kwargs(kwargs)
+
+
+def _is_per_split(given: Mapping[str, Any]) -> bool:
+    """Whether dataloader_kwargs are written per split; a mix of both forms is refused."""
+    named = [key for key in given if key in SPLITS]
+    if named and len(named) < len(given):
+        rest = sorted(set(given) - set(named))
+        raise FastDataError(
+            f"dataloader_kwargs has splits ({', '.join(named)}) next to loader arguments ({', '.join(rest)}).",
+            expected="either arguments for all splits, or one dict per split.",
+            fix=f"move {', '.join(rest)} into the splits' dicts.",
+        )
+    return bool(named)
+
+
+def _check_batches(where: str, dataset: Any, batch_size: int, drop_last: bool, facts: TrainerFacts) -> None:
+    """A loader without a single batch ends a run in silence; say so first."""
+    if not hasattr(dataset, "__len__"):
+        return
+    length = len(dataset)
+    if length == 0:
+        raise FastDataError(
+            f"{where}: the dataset ({type(dataset).__name__}) has 0 samples.",
+            expected="at least one sample.",
+            fix="look at the path or the filter it was made with, or leave the split out (None).",
+        )
+    per_rank = -(-length // facts.world_size)
+    if drop_last and per_rank < batch_size:
+        raise FastDataError(
+            f"{where}: batch_size={batch_size} with drop_last=True, but only {per_rank} samples per rank.",
+            expected="at least one full batch.",
+            fix=f"pass batch_size={per_rank} or less, or drop_last=False.",
+        )
+
+
+def _as_given(dataset: Any) -> Any:
+    """Lightning also takes an iterable of datasets; a generator is made a list so that it can be read twice."""
+    if isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__") and not hasattr(dataset, "__len__"):
+        from torch.utils.data import IterableDataset
+
+        return dataset if isinstance(dataset, IterableDataset) else list(dataset)
+    return dataset

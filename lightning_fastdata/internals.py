@@ -1,0 +1,161 @@
+"""The private names of torch and Lightning that this package leans on, all of them, each guarded.
+
+Where a name is gone, the function says so by its return value, and the caller says aloud what it cannot do.
+Nothing outside this file touches a name of theirs that starts with an underscore.
+"""
+
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+__all__ = ["logger_step", "skip_worker_hint", "watch_fetchers"]
+
+# Lightning makes one data fetcher for each epoch of a reloaded train loader and for each evaluation run, through
+# a function that every loop module imports by this name.
+_SELECT = "_select_data_fetcher"
+_LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
+
+FetcherHooks = Callable[[str], tuple[Callable[[], None], Callable[[], None]]]
+
+_lock = threading.Lock()
+_watchers: list[tuple["weakref.ref[Any]", FetcherHooks]] = []
+_originals: dict[ModuleType, tuple[Callable[..., Any], Callable[..., Any]]] = {}
+
+
+def watch_fetchers(trainer: Any, hooks: FetcherHooks) -> Callable[[], None] | None:
+    """Time the fetches that Lightning makes before it attaches its own profiler labels.
+
+    A loader without a length is read one batch ahead as soon as its iterator is made, and Lightning labels only what
+    comes after. Each fetcher starts with two empty hooks around its ``next``; those are set here, and Lightning
+    replaces them by its labelled ones a few lines later. So nothing is counted twice.
+
+    Args:
+        trainer: Only fetchers of this trainer are touched.
+        hooks: Called with the running stage ("train", "validate", "sanity_check", "test", "predict") of each new
+            fetcher; gives what is to be called right before and right after each ``next``.
+
+    Returns:
+        A function that undoes it (calling it twice does no harm), or None where Lightning has no such place any more.
+    """
+    modules = _loop_modules(trainer)
+    if not modules:
+        return None
+    entry = (weakref.ref(trainer), hooks)
+    with _lock:
+        _watchers.append(entry)
+        for module in modules:
+            if module not in _originals:
+                original = getattr(module, _SELECT)
+                wrapper = _announcing(original)
+                setattr(module, _SELECT, wrapper)
+                _originals[module] = (original, wrapper)
+    return lambda: _unwatch(entry)
+
+
+def _loop_modules(trainer: Any) -> list[ModuleType]:
+    """The loop modules of this trainer's own package (there are two Lightning packages), if all have the name."""
+    try:
+        modules = {sys.modules[type(getattr(trainer, loop)).__module__] for loop in _LOOPS}
+    except (AttributeError, KeyError):
+        return []
+    return list(modules) if all(callable(getattr(module, _SELECT, None)) for module in modules) else []
+
+
+def _announcing(original: Callable[..., Any]) -> Callable[..., Any]:
+    def select_data_fetcher(trainer: Any, stage: Any, *args: Any, **kwargs: Any) -> Any:
+        fetcher = original(trainer, stage, *args, **kwargs)
+        pairs = [hooks(str(getattr(stage, "value", stage))) for owner, hooks in tuple(_watchers) if owner() is trainer]
+        if pairs and hasattr(fetcher, "_start_profiler") and hasattr(fetcher, "_stop_profiler"):
+            fetcher._start_profiler = lambda: _call_all(start for start, _ in pairs)
+            fetcher._stop_profiler = lambda: _call_all(stop for _, stop in pairs)
+        return fetcher
+
+    return select_data_fetcher
+
+
+def _call_all(functions: Any) -> None:
+    for function in functions:
+        function()
+
+
+def _unwatch(entry: tuple["weakref.ref[Any]", FetcherHooks]) -> None:
+    with _lock:
+        if entry in _watchers:
+            _watchers.remove(entry)
+        if _watchers:
+            return
+        for module, (original, wrapper) in _originals.items():
+            # Someone who wrapped ours later keeps his wrapper; without watchers ours only hands the call on.
+            if getattr(module, _SELECT, None) is wrapper:
+                setattr(module, _SELECT, original)
+        _originals.clear()
+
+
+def logger_step(trainer: Any) -> int:
+    """The step at which Lightning itself logs now, so that our curves share its axis (count).
+
+    It counts batches that ended in an optimizer step, which differs from ``trainer.global_step`` with several
+    optimizers and under manual optimization.
+    """
+    step = getattr(getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None), "_batches_that_stepped", None)
+    return int(step) if step is not None else int(trainer.global_step)
+
+
+# Lightning's static hint ("does not have many workers") comes from a function of this name in either package.
+_CHECK = "_worker_check"
+_CONNECTORS = (
+    "lightning.pytorch.trainer.connectors.data_connector",
+    "pytorch_lightning.trainer.connectors.data_connector",
+)
+# Re-entrant: a loader may be collected, and so forgotten, while another is being registered on the same thread.
+_checks_lock = threading.RLock()
+_planned: dict[int, "weakref.finalize[Any, Any]"] = {}
+_checks: dict[ModuleType, tuple[Callable[..., Any], Callable[..., Any]]] = {}
+
+
+def skip_worker_hint(loader: Any) -> bool:
+    """Keep Lightning's static worker hint away from one loader for as long as that lives; others still get theirs.
+
+    Args:
+        loader: A loader whose workers were planned.
+
+    Returns:
+        False where Lightning has no such check (then there is no hint to keep away, or it cannot be told apart).
+    """
+    modules = [sys.modules[name] for name in _CONNECTORS if name in sys.modules]
+    modules = [module for module in modules if callable(getattr(module, _CHECK, None))]
+    if not modules:
+        return False
+    with _checks_lock:
+        key = id(loader)
+        _planned[key] = weakref.finalize(loader, _forget_loader, key)
+        _planned[key].atexit = False
+        for module in modules:
+            if module not in _checks:
+                original = getattr(module, _CHECK)
+                _checks[module] = (original, _checking_others(original))
+                setattr(module, _CHECK, _checks[module][1])
+    return True
+
+
+def _checking_others(original: Callable[..., Any]) -> Callable[..., Any]:
+    def worker_check(*args: Any, **kwargs: Any) -> Any:
+        if any(id(value) in _planned for value in (*args, *kwargs.values())):
+            return None
+        return original(*args, **kwargs)
+
+    return worker_check
+
+
+def _forget_loader(key: int) -> None:
+    with _checks_lock:
+        _planned.pop(key, None)
+        if _planned:
+            return
+        for module, (original, wrapper) in _checks.items():
+            if getattr(module, _CHECK, None) is wrapper:
+                setattr(module, _CHECK, original)
+        _checks.clear()

@@ -1,0 +1,138 @@
+"""Plan + dataset -> torch DataLoader: the one place where a DataLoader is made."""
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler, TensorDataset
+
+from lightning_fastdata import internals
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.order import epoch_order, loader_seed
+from lightning_fastdata.plan import LoaderPlan
+
+__all__ = ["EpochSampler", "PlannedDataLoader", "build_loader", "check_kwargs", "is_in_memory"]
+
+
+class PlannedDataLoader(DataLoader[Any]):
+    """A torch DataLoader whose workers were planned.
+
+    It keeps no state of its own and hands every argument on, so Lightning can build it again with another sampler.
+    The one difference: Lightning's hint "does not have many workers", which knows nothing of cgroup limits, other
+    ranks or data in memory, is not given for it. Other loaders keep theirs.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        internals.skip_worker_hint(self)
+
+
+class EpochSampler(Sampler[int]):
+    """Shuffled indices that depend on seed and epoch alone.
+
+    torch's RandomSampler draws from a generator whose state depends on what ran before, so that keeping workers
+    alive, or restarting, changes the order. This one does not.
+
+    Args:
+        length: Samples in the dataset (count).
+        seed: The run's seed, >= 0.
+        epoch: Epoch to begin with; Lightning calls ``set_epoch`` before each later one.
+    """
+
+    def __init__(self, length: int, seed: int, epoch: int = 0) -> None:
+        self.length, self.seed, self.epoch = length, seed, epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning and torch call this at the start of every epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(epoch_order(self.seed, self.epoch, self.length).tolist())
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def build_loader(
+    dataset: Any,
+    plan: LoaderPlan,
+    *,
+    batch_size: int | None = 1,
+    shuffle: bool = False,
+    drop_last: bool = False,
+    seed: int = 42,
+    epoch: int = 0,
+    rank: int = 0,
+    **kwargs: Any,
+) -> PlannedDataLoader:
+    """Build the loader that a plan describes.
+
+    Args:
+        dataset: Any torch dataset, map-style or iterable.
+        plan: The decided options.
+        batch_size: Samples per batch and rank (count).
+        shuffle: Whether the order changes from epoch to epoch; left aside with a sampler or an IterableDataset.
+        drop_last: Whether an incomplete last batch is left out.
+        seed: Decides the order and the workers' random state, >= 0.
+        epoch: Epoch to begin with.
+        rank: Global rank.
+        **kwargs: Further arguments of ``torch.utils.data.DataLoader``: ``sampler``, ``batch_sampler``,
+            ``collate_fn``, ``timeout``, ...
+
+    Returns:
+        The loader, a torch ``DataLoader``.
+    """
+    kwargs = {**plan.as_kwargs(), **kwargs}
+    if kwargs.get("batch_sampler") is None:
+        kwargs.update(batch_size=batch_size, drop_last=drop_last)
+        if kwargs.get("sampler") is None and shuffle and not isinstance(dataset, IterableDataset):
+            kwargs["sampler"] = EpochSampler(len(dataset), seed, epoch)
+    # A generator of its own: otherwise the loader draws from torch's global one, and how often it does so depends
+    # on persistent_workers. That would shift dropout and initialisation with a setting that should change nothing.
+    kwargs.setdefault("generator", torch.Generator().manual_seed(loader_seed(seed, epoch, rank)))
+    return PlannedDataLoader(dataset, **kwargs)
+
+
+def check_kwargs(kwargs: Mapping[str, Any], world_size: int = 1) -> None:
+    """Refuse loader arguments that torch does not know, or that Lightning would silently turn into something else.
+
+    Args:
+        kwargs: Arguments for ``torch.utils.data.DataLoader``.
+        world_size: Ranks of the run (count).
+
+    Raises:
+        FastDataError: An unknown name, the dataset, or a plain BatchSampler under several ranks.
+    """
+    known = set(inspect.signature(DataLoader.__init__).parameters) - {"self", "dataset"}
+    for name in kwargs:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2)
+            raise FastDataError(
+                f"dataloader_kwargs has {name!r}.",
+                expected=f"an argument of torch's DataLoader other than dataset: {', '.join(sorted(known))}.",
+                fix=f"did you mean {' or '.join(near)}?" if near else "remove it.",
+            )
+    if world_size > 1 and type(kwargs.get("batch_sampler")) is BatchSampler:
+        raise FastDataError(
+            f"a plain torch BatchSampler on {world_size} ranks.",
+            expected="a subclass of BatchSampler: Lightning rebuilds the plain class as batches of one sample.",
+            fix="`class MyBatchSampler(BatchSampler): pass` is enough, or pass batch_size and sampler instead.",
+        )
+
+
+def is_in_memory(dataset: object) -> bool:
+    """Whether samples are only indexed out of memory, so that a worker process could but copy them.
+
+    Args:
+        dataset: Any dataset. Views (``Subset``, ``ConcatDataset``) are looked through; an attribute
+            ``in_memory = True`` on a dataset of your own says the same.
+    """
+    if getattr(dataset, "in_memory", False) is True or isinstance(dataset, TensorDataset):
+        return True
+    inner = getattr(dataset, "dataset", None)
+    if inner is not None and inner is not dataset:
+        return is_in_memory(inner)
+    parts = getattr(dataset, "datasets", None)
+    return isinstance(parts, (list, tuple)) and bool(parts) and all(is_in_memory(part) for part in parts)

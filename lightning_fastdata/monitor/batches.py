@@ -1,0 +1,57 @@
+"""What a batch and a loader tell about themselves, by duck typing; None where they do not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["samples_in", "workers_of"]
+
+
+def samples_in(batch: Any) -> int | None:
+    """Number of samples in a batch, where its form leaves no doubt.
+
+    A tensor counts its first dimension; a tuple, list or dict counts that of the first tensor in it. Lists of lists
+    are left alone: they are samples by field or fields by sample, and a wrong number is worse than none.
+
+    Args:
+        batch: What the loader gave.
+
+    Returns:
+        Samples (count), or None.
+    """
+    shape = getattr(batch, "shape", None)
+    if shape is None:
+        if isinstance(batch, (tuple, list)):
+            parts: Any = batch
+        elif isinstance(batch, Mapping):
+            parts = batch.values()
+        else:
+            return None
+        for part in parts:
+            shape = getattr(part, "shape", None)
+            if shape is not None:
+                break
+        else:
+            return _samples_by_loader(parts) if isinstance(batch, Mapping) else None
+    try:
+        return int(shape[0])
+    except (IndexError, TypeError, ValueError):
+        return None
+
+
+def _samples_by_loader(parts: Any) -> int | None:
+    """The first batch of a dict of batches, as a ``CombinedLoader`` over a dict gives it."""
+    return next((samples for part in parts if (samples := samples_in(part)) is not None), None)
+
+
+def workers_of(loaders: Any) -> int | None:
+    """The most workers of one loader or of a collection of loaders; None where none tells."""
+    if loaders is None or isinstance(loaders, str):
+        return None
+    number = getattr(loaders, "num_workers", None)
+    if isinstance(number, int):
+        return number
+    if isinstance(loaders, Mapping):
+        parts: Any = loaders.values()
+    else:
+        parts = getattr(loaders, "flattened", loaders if isinstance(loaders, (list, tuple)) else ())
+    return max((known for part in parts if (known := workers_of(part)) is not None), default=None)

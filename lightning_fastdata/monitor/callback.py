@@ -1,0 +1,351 @@
+"""The callback: carries what Lightning's hooks know to the meter, and what the meter finds to the outside."""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lightning.pytorch import Callback
+from rich.console import Console
+
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.monitor.facts import RunFacts
+from lightning_fastdata.monitor.live import LiveReport
+from lightning_fastdata.monitor.meter import StepMeter
+from lightning_fastdata.monitor.run import MeasuredRun
+from lightning_fastdata.monitor.sinks import JsonLinesSink, path_of_rank
+from lightning_fastdata.records import SCHEMA, RunSummary, StepRecord
+from lightning_fastdata.report.text import stages_table, summary_table
+
+__all__ = ["DataWaitMonitor"]
+
+_STAGE_OF = {"validate": "val", "test": "test", "predict": "predict"}
+
+
+class DataWaitMonitor(Callback):
+    """Reports how long each training step waited for data.
+
+    Add it to any Trainer, with any loader; nothing else changes. The wait is timed at the real fetch, on the training
+    thread, so transfers, other callbacks, loggers, checkpoints and validation are no part of it. Starting the workers
+    of an epoch is none either: Lightning does it outside the fetch; it is in the step's ``other_s``.
+
+    Args:
+        log_every_n_steps: Steps between two reports (count); None takes the Trainer's own.
+        prog_bar: Whether the share of waiting appears in the progress bar, as ``data_wait``.
+        save_to: File for the steps of each fit, as JSON lines; one that is there is replaced. Rank 1 writes to
+            ``name.rank1.suffix``, and so on. ``monitor.sinks.read_run`` reads it.
+        summary: Whether a table is printed at the end, also of a run that was interrupted.
+        warn_above: Share of waiting above which a warning is given, 0..1; None for never.
+        max_warnings: Warnings in one run (count).
+
+    While training, ``data_wait/train_s`` (mean wait of a step since the last report, in s), ``data_wait/train_s_max``
+    and ``data_wait/train_share`` go to every logger and to ``trainer.callback_metrics``; after each evaluation
+    ``data_wait/val_s``, ``_s_max`` and ``_share`` (or ``test``). Each rank measures itself; rank 0 logs and prints.
+
+    Raises:
+        FastDataError: An argument that cannot be meant; or, when a run begins, a file that cannot be written.
+
+    Example::
+
+        monitor = DataWaitMonitor(save_to="run.jsonl")
+        Trainer(callbacks=[monitor]).fit(model, datamodule)
+        monitor.summary().wait_share
+    """
+
+    def __init__(
+        self,
+        log_every_n_steps: int | None = None,
+        prog_bar: bool = True,
+        save_to: str | os.PathLike[str] | None = None,
+        summary: bool = True,
+        warn_above: float | None = 0.2,
+        max_warnings: int = 3,
+    ) -> None:
+        super().__init__()
+        _check(log_every_n_steps, warn_above, max_warnings, save_to)
+        self._log_every_n_steps = log_every_n_steps
+        self._prog_bar = bool(prog_bar)
+        self._save_to = None if save_to is None else os.fspath(save_to)
+        self._print_summary = bool(summary)
+        self._warn_above = warn_above
+        self._max_warnings = max_warnings
+        self._state_key = self._make_state_key()
+        self._run: MeasuredRun | None = None
+
+    # Results.
+
+    def records(self) -> list[StepRecord]:
+        """The steps of this rank, oldest first; the last 10,000 of a longer run.
+
+        Raises:
+            FastDataError: Nothing was run yet.
+        """
+        return list(self._measured().meter.records())
+
+    def summary(self) -> RunSummary:
+        """What was measured so far, in the middle of a run or after it; sums count every step.
+
+        Raises:
+            FastDataError: Nothing was run yet.
+        """
+        return self._measured().summary()
+
+    def _measured(self) -> MeasuredRun:
+        if self._run is None:
+            raise FastDataError(
+                "DataWaitMonitor has nothing to report: no run has begun in this process.",
+                expected="a Trainer that was given this very object and has started",
+                fix="Call trainer.fit(...) with Trainer(callbacks=[monitor]) first; under a spawning strategy the"
+                " figures stay in the child processes, so pass save_to and read the file.",
+            )
+        return self._run
+
+    # A run begins.
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Start listening. A new fit starts from zero; an evaluation keeps the training figures before it."""
+        if self._run is not None and self._run.seam is not None:
+            self._run.stop(trainer, "interrupted")  # whoever ran before did not say goodbye
+        fitting = stage == "fit"
+        if fitting or self._run is None:
+            self._run = self._new_run(trainer, to_file=fitting)
+        else:
+            self._run.meter.forget_stage(_STAGE_OF.get(stage, stage))
+        self._run.listen(trainer, lambda: self in trainer.callbacks, self._give_up)
+
+    def _new_run(self, trainer: Any, *, to_file: bool) -> MeasuredRun:
+        facts = RunFacts.of(trainer)
+        sink = None
+        if to_file and self._save_to is not None:
+            sink = JsonLinesSink(path_of_rank(self._save_to, facts.rank), asdict(facts))
+        interval = self._log_every_n_steps
+        return MeasuredRun(
+            facts=facts,
+            live=LiveReport(prog_bar=self._prog_bar, warn_above=self._warn_above, max_warnings=self._max_warnings),
+            meter=StepMeter(time.perf_counter, rank=facts.rank),
+            sink=sink,
+            interval=int(trainer.log_every_n_steps or 0) if interval is None else interval,
+        )
+
+    # Training.
+
+    def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
+        """The sanity check is nobody's time."""
+        if self._run is not None:
+            self._run.meter.go_away(time.perf_counter())
+
+    def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
+        """The sanity check is over."""
+        if self._run is not None:
+            self._run.meter.come_back(time.perf_counter())
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Learn what is being trained."""
+        if self._run is None:
+            return
+        try:
+            self._run.start_training(trainer, pl_module)
+        except Exception as error:
+            self._give_up(error)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """The next step is the first of its epoch."""
+        if self._run is not None:
+            self._run.start_epoch(trainer)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """End the step, if the optimizer did."""
+        run = self._run
+        if run is None:
+            return
+        try:
+            due = run.end_batch(trainer, batch, batch_idx)
+        except Exception as error:
+            self._give_up(error)
+            return
+        if due:
+            self._tell_window(run, trainer)
+        if not run.meter.fetches and (warning := run.heard_nothing(trainer)) and trainer.is_global_zero:
+            warnings.warn(warning, stacklevel=2)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report what is left of the epoch, however short it was."""
+        if self._run is not None:
+            self._run.meter.end_tail()
+            self._tell_window(self._run, trainer, step_offset=-1)
+
+    def _tell_window(self, run: MeasuredRun, trainer: Any, *, step_offset: int = 0) -> None:
+        try:
+            window = run.take_window()
+            if window is None:
+                return
+            run.live.tell_window(trainer, window, to_loggers=run.interval > 0, step_offset=step_offset)
+        except Exception as error:
+            self._give_up(error)
+            return
+        run.live.warn_if_slow(trainer, window, run.num_workers)
+
+    # Evaluation.
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """From here on the time is validation's."""
+        self._start_stage(trainer, "val")
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        """From here on the time is the test's."""
+        self._start_stage(trainer, "test")
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        """From here on the time is prediction's."""
+        self._start_stage(trainer, "predict")
+
+    def _start_stage(self, trainer: Any, stage: str) -> None:
+        if self._run is not None and not trainer.sanity_checking:
+            self._run.meter.start_stage(stage, time.perf_counter())
+
+    def on_validation_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        """Count the batch."""
+        if self._run is not None and not trainer.sanity_checking:
+            self._run.meter.add_stage_batch("val")
+
+    def on_test_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        """Count the batch."""
+        if self._run is not None:
+            self._run.meter.add_stage_batch("test")
+
+    def on_predict_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        """Count the batch."""
+        if self._run is not None:
+            self._run.meter.add_stage_batch("predict")
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report this validation; the time is training's again."""
+        self._end_stage(trainer, "val")
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report the test."""
+        self._end_stage(trainer, "test")
+
+    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report the prediction; Lightning has no logger step for it."""
+        self._end_stage(trainer, "predict")
+
+    def _end_stage(self, trainer: Any, stage: str) -> None:
+        if self._run is None or trainer.sanity_checking:
+            return
+        try:
+            stage_run = self._run.end_stage(stage)
+            if stage_run is not None:
+                to_loggers = stage != "predict" and self._run.interval > 0
+                self._run.live.tell_stage(trainer, stage_run, to_loggers=to_loggers)
+        except Exception as error:
+            self._give_up(error)
+
+    # A run ends. After an exception Lightning calls on_exception and no teardown.
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Undo the seam, close the file, print the table."""
+        self._finish(trainer, "finished", stage)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """The same, for what was measured until then."""
+        self._finish(trainer, "interrupted", str(getattr(trainer.state.fn, "value", "fit")))
+
+    def _finish(self, trainer: Any, status: str, stage: str) -> None:
+        run = self._run
+        if run is None or run.seam is None:
+            return
+        try:
+            run.stop(trainer, status)
+            run.close_sink()
+            if self._print_summary and trainer.is_global_zero:
+                _print_run(run, stage)
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """A fault of our own must not cost anybody a training."""
+        run = self._run
+        if run is None or "fault" in run.notes:
+            return
+        run.notes["fault"] = f"The measurement stopped on an error of its own ({type(error).__name__}: {error})."
+        run.steps = None
+        if run.seam is not None:
+            run.seam.restore()
+        warnings.warn(
+            f"DataWaitMonitor stopped measuring: {type(error).__name__}: {error}. The training goes on; please report"
+            " this.",
+            stacklevel=2,
+        )
+
+    # Checkpoints and process borders.
+
+    @property
+    def state_key(self) -> str:
+        """Tells monitors with different arguments apart in a checkpoint."""
+        return self._state_key
+
+    def _make_state_key(self) -> str:
+        # Lightning writes it into a label at every hook, so the usual one is short.
+        given = {
+            "log_every_n_steps": (self._log_every_n_steps, None),
+            "prog_bar": (self._prog_bar, True),
+            "save_to": (self._save_to, None),
+            "summary": (self._print_summary, True),
+            "warn_above": (self._warn_above, 0.2),
+            "max_warnings": (self._max_warnings, 3),
+        }
+        changed = {name: value for name, (value, default) in given.items() if value != default}
+        return f"{type(self).__qualname__}{changed or ''}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Three sums, so that a run that goes on from a checkpoint knows what came before."""
+        state = {} if self._run is None else self._run.state()
+        return {"schema": SCHEMA, **state} if state else {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over the sums; what another version wrote and this one cannot read is left alone."""
+        run = self._run
+        if run is None or state_dict.get("run_id") == run.run_id:  # a tuner restores its own run
+            return
+        before = {name: state_dict.get(name) for name in ("steps", "train_s", "wait_s")}
+        if all(isinstance(value, (int, float)) for value in before.values()):
+            run.resumed_from = {name: value for name, value in before.items() if value is not None}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Clocks, files and the seam stay in their process; Lightning itself hangs log and log_dict onto callbacks.
+        return {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")} | {"_run": None}
+
+
+def _print_run(run: MeasuredRun, stage: str) -> None:
+    summary = run.summary()
+    console = Console()
+    if stage == "fit":
+        if summary.steps:
+            console.print(summary_table(summary))
+        return
+    stages = [entry for entry in summary.stages if entry.stage == _STAGE_OF.get(stage, stage)]
+    if stages:
+        console.print(stages_table(stages))
+
+
+def _check(log_every_n_steps: Any, warn_above: Any, max_warnings: Any, save_to: Any) -> None:
+    whole = isinstance(log_every_n_steps, int) and not isinstance(log_every_n_steps, bool)
+    if log_every_n_steps is not None and not (whole and log_every_n_steps >= 1):
+        raise _bad_argument("log_every_n_steps", log_every_n_steps, "a whole number from 1, or None for the Trainer's")
+    number = isinstance(warn_above, (int, float)) and not isinstance(warn_above, bool)
+    if warn_above is not None and not (number and math.isfinite(warn_above) and 0 <= warn_above <= 1):
+        raise _bad_argument("warn_above", warn_above, "a share between 0 and 1 (0.2 is 20 %), or None for no warnings")
+    if not isinstance(max_warnings, int) or isinstance(max_warnings, bool) or max_warnings < 0:
+        raise _bad_argument("max_warnings", max_warnings, "a whole number from 0")
+    if save_to is not None and (not isinstance(save_to, (str, os.PathLike)) or not os.fspath(save_to)):
+        raise _bad_argument("save_to", save_to, "the path of a file, or None for no file")
+
+
+def _bad_argument(name: str, value: Any, expected: str) -> FastDataError:
+    return FastDataError(
+        f"DataWaitMonitor({name}={value!r}).", expected=expected, fix=f"Change {name}, or leave it out."
+    )

@@ -1,0 +1,157 @@
+"""The nouns of planning: what the user wishes, what a loader has to do, and what was decided, with reasons."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from lightning_fastdata.errors import FastDataError
+
+__all__ = ["LoaderOptions", "LoaderPlan", "Reason", "Split", "Workload"]
+
+Split = Literal["train", "val", "test", "predict"]
+Auto = Literal["auto"]
+FIELDS = ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers", "multiprocessing_context")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a value is what it is."""
+
+    source: Literal["user", "hardware", "rule", "measured"]
+    """Who decided: the user, a limit of the machine, a written rule, or a measurement."""
+    text: str
+    """One sentence for a person."""
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.text}"
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """The user's wishes; ``"auto"`` leaves the decision to the plan. The names are those of torch's DataLoader."""
+
+    num_workers: int | Auto = "auto"
+    """Worker processes of this loader (count); 0 loads in the training process."""
+    prefetch_factor: int | Auto | None = "auto"
+    """Batches each worker prepares ahead (count); None is torch's default."""
+    pin_memory: bool | Auto = "auto"
+    """Copy batches into page-locked memory, from which a GPU copies without blocking."""
+    persistent_workers: bool | Auto = "auto"
+    """Keep the worker processes alive between epochs."""
+    multiprocessing_context: str | Auto | None = "auto"
+    """Start method of the workers: "fork", "spawn" or "forkserver"; None is the platform's default."""
+
+    def __post_init__(self) -> None:
+        _check_count("num_workers", self.num_workers, least=0, most=4096)
+        if self.prefetch_factor is not None:
+            _check_count("prefetch_factor", self.prefetch_factor, least=1, most=4096)
+        for name in ("pin_memory", "persistent_workers"):
+            value = getattr(self, name)
+            if not (isinstance(value, bool) or value == "auto"):
+                raise FastDataError(f"{name}={value!r}.", expected='True, False or "auto".', fix=f'pass {name}="auto".')
+        context = self.multiprocessing_context
+        if context not in (None, "auto", "fork", "spawn", "forkserver"):
+            raise FastDataError(
+                f"multiprocessing_context={context!r}.",
+                expected='"fork", "spawn", "forkserver", None or "auto".',
+                fix='pass multiprocessing_context="auto".',
+            )
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one loader has to do and where; everything optional is unknown unless said."""
+
+    split: Split = "train"
+    """Which part of the data it serves."""
+    dataset_len: int | None = None
+    """Samples in the dataset (count); None for a dataset without length."""
+    batch_size: int | None = None
+    """Samples per batch and rank (count); None when a batch sampler decides."""
+    batch_bytes: int | None = None
+    """Size of one collated batch; None = not known, then a 224 x 224 float image per sample is assumed."""
+    in_memory: bool = False
+    """The samples already lie in memory and are only indexed."""
+    is_iterable: bool = False
+    """An IterableDataset: every worker would repeat it unless it shards itself."""
+    loaders: int = 1
+    """Loaders of this split (count); those of training are alive together, those of evaluation follow each other."""
+    beside_other_pool: bool = False
+    """True when the workers of another split are alive at the same time (training beside validation)."""
+    device_type: str | None = None
+    """Type of the device the Trainer uses ("cpu", "cuda", "mps", ...); None without a Trainer."""
+    reload_every_n_epochs: int = 0
+    """The Trainer's reload_dataloaders_every_n_epochs; 0 = loaders are made once."""
+    read_once: bool = False
+    """True when the loader is iterated a single time (one epoch, or validate, test and predict on their own)."""
+    start_method: str = "fork"
+    """What worker processes would be started with by default on this platform."""
+    spawn_problem: str | None = None
+    """Why workers cannot start under spawn or forkserver (no __main__ guard, unpicklable part); None = they can."""
+    fork_problem: str | None = None
+    """Why fork is unsafe in this process (a library with its own threads is loaded); None = nothing known."""
+
+
+@dataclass(frozen=True)
+class LoaderPlan:
+    """The loader options, decided. Nothing is left open, and no value stands without its reason."""
+
+    num_workers: int
+    """Worker processes (count)."""
+    prefetch_factor: int | None
+    """Batches per worker prepared ahead (count); None with 0 workers."""
+    pin_memory: bool
+    """Whether batches are copied into page-locked memory."""
+    persistent_workers: bool
+    """Whether workers live on between epochs."""
+    multiprocessing_context: str | None
+    """Start method; None = the platform's default, or no workers."""
+    reasons: Mapping[str, Reason] = field(default_factory=dict)
+    """For each option by name, why."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in FIELDS if name not in self.reasons]
+        if missing:
+            raise FastDataError(f"LoaderPlan without a reason for {missing}.", expected="a Reason for every option.")
+        object.__setattr__(self, "reasons", MappingProxyType(dict(self.reasons)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A MappingProxyType does not pickle; the plan must (ddp_spawn carries the DataModule to its ranks).
+        return type(self), (*(getattr(self, name) for name in FIELDS), dict(self.reasons))
+
+    def as_kwargs(self) -> dict[str, Any]:
+        """The keyword arguments for ``torch.utils.data.DataLoader``."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+    def change(self, name: str, value: Any, source: Literal["user", "measured"], text: str) -> "LoaderPlan":
+        """A copy with one option changed and the reason for it.
+
+        Args:
+            name: Name of the option.
+            value: Its new value.
+            source: Who changed it.
+            text: Why, one sentence.
+
+        Returns:
+            The new plan; this one stays as it is.
+        """
+        reasons = {**self.reasons, name: Reason(source, text)}
+        return dataclasses.replace(self, **{name: value, "reasons": reasons})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: ``{option: {"value", "source", "reason"}}``."""
+        return {
+            name: {"value": getattr(self, name), "source": self.reasons[name].source, "reason": self.reasons[name].text}
+            for name in FIELDS
+        }
+
+
+def _check_count(name: str, value: object, *, least: int, most: int) -> None:
+    if value == "auto":
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise FastDataError(
+            f"{name}={value!r}.", expected=f'an integer from {least} to {most}, or "auto".', fix=f'pass {name}="auto".'
+        )

@@ -1,0 +1,38 @@
+"""Fixtures that several test modules use."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+FakeRoot = Callable[..., Path]
+
+CGROUP_V2 = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+
+
+@pytest.fixture
+def fake_root(tmp_path: Path) -> FakeRoot:
+    """Build a made-up machine: ``probe(fake_root({"/sys/fs/cgroup/a/cpu.max": "..."}, cpus=8, cgroup="0::/a"), {})``.
+
+    Every file has a sensible default that ``files`` replaces; the value None leaves it out.
+    """
+    root = tmp_path / "root"
+
+    def build(
+        files: Mapping[str, str | None] | None = None, *, cpus: int = 8, mask: str | None = None, cgroup: str = "0::/"
+    ) -> Path:
+        everything: dict[str, str | None] = {
+            "/sys/devices/system/cpu/online": f"0-{cpus - 1}\n",
+            "/proc/self/status": f"Name:\tpython\nPPid:\t0\nCpus_allowed_list:\t{mask or f'0-{cpus - 1}'}\n",
+            "/proc/self/cgroup": f"{cgroup}\n",
+            "/proc/self/mountinfo": CGROUP_V2,
+            **(files or {}),
+        }
+        for name, text in everything.items():
+            if text is not None:
+                path = root / name.lstrip("/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+        return root
+
+    return build
