@@ -60,14 +60,17 @@ def _find_cuda(files: SystemFiles, environ: Mapping[str, str]) -> tuple[Accelera
 
 
 def _visible(files: SystemFiles, gpus: list[tuple[str, Accelerator]], visible: str) -> tuple[Accelerator, ...]:
-    """The GPUs that ``CUDA_VISIBLE_DEVICES`` names; as in CUDA, the first entry that names none ends the list."""
+    """The GPUs that ``CUDA_VISIBLE_DEVICES`` names.
+
+    As in CUDA, the first entry that names none ends the list, and a GPU named twice leaves none at all.
+    """
     chosen: list[Accelerator] = []
-    for entry in filter(None, (part.strip() for part in visible.split(","))):
+    for entry in (part.strip() for part in visible.split(",")):
         gpu = _named(gpus, entry)
         if gpu is None or gpu in chosen:
-            if entry != "-1":
+            if entry not in ("", "-1"):
                 files.note(f"CUDA_VISIBLE_DEVICES={plain(visible, 100)}: {plain(entry, 60)} names no further GPU here.")
-            break
+            return () if gpu in chosen else tuple(chosen)
         chosen.append(gpu)
     return tuple(chosen)
 

@@ -127,7 +127,7 @@ def _widest_mask(files: SystemFiles, cpuset: CpuSet | None) -> CpuSet | None:
             masks.append(CpuSet(cpus, f"affinity mask {text} of another thread"))
     if masks:
         return max(masks, key=lambda mask: len(mask.cpus))
-    return cpuset
+    return None if cpuset is None else CpuSet(cpuset.cpus, f"{cpuset.source}, the mask before the OpenMP binding")
 
 
 def _mask_of_parent(files: SystemFiles) -> frozenset[int] | None:

@@ -202,7 +202,7 @@ def _below(files: SystemFiles, mount: _Mount, own: str) -> tuple[tuple[str, ...]
         # "/../.." is a mount made outside our cgroup namespace: its top is an ancestor, the names between are hidden.
         return ((), False) if set(root_parts) == {".."} else None
     parts = own_parts[len(root_parts) :]
-    if ".." not in parts and files.exists("/".join((mount.point, *parts))):
+    if not parts or (".." not in parts and files.exists("/".join((mount.point, *parts)))):
         return parts, True
     return _nearest(files, mount, tuple(part for part in parts if part != "..")), False
 

@@ -129,8 +129,7 @@ def probe(
     """Find out what this process may use, without importing torch or touching an accelerator.
 
     Args:
-        root: The folder below which every file is read; "/" is the real machine. With another folder nothing of the
-            real machine is asked, except the size of the file system that ``root``/dev/shm lies on.
+        root: Every file is read below it. With another root than "/" nothing of the real machine is asked.
         environ: The variables of schedulers, launchers and the user.
         local_world_size: Ranks on this node as the caller knows them (``trainer.num_devices``); None: from the
             launcher's variables, else 1.

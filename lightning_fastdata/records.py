@@ -371,7 +371,7 @@ def judge(
     if num_workers == 0 and level != "fine":
         text += " (num_workers=0: the training process itself loads it)"
     if level != "fine":
-        text += f"; an instant loader would make this run at most {_speedup(share)}x faster"
+        text += f"; an instant loader would make this run {_speedup(share)} faster"
     if steps < FEW_STEPS:
         plural = f"{unit}{'es' if unit.endswith('ch') else 's'}" if steps != 1 else unit
         text += f"; the figure rests on only {steps} {plural}"
@@ -383,7 +383,7 @@ def _percent(share: float) -> str:
 
 
 def _speedup(share: float) -> str:
-    return f"{1 / (1 - share):.2f}" if share < 0.99 else "100"
+    return f"at most {1 / (1 - share):.2f}x" if share < 0.99 else "more than 100x"
 
 
 def _quantile(ordered: Sequence[float], q: float) -> float | None:

@@ -1,10 +1,13 @@
 """Images in folders, one folder per class."""
 
 import math
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from PIL import Image, ImageDraw
@@ -216,9 +219,11 @@ class ImageFolderDataModule(FastDataModule):
         if dataset is None:
             raise FastDataError(f"there is no {split!r} data to show.", fix="pass one of the splits that exist.")
         numbers = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist()
-        with torch.random.fork_rng(devices=[]):
+        with _random_state_kept():
             samples = [dataset[number] for number in numbers]
-        return picture([sample for sample in samples if sample is not None], self.classes)
+        own = self.train_transform if split == "train" else self.eval_transform
+        statistics = None if own else (IMAGENET_MEAN, IMAGENET_STD)
+        return picture([sample for sample in samples if sample is not None], self.classes, statistics)
 
     def _dataset(self, split: str, index: ImageIndex, indices: Any = None) -> ImageDataset:
         own = self.train_transform if split == "train" else self.eval_transform
@@ -264,28 +269,55 @@ def _to_normalised_float() -> list[torch.nn.Module]:
     return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
 
 
-def picture(samples: list[tuple[torch.Tensor, int]], classes: list[str]) -> Image.Image:
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Looking at samples must not move the random numbers of the run that follows."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
+
+
+TILE_PX, MARGIN_PX, CAPTION_PX = 160, 4, 20
+
+
+def picture(
+    samples: list[tuple[torch.Tensor, int]],
+    classes: list[str],
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Image.Image:
     """A grid of images with their class names.
 
     Args:
-        samples: Pairs of an image, float or uint8, (channels, height, width), and its label. Each image is stretched
-            to its own range, so that any normalisation shows.
+        samples: Pairs of an image, float or uint8, (channels, height, width), and its label.
         classes: Name by label.
+        statistics: Mean and standard deviation per channel to undo; None stretches each image to its own range, so
+            that any normalisation shows.
+
+    Returns:
+        The picture.
     """
-    tiles = []
-    for tensor, label in samples:
-        pixels = tensor.float()
-        low, high = pixels.min(), pixels.max()
-        grey = ((pixels - low) / (high - low).clamp_min(1e-6) * 255).byte()
-        tile = v2.functional.to_pil_image(grey)
-        tile = tile.convert("RGB").resize((160, 160 * tile.height // tile.width))
-        framed = Image.new("RGB", (tile.width + 8, tile.height + 24), "white")
-        framed.paste(tile, (4, 4))
-        ImageDraw.Draw(framed).text((5, tile.height + 7), classes[label][:24], fill="black")
-        tiles.append(framed)
+    tiles = [_tile(image, classes[label], statistics) for image, label in samples]
     columns = math.ceil(math.sqrt(len(tiles)))
     width, height = tiles[0].width, max(tile.height for tile in tiles)
     sheet = Image.new("RGB", (columns * width, math.ceil(len(tiles) / columns) * height), "white")
     for place, tile in enumerate(tiles):
         sheet.paste(tile, (place % columns * width, place // columns * height))
     return sheet
+
+
+def _tile(image: torch.Tensor, caption: str, statistics: tuple[Sequence[float], Sequence[float]] | None) -> Image.Image:
+    pixels = image.float()
+    if statistics is None:
+        low, high = pixels.min(), pixels.max()
+        pixels = (pixels - low) / (high - low).clamp_min(1e-6)
+    else:
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in statistics)
+        pixels = (pixels * std + mean).clamp(0, 1)
+    shown = v2.functional.to_pil_image((pixels * 255).byte()).convert("RGB")
+    shown = shown.resize((TILE_PX, TILE_PX * shown.height // shown.width))
+    tile = Image.new("RGB", (TILE_PX + 2 * MARGIN_PX, shown.height + MARGIN_PX + CAPTION_PX), "white")
+    tile.paste(shown, (MARGIN_PX, MARGIN_PX))
+    ImageDraw.Draw(tile).text((MARGIN_PX + 1, shown.height + MARGIN_PX + 3), caption[:24], fill="black")
+    return tile

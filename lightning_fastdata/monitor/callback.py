@@ -248,13 +248,13 @@ class DataWaitMonitor(Callback):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Undo the seam, close the file, print the table."""
-        self._finish(trainer, "finished", stage)
+        self._finish(trainer, pl_module, "finished", stage)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """The same, for what was measured until then."""
-        self._finish(trainer, "interrupted", str(getattr(trainer.state.fn, "value", "fit")))
+        self._finish(trainer, pl_module, "interrupted", str(getattr(trainer.state.fn, "value", "fit")))
 
-    def _finish(self, trainer: Any, status: str, stage: str) -> None:
+    def _finish(self, trainer: Any, pl_module: Any, status: str, stage: str) -> None:
         run = self._run
         if run is None or run.seam is None:
             return
@@ -262,6 +262,7 @@ class DataWaitMonitor(Callback):
             run.stop(trainer, status)
             run.close_sink()
             if self._print_summary and trainer.is_global_zero:
+                _end_progress_bar(trainer, pl_module, stage)
                 _print_run(run, stage)
         except Exception as error:
             self._give_up(error)
@@ -330,6 +331,13 @@ def _print_run(run: MeasuredRun, stage: str) -> None:
     stages = [entry for entry in summary.stages if entry.stage == _STAGE_OF.get(stage, stage)]
     if stages:
         console.print(stages_table(stages))
+
+
+def _end_progress_bar(trainer: Any, pl_module: Any, stage: str) -> None:
+    """The rich bar redraws itself below whatever is printed until its own teardown, which comes after ours."""
+    bar = trainer.progress_bar_callback
+    if any(cls.__name__ == "RichProgressBar" for cls in type(bar).__mro__):
+        bar.teardown(trainer, pl_module, stage)
 
 
 def _check(log_every_n_steps: Any, warn_above: Any, max_warnings: Any, save_to: Any) -> None:

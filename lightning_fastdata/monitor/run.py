@@ -104,8 +104,9 @@ class MeasuredRun:
 
     def learn_loaders(self, trainer: Any) -> None:
         """Take down what the loaders and the DataModule say about themselves."""
-        self.num_workers = workers_of(trainer.train_dataloader) if trainer.fit_loop is not None else None
-        self.plans = plans_of(trainer)
+        workers = workers_of(trainer.train_dataloader)
+        self.num_workers = self.num_workers if workers is None else workers
+        self.plans = plans_of(trainer) or self.plans
 
     def start_epoch(self, trainer: Any) -> None:
         """An epoch begins."""

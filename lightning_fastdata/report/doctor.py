@@ -106,7 +106,7 @@ def _cpu_advice(hardware: Hardware) -> Iterator[str]:
     machine = min((limit.cpus for limit in hardware.cpu_limits if limit.kind == "machine"), default=None)
     if limit.kind == "override" and machine is not None and limit.cpus > machine:
         yield f"{limit.source} is more than the machine has ({_plural(machine, 'CPU')}): unset it or lower it."
-    if machine is None or limit.cpus >= machine:
+    if machine is None:
         return
     under_slurm = any("SLURM" in other.source for other in hardware.cpu_limits)
     if limit.kind == "quota":

@@ -1,0 +1,46 @@
+# Everything runs in .venv, which the first target that needs it makes. Nothing outside this folder is changed,
+# except that the demo keeps its photographs in ~/.cache/lightning_fastdata.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help demo test check format unit bench clean
+
+help:
+	@echo "make demo    train on photographs, with plain Lightning and with the pack"
+	@echo "make test    the whole test-suite"
+	@echo "make check   formatting, lint, types, unit tests (before every commit)"
+	@echo "make format  rewrite files in the project's format"
+	@echo "make bench   the benchmarks of benchmarks/README.md (minutes; an otherwise idle machine)"
+
+$(INSTALLED): pyproject.toml
+	@echo "Installing into .venv (the first time takes some minutes: torch is large) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED)
+	@$(BIN)/python examples/demo.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/monitor_overhead.py
+
+clean:
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache runs

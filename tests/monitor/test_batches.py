@@ -1,0 +1,42 @@
+"""What batches and loaders tell about themselves."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_fastdata.monitor.batches import samples_in, workers_of
+
+X = torch.zeros(6, 3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "samples"),
+    [
+        (X, 6),
+        (np.zeros((5, 2)), 5),
+        ((X, torch.zeros(6)), 6),
+        ([X, "names"], 6),
+        ({"text": ["a"], "x": X}, 6),
+        ({"a": (X, X), "b": (torch.zeros(2), X)}, 6),
+        (torch.tensor(1.0), None),
+        ([[X, X], [X, X]], None),
+        (None, None),
+        ("text", None),
+        ((), None),
+        (object(), None),
+    ],
+)
+def test_samples_are_counted_only_where_there_is_no_doubt(batch, samples):
+    assert samples_in(batch) == samples
+
+
+def test_workers_of_one_loader_or_of_many():
+    two, none = SimpleNamespace(num_workers=2), SimpleNamespace(num_workers=0)
+    assert workers_of(two) == 2
+    assert workers_of([none, two]) == 2
+    assert workers_of({"a": none}) == 0
+    assert workers_of(SimpleNamespace(flattened=[none, two])) == 2
+    assert workers_of(object()) is None
+    assert workers_of(None) is None

@@ -1,0 +1,104 @@
+"""lightning_fastdata.cli: the commands as a person types them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lightning_fastdata import __version__, cli
+from lightning_fastdata.hardware import Hardware, Limit
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    import os
+
+    command = [sys.executable, "-m", "lightning_fastdata", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environ})
+
+
+@pytest.fixture
+def long_source(monkeypatch):
+    """A machine whose limit has a source of 200 characters."""
+    source = "cgroup quota 400000/100000 us at /" + "x" * 166
+    hardware = Hardware(cpu_limits=(Limit(source, 4.0, "quota"),))
+    monkeypatch.setattr("lightning_fastdata.hardware.probe", lambda: hardware)
+    return source
+
+
+def test_doctor_for_people(capsys):
+    """The doctor prints limits, meaning and advice, without colour codes where there is no terminal."""
+    assert cli.main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("CPUs", "<- decides", "What this means for a loader", "What to change"):
+        assert part in printed
+    assert "\x1b" not in printed
+
+
+def test_doctor_keeps_long_sources_on_one_line_in_files(long_source, capsys):
+    """Where the output is not a terminal a long source is neither cut nor folded at 80 columns."""
+    cli.main(["doctor"])
+    assert long_source in capsys.readouterr().out
+
+
+def test_doctor_json_is_only_json(long_source, capsys):
+    """--json prints every field and the derived figures, and nothing else."""
+    assert cli.main(["doctor", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["usable_cpus"] == printed["cpus_per_rank"] == 4.0
+    assert printed["binding_limit"]["source"] == long_source
+    assert "ram_bytes" in printed
+
+
+def test_a_wrong_environment_is_told_without_a_traceback(monkeypatch, capsys):
+    """An error of ours goes to stderr as its three lines, with exit code 2."""
+    monkeypatch.setenv("LIGHTNING_FASTDATA_NUM_CPUS", "many")
+    assert cli.main(["doctor"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("LIGHTNING_FASTDATA_NUM_CPUS=many")
+    assert "  Fix: " in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_no_command_shows_help(capsys):
+    """Without a command the help lists what there is."""
+    assert cli.main([]) == 0
+    assert "doctor" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["docter"], ["doctor", "--jsn"], ["--wrong"]])
+def test_an_unknown_command_or_option_shows_help(arguments, capsys):
+    """A wrong word gets the help and the word itself on stderr, with exit code 2."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert "usage: lightning-fastdata" in printed
+    assert arguments[-1] in printed
+
+
+def test_version(capsys):
+    """--version prints the package's version."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert __version__ in capsys.readouterr().out
+
+
+def test_python_dash_m_runs_the_same():
+    """``python -m lightning_fastdata`` hands on its arguments and the exit code."""
+    assert "<- decides" in run("doctor").stdout
+    assert run("doctor", LIGHTNING_FASTDATA_NUM_CPUS="-1").returncode == 2
+
+
+def test_doctor_is_light():
+    """The doctor loads neither torch, lightning nor numpy: it answers while an import of torch would still run."""
+    code = (
+        "import sys; from lightning_fastdata.cli import main; main(['doctor']); "
+        "print(sorted({'torch', 'lightning', 'numpy', 'psutil'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = result.stdout.splitlines()[-1]
+    assert loaded == ("[]" if sys.platform == "linux" else "['psutil']")
