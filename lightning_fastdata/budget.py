@@ -97,7 +97,7 @@ def _auto_workers(hardware: Hardware, workload: Workload, problem: str | None) -
     cpus = hardware.cpus_per_rank
     spare = cpus - TRAINING_CPUS
     ranks = "one rank" if hardware.local_world_size == 1 else f"{hardware.local_world_size} ranks on this node"
-    cores = f"{cpus:.3g} usable cores ({hardware.binding_limit.source}, {ranks})"
+    cores = f"{cpus:.3g} usable cores ({hardware.rank_binding_limit.source}, {ranks})"
     if spare < SYSTEM_CPUS:
         return 0, Reason("hardware", f"{cores}: nothing to spare beside the training process")
     pool, share_text = _pool(spare, workload)

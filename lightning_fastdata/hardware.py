@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_fastdata import affinity, cgroups, scheduler
-from lightning_fastdata.accelerators import Accelerator, find_accelerators
-from lightning_fastdata.limits import CpuSet, Limit, LimitKind
-from lightning_fastdata.sysfiles import SystemFiles, parse_int
+from lightning_fastdata.machine import affinity, cgroups, scheduler
+from lightning_fastdata.machine.accelerators import Accelerator, find_accelerators
+from lightning_fastdata.machine.limits import CpuSet, Limit, LimitKind
+from lightning_fastdata.machine.sysfiles import SystemFiles, parse_int
 
 __all__ = ["Accelerator", "Hardware", "Limit", "LimitKind", "probe"]
 

@@ -8,8 +8,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lightning_fastdata.affinity import OPENMP_NOTE
 from lightning_fastdata.hardware import Hardware
+from lightning_fastdata.machine.affinity import OPENMP_NOTE
 
 __all__ = ["advice", "doctor_view", "meaning"]
 

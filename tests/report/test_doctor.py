@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from lightning_fastdata.affinity import OPENMP_NOTE
+from lightning_fastdata.machine.affinity import OPENMP_NOTE
 from lightning_fastdata.hardware import Accelerator, Hardware, Limit
 from lightning_fastdata.report.doctor import advice, doctor_view, meaning
 

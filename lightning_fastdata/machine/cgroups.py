@@ -8,8 +8,8 @@ a controller to one hierarchy only, hence reading both interfaces never counts a
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from lightning_fastdata.limits import CpuSet, Limit
-from lightning_fastdata.sysfiles import SystemFiles, parse_cpu_list, parse_int, plain
+from lightning_fastdata.machine.limits import CpuSet, Limit
+from lightning_fastdata.machine.sysfiles import SystemFiles, parse_cpu_list, parse_int, plain
 
 __all__ = ["Groups", "Level", "MemoryLimit", "locate", "read_cpu_quotas", "read_cpuset", "read_memory_limit"]
 

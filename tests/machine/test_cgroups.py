@@ -1,12 +1,12 @@
-"""lightning_fastdata.cgroups: limits of the own group and all its ancestors, compared with the package proclimits."""
+"""machine.cgroups: limits of the own group and all its ancestors, compared with the package proclimits."""
 
 from pathlib import Path
 
 import pytest
 from proclimits import _cgroup as oracle
 
-from lightning_fastdata import cgroups
-from lightning_fastdata.sysfiles import SystemFiles
+from lightning_fastdata.machine import cgroups
+from lightning_fastdata.machine.sysfiles import SystemFiles
 
 V2 = "30 23 0:26 {root} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 V1 = "31 23 0:27 {root} /sys/fs/cgroup/{c} rw - cgroup cgroup rw,{c}\n"

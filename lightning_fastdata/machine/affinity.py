@@ -3,9 +3,9 @@
 import os
 from collections.abc import Mapping
 
-from lightning_fastdata.limits import CpuSet, Limit
-from lightning_fastdata.scheduler import Ranks, Slurm
-from lightning_fastdata.sysfiles import SystemFiles, parse_cpu_list, plain
+from lightning_fastdata.machine.limits import CpuSet, Limit
+from lightning_fastdata.machine.scheduler import Ranks, Slurm
+from lightning_fastdata.machine.sysfiles import SystemFiles, parse_cpu_list, plain
 
 __all__ = ["OPENMP_NOTE", "count_physical_cores", "ranks_share_mask", "read_machine", "read_mask"]
 

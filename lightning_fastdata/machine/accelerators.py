@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_fastdata.sysfiles import SystemFiles, parse_int, plain
+from lightning_fastdata.machine.sysfiles import SystemFiles, parse_int, plain
 
 __all__ = ["Accelerator", "find_accelerators"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.limits import Limit
-from lightning_fastdata.sysfiles import parse_int, plain
+from lightning_fastdata.machine.limits import Limit
+from lightning_fastdata.machine.sysfiles import parse_int, plain
 
 __all__ = ["OVERRIDE", "Ranks", "Slurm", "read_bounds", "read_override", "read_ranks", "read_slurm"]
 

@@ -1,9 +1,9 @@
-"""lightning_fastdata.scheduler: the variables of schedulers and launchers."""
+"""machine.scheduler: the variables of schedulers and launchers."""
 
 import pytest
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.scheduler import read_bounds, read_override, read_ranks, read_slurm
+from lightning_fastdata.machine.scheduler import read_bounds, read_override, read_ranks, read_slurm
 
 
 def ranks_of(environ, local_world_size=None):

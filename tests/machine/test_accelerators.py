@@ -1,4 +1,4 @@
-"""lightning_fastdata.accelerators: devices told from files and variables."""
+"""machine.accelerators: devices told from files and variables."""
 
 import shutil
 import subprocess
@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from lightning_fastdata.accelerators import find_accelerators
-from lightning_fastdata.sysfiles import SystemFiles
+from lightning_fastdata.machine.accelerators import find_accelerators
+from lightning_fastdata.machine.sysfiles import SystemFiles
 
 GPUS = {
     f"/proc/driver/nvidia/gpus/0000:0{slot}:00.0/information": (
@@ -87,8 +87,8 @@ def test_intel_gpus(uevent, count, fake_root):
 
 def test_a_made_up_root_has_no_apple_gpu(fake_root, monkeypatch):
     """Below another root the real machine's platform is not asked."""
-    monkeypatch.setattr("lightning_fastdata.accelerators.sys.platform", "darwin")
-    monkeypatch.setattr("lightning_fastdata.accelerators.platform.machine", lambda: "arm64")
+    monkeypatch.setattr("lightning_fastdata.machine.accelerators.sys.platform", "darwin")
+    monkeypatch.setattr("lightning_fastdata.machine.accelerators.platform.machine", lambda: "arm64")
     assert find_accelerators(SystemFiles(fake_root()), {}) == ()
     assert [found.kind for found in find_accelerators(SystemFiles("/"), {"CUDA_VISIBLE_DEVICES": ""})] == ["mps"]
 

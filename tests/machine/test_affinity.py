@@ -1,12 +1,12 @@
-"""lightning_fastdata.affinity: the mask, OpenMP's shrinking of it, physical cores."""
+"""machine.affinity: the mask, OpenMP's shrinking of it, physical cores."""
 
 import os
 
 import pytest
 
-from lightning_fastdata import affinity
-from lightning_fastdata.limits import CpuSet
-from lightning_fastdata.sysfiles import SystemFiles
+from lightning_fastdata.machine import affinity
+from lightning_fastdata.machine.limits import CpuSet
+from lightning_fastdata.machine.sysfiles import SystemFiles
 
 CPUSET = CpuSet(frozenset(range(16)), "cpuset 0-15 at /pod")
 

@@ -1,10 +1,10 @@
-"""lightning_fastdata.sysfiles: bounded, untrusting reading below a root."""
+"""machine.sysfiles: bounded, untrusting reading below a root."""
 
 import os
 
 import pytest
 
-from lightning_fastdata.sysfiles import SystemFiles, parse_cpu_list, parse_int, plain
+from lightning_fastdata.machine.sysfiles import SystemFiles, parse_cpu_list, parse_int, plain
 
 
 @pytest.mark.parametrize(
