@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata.errors import FastDataError
@@ -128,6 +129,7 @@ def plan_for(
         loaders=loaders,
         beside_other_pool=beside_other_pool,
         device_type=facts.device_type,
+        training_threads=torch.get_num_threads() if facts.device_type == "cpu" else None,
         reload_every_n_epochs=facts.reload_every_n_epochs if facts.fitting else 0,
         read_once=not facts.fitting or facts.max_epochs == 1,
         start_method=start_method,

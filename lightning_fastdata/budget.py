@@ -101,7 +101,8 @@ def _auto_workers(hardware: Hardware, workload: Workload, problem: str | None) -
     if spare < SYSTEM_CPUS:
         return 0, Reason("hardware", f"{cores}: nothing to spare beside the training process")
     pool, share_text = _pool(spare, workload)
-    workers, reason = pool, Reason("hardware", f"{cores}, {share_text}")
+    threads_text = _too_many_threads(cpus, pool, workload)
+    workers, reason = pool, Reason("hardware", f"{cores}, {share_text}{threads_text}")
     if workload.is_iterable and workers > 1:
         workers = 1
         reason = Reason("rule", "an IterableDataset repeats its data in every worker unless it shards itself; set it")
@@ -136,6 +137,15 @@ def _pool(spare: float, workload: Workload) -> tuple[int, str]:
     if workload.split == "train" and workload.loaders > 1:
         pool, text = pool // workload.loaders, f"{text}; {pool} shared by {workload.loaders} training loaders"
     return pool, text
+
+
+def _too_many_threads(cpus: float, workers: int, workload: Workload) -> str:
+    """What to say when training on the CPU takes the workers' cores: torch starts a thread per core."""
+    threads = workload.training_threads
+    if threads is None or workers == 0 or threads + workers <= cpus:
+        return ""
+    fewer = max(1, math.floor(cpus - workers))
+    return f"; training computes with {threads} threads: torch.set_num_threads({fewer}) leaves workers their cores"
 
 
 def _at_least_one_if_asked(

@@ -5,13 +5,17 @@ Everything that takes time to import is imported inside the command that needs i
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from lightning_fastdata import __version__
 from lightning_fastdata.errors import FastDataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["main"]
 
@@ -58,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what this machine gives to a loader, and what to change")
     doctor.add_argument("--json", action="store_true", help="print everything that was found as JSON, nothing else")
     doctor.set_defaults(run=_doctor)
+
+    report = commands.add_parser("report", help="what a run waited for data, from the file that save_to wrote")
+    report.add_argument("run_file", help="the file given to DataWaitMonitor(save_to=...)")
+    report.add_argument("--json", action="store_true", help="print the run's summary as JSON, nothing else")
+    report.set_defaults(run=_report)
     return parser
 
 
@@ -69,10 +78,30 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(json.dumps(hardware.to_dict(), indent=2) + "\n")
         return 0
-    from rich.console import Console
-
     from lightning_fastdata.report.doctor import doctor_view
 
-    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
-    Console(width=width, highlight=False).print(doctor_view(hardware))
+    _console().print(doctor_view(hardware))
     return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    """Print the summary of a saved run, finished or not."""
+    from lightning_fastdata.monitor.sinks import read_run
+    from lightning_fastdata.records import summarise
+    from lightning_fastdata.report.text import summary_table
+
+    _, records, summary = read_run(arguments.run_file)
+    if summary is None:
+        # Killed before it could write its last line: what the steps tell is still told.
+        summary = dataclasses.replace(summarise(records), status="interrupted")
+    if arguments.json:
+        sys.stdout.write(json.dumps(summary.to_dict(), indent=2) + "\n")
+    else:
+        _console().print(summary_table(summary))
+    return 0
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False)

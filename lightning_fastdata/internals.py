@@ -7,11 +7,11 @@ Nothing outside this file touches a name of theirs that starts with an underscor
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-__all__ = ["logger_step", "skip_worker_hint", "watch_fetchers"]
+__all__ = ["logger_step", "publish_metrics", "skip_worker_hint", "watch_fetchers"]
 
 # Lightning makes one data fetcher for each epoch of a reloaded train loader and for each evaluation run, through
 # a function that every loop module imports by this name.
@@ -159,3 +159,19 @@ def _forget_loader(key: int) -> None:
             if getattr(module, _CHECK, None) is wrapper:
                 setattr(module, _CHECK, original)
         _checks.clear()
+
+
+def publish_metrics(trainer: Any, metrics: Mapping[str, Any], progress_bar: Mapping[str, Any]) -> None:
+    """Put values where ``trainer.callback_metrics`` and the progress bar read them.
+
+    The public properties would do, but reading one computes every metric that is due, which at the end of an epoch
+    may make ranks meet. The dicts behind them are written directly, so nothing is computed and nobody waits.
+    """
+    connector = getattr(trainer, "_logger_connector", None)
+    for values, private, public in (
+        (metrics, "_callback_metrics", "callback_metrics"),
+        (progress_bar, "_progress_bar_metrics", "progress_bar_metrics"),
+    ):
+        if values:
+            store = getattr(connector, private, None)
+            (store if isinstance(store, dict) else getattr(trainer, public)).update(values)

@@ -82,6 +82,8 @@ class Workload:
     """True when the workers of another split are alive at the same time (training beside validation)."""
     device_type: str | None = None
     """Type of the device the Trainer uses ("cpu", "cuda", "mps", ...); None without a Trainer."""
+    training_threads: int | None = None
+    """Threads torch computes with in the training process, when that trains on the CPU (count); None = it does not."""
     reload_every_n_epochs: int = 0
     """The Trainer's reload_dataloaders_every_n_epochs; 0 = loaders are made once."""
     read_once: bool = False

@@ -102,3 +102,58 @@ def test_doctor_is_light():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = result.stdout.splitlines()[-1]
     assert loaded == ("[]" if sys.platform == "linux" else "['psutil']")
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    """A run of 20 steps of 100 ms, half of it waiting, as the monitor saves it."""
+    from lightning_fastdata.monitor.sinks import JsonLinesSink
+    from lightning_fastdata.records import StepRecord, summarise
+
+    records = [
+        StepRecord(
+            epoch=0,
+            step=number,
+            samples=8,
+            wait_s=0.05,
+            transfer_s=0.0,
+            compute_s=0.05,
+            other_s=0.0,
+            first_in_epoch=number == 0,
+            batches=1,
+            fetches=1,
+            rank=0,
+        )
+        for number in range(20)
+    ]
+    path = tmp_path / "run.jsonl"
+    sink = JsonLinesSink(path, {"host": "here"})
+    for record in records:
+        sink.add(tuple(record.to_dict().values()))
+    sink.close(summarise(records))
+    return path
+
+
+def test_report_shows_a_saved_run(run_file, capsys):
+    """The table and the verdict of a run can be read again without training."""
+    assert cli.main(["report", str(run_file)]) == 0
+    printed = capsys.readouterr().out
+    assert "50.0 %" in printed
+    assert "at most 2.00x faster" in printed
+
+
+def test_report_of_a_run_that_was_killed(run_file, capsys):
+    """Without its last line a file still gives the figures of the steps it holds, marked as interrupted."""
+    lines = run_file.read_text().splitlines()
+    run_file.write_text("\n".join(lines[:-1]) + "\n")
+    assert cli.main(["report", "--json", str(run_file)]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["status"] == "interrupted"
+    assert summary["steps"] == 20
+    assert summary["wait_s"] == pytest.approx(1.0)
+
+
+def test_report_of_no_file_names_it(tmp_path, capsys):
+    """A wrong path is one message on stderr and exit code 2."""
+    assert cli.main(["report", str(tmp_path / "nowhere.jsonl")]) == 2
+    assert "nowhere.jsonl" in capsys.readouterr().err

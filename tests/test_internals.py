@@ -17,7 +17,7 @@ MODULES = (fit_loop, evaluation_loop, prediction_loop)
 @pytest.fixture
 def trainer():
     return Trainer(
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, max_steps=2
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=1
     )
 
 
@@ -47,14 +47,11 @@ class Unsized:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_fetches_before_the_first_label_are_seen_once(trainer, untouched):
-    """An unsized loader: one for the sanity check, one for training, one for the validation; no labelled one."""
+    """Loaders without a length: one batch ahead in training, one in the validation, and no labelled fetch again."""
     counter = Counter()
     undo = internals.watch_fetchers(trainer, counter)
     trainer.fit(BoringModel(), Unsized(), Unsized())
-    assert counter.calls.count(("sanity_check", "start")) == 1
-    assert counter.calls.count(("train", "start")) == 1
-    assert [stage for stage, _ in counter.calls if stage == "validate"] == []
-    assert len(counter.calls) == 4
+    assert counter.calls == [("train", "start"), ("train", "stop"), ("validate", "start"), ("validate", "stop")]
     undo()
     undo()
 
@@ -122,3 +119,15 @@ def test_a_fetcher_of_another_make_is_handed_on_untouched(monkeypatch):
 def test_the_loggers_step_falls_back_to_the_public_one(trainer):
     assert internals.logger_step(trainer) == 0
     assert internals.logger_step(SimpleNamespace(global_step=7)) == 7
+
+
+def test_published_metrics_are_read_as_lightnings_own(trainer):
+    internals.publish_metrics(trainer, {"wait": 1.0}, {"bar": 2.0})
+    assert trainer.callback_metrics["wait"] == 1.0
+    assert trainer.progress_bar_metrics["bar"] == 2.0
+
+
+def test_publishing_falls_back_to_the_public_names():
+    stranger = SimpleNamespace(callback_metrics={}, progress_bar_metrics={})
+    internals.publish_metrics(stranger, {"wait": 1.0}, {"bar": 2.0})
+    assert (stranger.callback_metrics, stranger.progress_bar_metrics) == ({"wait": 1.0}, {"bar": 2.0})

@@ -109,6 +109,7 @@ class DataWaitMonitor(Callback):
         """Start listening. A new fit starts from zero; an evaluation keeps the training figures before it."""
         if self._run is not None and self._run.seam is not None:
             self._run.stop(trainer, "interrupted")  # whoever ran before did not say goodbye
+            self._run.close_sink()
         fitting = stage == "fit"
         if fitting or self._run is None:
             self._run = self._new_run(trainer, to_file=fitting)
@@ -252,7 +253,8 @@ class DataWaitMonitor(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """The same, for what was measured until then."""
-        self._finish(trainer, pl_module, "interrupted", str(getattr(trainer.state.fn, "value", "fit")))
+        function = getattr(getattr(trainer, "state", None), "fn", None)
+        self._finish(trainer, pl_module, "interrupted", str(getattr(function, "value", "fit")))
 
     def _finish(self, trainer: Any, pl_module: Any, status: str, stage: str) -> None:
         run = self._run

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_fastdata.internals import logger_step
+from lightning_fastdata.internals import logger_step, publish_metrics
 from lightning_fastdata.monitor.meter import Window
 from lightning_fastdata.records import StageWait
 
@@ -48,10 +48,9 @@ class LiveReport:
             "data_wait/train_s_max": window.wait_s_max,
             "data_wait/train_share": window.wait_share,
         }
-        self._publish(trainer, metrics, to_loggers=to_loggers, step_offset=step_offset)
-        if self._prog_bar:
-            # Not pl_module.log: a metric logged once is carried along, and computed, at every later step.
-            trainer.progress_bar_metrics["data_wait"] = round(window.wait_share, 3)
+        # Not pl_module.log: a metric logged once is carried along, and computed, at every later step.
+        bar = {"data_wait": round(window.wait_share, 3)} if self._prog_bar else {}
+        self._publish(trainer, metrics, bar, to_loggers=to_loggers, step_offset=step_offset)
 
     def tell_stage(self, trainer: Any, run: StageWait, *, to_loggers: bool) -> None:
         """Report one evaluation run."""
@@ -62,11 +61,20 @@ class LiveReport:
             f"data_wait/{run.stage}_s_max": run.wait_s_max or 0.0,
             f"data_wait/{run.stage}_share": run.wait_share or 0.0,
         }
-        self._publish(trainer, metrics, to_loggers=to_loggers, step_offset=0)
+        self._publish(trainer, metrics, {}, to_loggers=to_loggers, step_offset=0)
 
-    def _publish(self, trainer: Any, metrics: dict[str, float], *, to_loggers: bool, step_offset: int) -> None:
+    def _publish(
+        self,
+        trainer: Any,
+        metrics: dict[str, float],
+        progress_bar: dict[str, float],
+        *,
+        to_loggers: bool,
+        step_offset: int,
+    ) -> None:
         # Tensors, because EarlyStopping and ModelCheckpoint expect them; on the CPU, because a copy would synchronise.
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
+        tensors = {key: torch.tensor(value, device="cpu") for key, value in metrics.items()}
+        publish_metrics(trainer, tensors, progress_bar)
         if not to_loggers or self._logger_failed or not trainer.is_global_zero:
             return
         step = max(0, logger_step(trainer) + step_offset)

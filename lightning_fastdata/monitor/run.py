@@ -125,8 +125,8 @@ class MeasuredRun:
         row = meter.close_step(self._epoch, step)
         if row[7]:
             self._note_reading_ahead(row[8], row[9])
-        if self.sink is not None:
-            self.sink.add(row)
+        if self.sink is not None and self.sink.add(row):
+            self._write(self.sink, self.sink.flush)
         self._until_due -= 1
         if self._until_due:
             return False
@@ -157,7 +157,7 @@ class MeasuredRun:
     def take_window(self) -> Window | None:
         """The steps since the last window; None where there are none, or they were not measured."""
         if self.sink is not None:
-            self._write(self.sink.flush)
+            self._write(self.sink, self.sink.flush)
         window = self.meter.take_window()
         return window if window.steps and self.meter.fetches else None
 
@@ -184,16 +184,18 @@ class MeasuredRun:
         """Write the summary into the run file and close it."""
         if self.sink is not None:
             sink, self.sink = self.sink, None
-            self._write(lambda: sink.close(self.summary()))
+            self._write(sink, lambda: sink.close(self.summary()))
 
-    def _write(self, act: Callable[[], None]) -> None:
+    def _write(self, sink: JsonLinesSink, act: Callable[[], None]) -> None:
         try:
             act()
         except OSError as error:
-            path = self.sink.path if self.sink is not None else "the run file"
             self.sink = None
+            sink.abandon()
             self.notes["sink"] = f"The run file is incomplete ({error.strerror or error})."
-            warnings.warn(f"DataWaitMonitor: {path} gets no more records ({error}). Training goes on.", stacklevel=2)
+            warnings.warn(
+                f"DataWaitMonitor: {str(sink.path)!r} gets no more records ({error}). Training goes on.", stacklevel=2
+            )
 
     def summary(self) -> RunSummary:
         """What was measured so far."""

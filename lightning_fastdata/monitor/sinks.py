@@ -1,5 +1,6 @@
 """The run file: JSON lines, one a step, readable while the run goes on and after it was killed."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -52,11 +53,10 @@ class JsonLinesSink:
                 fix="Choose another path, or leave save_to out.",
             ) from error
 
-    def add(self, row: Row) -> None:
-        """Take a step; it is on disk after the next flush, at the latest after 1000 steps."""
+    def add(self, row: Row) -> bool:
+        """Take a step, in memory only; gives whether it is time to flush."""
         self._rows.append(row)
-        if len(self._rows) >= _MOST_WAITING_ROWS:
-            self.flush()
+        return len(self._rows) >= _MOST_WAITING_ROWS
 
     def flush(self) -> None:
         """Write what is waiting."""
@@ -72,13 +72,18 @@ class JsonLinesSink:
         """Write what is waiting and the summary, and close the file; a second call does nothing."""
         if self._file is None:
             return
-        try:
-            self.flush()
-            if summary is not None:
-                self._write({"kind": "summary", **summary.to_dict()})
-        finally:
-            file, self._file = self._file, None
-            file.close()
+        self.flush()
+        if summary is not None:
+            self._write({"kind": "summary", **summary.to_dict()})
+        file, self._file = self._file, None
+        file.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is; it could not be written to."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self._file is not None

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from lightning_fastdata.hardware import Hardware
 from lightning_fastdata.machine.affinity import OPENMP_NOTE
+from lightning_fastdata.plan import LoaderOptions, Split, Workload, make_plan
 
 __all__ = ["advice", "doctor_view", "meaning"]
 
@@ -19,6 +20,8 @@ _SMALL_SHM_BYTES = 1 * _GIB
 _SMALL_RAM_BYTES = 2 * _GIB
 _FEW_OPEN_FILES = 4096
 _PHOTO_BATCH_BYTES = 32 * 3 * 224 * 224 * 4
+
+_FITTED: tuple[Split, ...] = ("train", "val")
 
 _RAISE_SCHEDULER_BOUND = (
     ("SLURM", "ask for more CPUs: `#SBATCH --cpus-per-task=N`, and `srun --cpus-per-task=N` again inside the script."),
@@ -44,7 +47,7 @@ def doctor_view(hardware: Hardware) -> Group:
 
 def meaning(hardware: Hardware) -> tuple[str, ...]:
     """What the figures mean for a DataLoader on this machine, one plain sentence each."""
-    return (*_cpu_meaning(hardware), *_shm_meaning(hardware), *_device_meaning(hardware))
+    return (*_cpu_meaning(hardware), _plan_meaning(hardware), *_shm_meaning(hardware), *_device_meaning(hardware))
 
 
 def advice(hardware: Hardware) -> tuple[str, ...]:
@@ -74,6 +77,18 @@ def _cpu_meaning(hardware: Hardware) -> Iterator[str]:
             f"The CPUs are threads of {_plural(cores, 'physical core')}: "
             "work that computes, such as decoding images, hardly gets faster beyond that."
         )
+
+
+def _plan_meaning(hardware: Hardware) -> str:
+    """What "auto" would take for the commonest case, so that nobody has to start a run to see it."""
+    workers = {
+        split: make_plan(LoaderOptions(), hardware, Workload(split=split, batch_size=32, beside_other_pool=True))
+        for split in _FITTED
+    }
+    return (
+        f'num_workers="auto" takes {workers["train"].num_workers} for training{_per_rank(hardware)} and '
+        f"{workers['val'].num_workers} for validation beside it, for a dataset that is read from files."
+    )
 
 
 def _shm_meaning(hardware: Hardware) -> Iterator[str]:

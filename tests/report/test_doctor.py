@@ -156,3 +156,9 @@ def test_equal_devices_are_counted():
     """Eight equal GPUs are one entry."""
     gpus = (Accelerator("cuda", "NVIDIA H200", "x"),) * 8
     assert "8 x NVIDIA H200 (cuda)" in text_of(dataclasses.replace(ROOMY, accelerators=gpus))
+
+
+def test_meaning_says_what_auto_takes():
+    """The doctor answers what num_workers="auto" would be, without starting a run."""
+    eight = dataclasses.replace(ROOMY, cpu_limits=(Limit("machine", 8.0, "machine"),))
+    assert any("takes 6 for training and 1 for validation" in line for line in meaning(eight))
