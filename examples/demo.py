@@ -7,6 +7,7 @@ Both runs are measured by the same callback; their reports are printed side by s
 """
 
 import argparse
+import itertools
 import logging
 import warnings
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_fastdata import DataWaitMonitor, ImageFolderDataModule, RunSummary
+from lightning_fastdata import DataWaitMonitor, ImageFolderDataModule, RunSummary, probe
 from lightning_fastdata.report.plan import plan_lines
 from lightning_fastdata.report.text import side_by_side
 
@@ -31,7 +32,7 @@ class SmallConvNet(L.LightningModule):
         widths = (3, 16, 32, 64, 96)
         blocks = [
             nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU())
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in itertools.pairwise(widths)
         ]
         self.net = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes))
 
@@ -111,11 +112,24 @@ def main() -> None:
     console.rule("1. plain Lightning")
     plain = train(PlainDataModule(data), data.num_classes, args.epochs, save_to=None)
     console.rule("2. lightning_fastdata")
+    leave_a_core_to_the_worker(console)
     packed = train(data, data.num_classes, args.epochs, save_to=args.out)
 
     console.rule("What the loaders cost")
     report(plain.summary(), packed.summary(), data, console)
-    console.print(f"\nEvery step of the second run: {args.out}", highlight=False, soft_wrap=True)
+    console.print(
+        f"\nEvery step of the second run is in {args.out}; to read it again:", highlight=False, soft_wrap=True
+    )
+    console.print(f"  lightning-fastdata report {args.out}", highlight=False, soft_wrap=True)
+
+
+def leave_a_core_to_the_worker(console: Console) -> None:
+    """Without an accelerator the model computes on the CPU too, with a thread per core; the plan says what to do."""
+    cores = int(probe().cpus_per_rank)
+    if not torch.accelerator.is_available() and cores > 1:
+        before = torch.get_num_threads()
+        torch.set_num_threads(cores - 1)
+        console.print(f"No accelerator: the model trains with {cores - 1} of {before} threads; a worker gets the core.")
 
 
 def quiet() -> None:

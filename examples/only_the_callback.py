@@ -1,6 +1,6 @@
 """An existing project, unchanged but for one line: the callback. Its loaders stay what they are.
 
-    python examples/only_the_callback.py
+python examples/only_the_callback.py
 """
 
 import time

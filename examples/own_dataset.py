@@ -1,6 +1,6 @@
 """A dataset of your own: write ``setup`` as for any LightningDataModule, inherit from FastDataModule, done.
 
-    python examples/own_dataset.py
+python examples/own_dataset.py
 """
 
 import lightning as L

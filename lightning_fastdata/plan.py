@@ -94,6 +94,8 @@ def _decide_pinning(options: LoaderOptions, workload: Workload, workers: int) ->
         return False, Reason("rule", f"the Trainer runs on {device}, which does not copy from page-locked memory")
     if workers == 0:
         return False, Reason("rule", "without workers the pinning copy would run in the training process")
+    if options.persistent_workers is True and workload.reload_every_n_epochs > 0:
+        return False, Reason("rule", "your persistent workers, reloaded loaders and pinning may leak (pytorch#91252)")
     return True, Reason("rule", f"the Trainer runs on {device}: copies from page-locked memory do not block")
 
 

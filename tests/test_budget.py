@@ -90,8 +90,8 @@ def test_training_and_validation_share_one_budget(cpus):
 
 def test_sharing_is_said():
     """Whoever gets fewer workers than alone reads why."""
-    assert "shared with validation" in decide(8, split="train", beside_other_pool=True).workers_reason.text
-    assert "shared with training" in decide(8, split="val", beside_other_pool=True).workers_reason.text
+    assert "16 workers shared with validation" in decide(24, split="train", beside_other_pool=True).workers_reason.text
+    assert "7 workers shared with training" in decide(8, split="val", beside_other_pool=True).workers_reason.text
     nothing = decide(2, split="val", beside_other_pool=True)
     assert nothing.num_workers == 0
     assert "the one worker that fits serves training" in nothing.workers_reason.text
@@ -149,6 +149,14 @@ def test_fork_problem_and_spawn_problem_mean_no_workers():
 def test_a_single_worker_looks_further_ahead(cpus, prefetch):
     """At least four batches are under way, so that one slow batch is ridden out."""
     assert decide(cpus).prefetch_factor == prefetch
+
+
+@pytest.mark.parametrize(("threads", "advice"), [(8, 2), (3, 2), (2, None), (None, None)])
+def test_threads_that_take_the_workers_cores_are_named(threads, advice):
+    """On the CPU torch computes with a thread per core; with 2 workers on 4 cores, 2 threads leave them room."""
+    text = decide(4, training_threads=threads).workers_reason.text
+    assert ("threads" in text) == (advice is not None)
+    assert advice is None or f"torch.set_num_threads({advice}) leaves workers their cores" in text
 
 
 # Shared memory
