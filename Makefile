@@ -41,6 +41,7 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/monitor_overhead.py
+	$(BIN)/python benchmarks/plan_vs_default.py
 
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache runs

@@ -47,9 +47,9 @@ def rotated(names: Sequence[str], rounds: int) -> Iterator[list[str]]:
         yield [*names[start:], *names[:start]]
 
 
-def interleaved(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleaved(variants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
     """One measurement of each variant a round, in rotated order."""
-    results: dict[str, list[float]] = {name: [] for name in variants}
+    results: dict[str, list[Any]] = {name: [] for name in variants}
     for order in rotated(list(variants), rounds):
         for name in order:
             results[name].append(variants[name]())
@@ -64,6 +64,7 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
     for row in rows:
         table.add_row(*row)
     console = Console()
+    console.width = max(console.width, 110)
     console.print(table)
     facts = machine_facts()
     console.print(", ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)

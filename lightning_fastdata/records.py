@@ -56,7 +56,7 @@ class StepRecord:
     wait_s: float | None
     """Time the training process was blocked in the loader's ``next`` (s); near 0 means the data was ready."""
     transfer_s: float | None
-    """Host time of moving the batches to the device, without ``on_after_batch_transfer`` (s)."""
+    """Host time of moving the batches to the device, without ``on_after_batch_transfer`` (s); None on the CPU."""
     compute_s: float | None
     """Host time of training step, backward and optimizer, without any fetch inside it (s)."""
     other_s: float

@@ -128,8 +128,7 @@ def run_file(tmp_path):
     ]
     path = tmp_path / "run.jsonl"
     sink = JsonLinesSink(path, {"host": "here"})
-    for record in records:
-        sink.add(tuple(record.to_dict().values()))
+    sink.write_steps(tuple(record.to_dict().values()) for record in records)
     sink.close(summarise(records))
     return path
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["samples_in", "workers_of"]
+__all__ = ["overrides", "samples_in", "workers_of"]
 
 
 def samples_in(batch: Any) -> int | None:
@@ -55,3 +55,14 @@ def workers_of(loaders: Any) -> int | None:
     else:
         parts = getattr(loaders, "flattened", loaders if isinstance(loaders, (list, tuple)) else ())
     return max((known for part in parts if (known := workers_of(part)) is not None), default=None)
+
+
+def overrides(hook_name: str, *owners: Any) -> bool:
+    """Whether a module or DataModule has a batch-transfer hook of its own, and not Lightning's.
+
+    Args:
+        hook_name: Name of the hook.
+        owners: Modules and DataModules; None is passed over.
+    """
+    hooks = [getattr(type(owner), hook_name, None) for owner in owners]
+    return any(hook is not None and not hook.__module__.endswith(".core.hooks") for hook in hooks)

@@ -83,7 +83,7 @@ class DataWaitMonitor(Callback):
         Raises:
             FastDataError: Nothing was run yet.
         """
-        return list(self._measured().meter.records())
+        return list(self._measured().up_to_date.records())
 
     def summary(self) -> RunSummary:
         """What was measured so far, in the middle of a run or after it; sums count every step.
@@ -114,8 +114,8 @@ class DataWaitMonitor(Callback):
         if fitting or self._run is None:
             self._run = self._new_run(trainer, to_file=fitting)
         else:
-            self._run.meter.forget_stage(_STAGE_OF.get(stage, stage))
-        self._run.listen(trainer, lambda: self in trainer.callbacks, self._give_up)
+            self._run.up_to_date.forget_stage(_STAGE_OF.get(stage, stage))
+        self._run.listen(trainer, pl_module, self, self._give_up)
 
     def _new_run(self, trainer: Any, *, to_file: bool) -> MeasuredRun:
         facts = RunFacts.of(trainer)
@@ -136,12 +136,12 @@ class DataWaitMonitor(Callback):
     def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
         """The sanity check is nobody's time."""
         if self._run is not None:
-            self._run.meter.go_away(time.perf_counter())
+            self._run.up_to_date.go_away(time.perf_counter())
 
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
         """The sanity check is over."""
         if self._run is not None:
-            self._run.meter.come_back(time.perf_counter())
+            self._run.up_to_date.come_back(time.perf_counter())
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Learn what is being trained."""
@@ -169,13 +169,13 @@ class DataWaitMonitor(Callback):
             return
         if due:
             self._tell_window(run, trainer)
-        if not run.meter.fetches and (warning := run.heard_nothing(trainer)) and trainer.is_global_zero:
+        if not run.hears and (warning := run.heard_nothing()) and trainer.is_global_zero:
             warnings.warn(warning, stacklevel=2)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Report what is left of the epoch, however short it was."""
         if self._run is not None:
-            self._run.meter.end_tail()
+            self._run.up_to_date.end_tail(time.perf_counter())
             self._tell_window(self._run, trainer, step_offset=-1)
 
     def _tell_window(self, run: MeasuredRun, trainer: Any, *, step_offset: int = 0) -> None:
@@ -205,22 +205,22 @@ class DataWaitMonitor(Callback):
 
     def _start_stage(self, trainer: Any, stage: str) -> None:
         if self._run is not None and not trainer.sanity_checking:
-            self._run.meter.start_stage(stage, time.perf_counter())
+            self._run.up_to_date.start_stage(stage, time.perf_counter())
 
     def on_validation_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
         """Count the batch."""
         if self._run is not None and not trainer.sanity_checking:
-            self._run.meter.add_stage_batch("val")
+            self._run.up_to_date.add_stage_batch("val")
 
     def on_test_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
         """Count the batch."""
         if self._run is not None:
-            self._run.meter.add_stage_batch("test")
+            self._run.up_to_date.add_stage_batch("test")
 
     def on_predict_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
         """Count the batch."""
         if self._run is not None:
-            self._run.meter.add_stage_batch("predict")
+            self._run.up_to_date.add_stage_batch("predict")
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Report this validation; the time is training's again."""

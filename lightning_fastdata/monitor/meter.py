@@ -100,9 +100,10 @@ class StepMeter:
     """Adds up intervals and turns them into one row a step.
 
     Args:
-        clock: A monotonic clock in seconds; read when a step ends.
+        clock: The monotonic clock in seconds that all times come from.
         rank: Rank that goes into the records.
         keep: Records to keep (count); sums go on beyond it, so memory does not grow with the run.
+
     """
 
     def __init__(self, clock: Callable[[], float], *, rank: int = 0, keep: int = RECENT_STEPS) -> None:
@@ -111,11 +112,12 @@ class StepMeter:
         self.rows: deque[Row] = deque(maxlen=keep)
         self.fetches = 0
         self.steps = 0
+        self._new_rows: deque[Row] = deque(maxlen=keep)
         self._epochs = 0
         self._samples: int | None = 0
-        self._wait_s = self._transfer_s = self._compute_s = self._other_s = self._tail_wait_s = 0.0
-        self._wait_s_max = 0.0
-        self._transfers = self._computes = 0
+        self._wait_s = self._other_s = self._tail_wait_s = self._wait_s_max = 0.0
+        self._transfer_s: float | None = None
+        self._compute_s: float | None = None
         self._first_wait: tuple[int, float] | None = None
         self._later_first_waits: deque[tuple[int, float]] = deque(maxlen=FIRST_WAITS - 1)
         self._stages: dict[str, _Stage] = {}
@@ -126,18 +128,19 @@ class StepMeter:
         self._training = False
         self._first_in_epoch = True
         self._fetches_before = 0
-        self._clear_pending()
         self._clear_window()
+        # What was timed since the last step ended.
+        self._fetched_since: float | None = None
+        self._fetched = self._augment = 0.0
+        self.batch_was_computed = False
+        self._clear_pending()
 
     def _clear_pending(self) -> None:
         self._wait = 0.0
         self._transfer: float | None = None
         self._compute: float | None = None
-        self._augment = 0.0
         self._batches = 0
         self._step_samples: int | None = 0
-        self._fetched_since: float | None = None
-        self._fetched = 0.0
 
     def _clear_window(self) -> None:
         self._window_steps = 0
@@ -178,6 +181,7 @@ class StepMeter:
         if self._fetched_since is not None and self._fetched_since >= start:
             took -= self._fetched
         self._fetched_since, self._fetched = None, 0.0
+        self.batch_was_computed = True
         self._compute = took if self._compute is None else self._compute + took
 
     # What the hooks know.
@@ -193,83 +197,44 @@ class StepMeter:
 
     def add_batch(self, samples: int | None) -> None:
         """One micro-batch of the step that is running was trained on."""
+        self.batch_was_computed = False
         self._batches += 1
         if samples is None or self._step_samples is None:
             self._step_samples = None
         else:
             self._step_samples += samples
 
-    @property
-    def trained_since_step(self) -> bool:
-        """Whether a batch was computed since the last step ended."""
-        return self._compute is not None
-
-    def close_step(self, epoch: int, step: int) -> Row:
+    def close_step(self, epoch: int, step: int, now: float) -> None:
         """The optimizer step ended: make its row and start the next one."""
-        elapsed = self._take_elapsed(self._clock())
+        elapsed = self._take_elapsed(now)
         wait = self._wait if self.fetches else None
-        other = elapsed - self._wait - (self._transfer or 0.0) - (self._compute or 0.0)
+        other = max(0.0, elapsed - self._wait - (self._transfer or 0.0) - (self._compute or 0.0))
+        fetches = self.fetches - self._fetches_before
         first = self._first_in_epoch
-        row = (
-            epoch,
-            step,
-            self._step_samples,
-            wait,
-            self._transfer,
-            self._compute,
-            other if other > 0.0 else 0.0,
-            first,
-            self._batches,
-            self.fetches - self._fetches_before,
-            self._rank,
-        )
+        times = (wait, self._transfer, self._compute, other)
+        row = (epoch, step, self._step_samples, *times, first, self._batches, fetches, self._rank)
         self.rows.append(row)
+        self._new_rows.append(row)
         self.steps += 1
-        self._add_up(row[6])
-        if wait is not None and wait > self._wait_s_max:
-            self._wait_s_max = wait
+        if self._samples is not None:
+            self._samples = None if self._step_samples is None else self._samples + self._step_samples
         if first:
-            self._end_first_step(epoch, wait)
-        self._samples = (
-            None if self._samples is None or self._step_samples is None else self._samples + self._step_samples
-        )
+            self._add_first(epoch, wait)
         self._window_steps += 1
         self._window_wait += self._wait
+        self._window_max = max(self._window_max, self._wait)
         self._window_train += elapsed
-        if self._wait > self._window_max:
-            self._window_max = self._wait
-        self._clear_pending()
-        return row
+        self._wait_s_max = max(self._wait_s_max, self._wait)
+        self._add_up(other)
 
-    def _end_first_step(self, epoch: int, wait: float | None) -> None:
-        self._first_in_epoch = False
-        self._epochs += 1
-        if wait is None:
-            return
-        if self._first_wait is None:
-            self._first_wait = (epoch, wait)
-        else:
-            self._later_first_waits.append((epoch, wait))
-
-    def end_tail(self) -> None:
+    def end_tail(self, now: float) -> None:
         """Training pauses or ends here: what no step has used goes into the totals, not into a step."""
         if self._edge is None or not (self._wait or self._transfer or self._compute):
             return
-        elapsed = self._take_elapsed(self._clock())
+        elapsed = self._take_elapsed(now)
         self._tail_wait_s += self._wait
-        self._add_up(max(0.0, elapsed - self._wait - (self._transfer or 0.0) - (self._compute or 0.0)))
-        self._clear_pending()
-
-    def _add_up(self, other: float) -> None:
-        self._wait_s += self._wait
-        if self._transfer is not None:
-            self._transfers += 1
-            self._transfer_s += self._transfer
-        if self._compute is not None:
-            self._computes += 1
-            self._compute_s += self._compute
-        self._other_s += other
-        self._fetches_before = self.fetches
+        rest = max(0.0, elapsed - self._wait - (self._transfer or 0.0) - (self._compute or 0.0))
+        self._add_up(rest)
 
     def _take_elapsed(self, now: float) -> float:
         """Training time since the last step ended; the next one begins now."""
@@ -278,6 +243,27 @@ class StepMeter:
         elapsed = 0.0 if self._edge is None else now - self._edge - self._away_s
         self._edge, self._away_s = now, 0.0
         return elapsed
+
+    def _add_up(self, other: float) -> None:
+        """Move what is pending into the sums."""
+        self._wait_s += self._wait
+        if self._transfer is not None:
+            self._transfer_s = (self._transfer_s or 0.0) + self._transfer
+        if self._compute is not None:
+            self._compute_s = (self._compute_s or 0.0) + self._compute
+        self._other_s += other
+        self._fetches_before = self.fetches
+        self._clear_pending()
+
+    def _add_first(self, epoch: int, wait: float | None) -> None:
+        self._first_in_epoch = False
+        self._epochs += 1
+        if wait is None:
+            return
+        if self._first_wait is None:
+            self._first_wait = (epoch, wait)
+        else:
+            self._later_first_waits.append((epoch, wait))
 
     # Time that is not training's: validation, the sanity check, the inner fit of a tuner.
 
@@ -323,9 +309,8 @@ class StepMeter:
         self.come_back(now)
         return None if run is None else run.record(stage, 1)
 
-    def end_stages(self) -> None:
+    def end_stages(self, now: float) -> None:
         """End whatever evaluation is still on: something was raised in it."""
-        now = self._clock()
         for stage in self._stages:
             self.end_stage(stage, now)
 
@@ -336,6 +321,12 @@ class StepMeter:
         window = Window(self._window_steps, self._window_wait, self._window_max, self._window_train)
         self._clear_window()
         return window
+
+    def take_rows(self) -> list[Row]:
+        """The steps since the last call, to be written down."""
+        rows = list(self._new_rows)
+        self._new_rows.clear()
+        return rows
 
     def records(self) -> Iterator[StepRecord]:
         """The kept steps, oldest first."""
@@ -349,8 +340,8 @@ class StepMeter:
             epochs=self._epochs,
             samples=self._samples if self.steps else None,
             wait_s=self._wait_s if seen else None,
-            transfer_s=self._transfer_s if self._transfers else None,
-            compute_s=self._compute_s if self._computes else None,
+            transfer_s=self._transfer_s,
+            compute_s=self._compute_s,
             other_s=self._other_s,
             wait_s_max=self._wait_s_max if seen and self.steps else None,
             tail_wait_s=self._tail_wait_s,

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lightning_fastdata.monitor.batches import samples_in, workers_of
+from lightning_fastdata.monitor.batches import overrides, samples_in, workers_of
 from lightning_fastdata.monitor.facts import RunFacts, plans_of
+from lightning_fastdata.monitor.journal import Journal
 from lightning_fastdata.monitor.live import LiveReport
 from lightning_fastdata.monitor.meter import StepMeter, Window
-from lightning_fastdata.monitor.seam import FETCHES, Listener, Seam
+from lightning_fastdata.monitor.seam import FETCHES, Interval, Listener, Seam
 from lightning_fastdata.monitor.sinks import JsonLinesSink
 from lightning_fastdata.monitor.steps import OptimizerSteps
 from lightning_fastdata.records import RunSummary, StageWait, summarise
@@ -20,6 +21,8 @@ __all__ = ["MeasuredRun"]
 
 # Batches without one labelled fetch after which the label must be another one in this version of Lightning.
 _SILENT_BATCHES = 5
+# Steps that are kept as events before they are worked through; bounds the memory where nothing is logged.
+_MOST_UNWRITTEN = 256
 
 
 @dataclass
@@ -47,33 +50,35 @@ class MeasuredRun:
         self.resumed_from: dict[str, float] | None = None
         self._epoch = 0
         self._until_due = 0
+        self._until_written = _MOST_UNWRITTEN
         self._silent = 0
+        self.hears = False
+        self._failed: Callable[[Exception], None] = _nothing_to_tell
+        self.journal = Journal(self.meter)
 
     # The seam.
 
-    def listen(self, trainer: Any, counts: Callable[[], bool], failed: Callable[[Exception], None]) -> None:
-        """Hear the fetches of ``trainer``, as long as ``counts()``: the fits inside a tuner are not ours."""
-        meter = self.meter
+    def listen(self, trainer: Any, pl_module: Any, monitor: Any, failed: Callable[[Exception], None]) -> None:
+        """Hear the intervals of ``trainer``, as long as ``monitor`` is among its callbacks.
 
-        def train_fetch(start: float, end: float) -> None:
-            if counts():
-                meter.train_fetch(start, end)
-            else:
-                meter.go_away(start)
-
-        listeners: dict[str, Listener] = {
-            "train": train_fetch,
-            "transfer": meter.transfer,
-            "after_transfer": meter.after_transfer,
-            "compute": meter.compute,
-        }
+        A tuner takes all callbacks away while it runs fits of its own, which are not ours. ``failed`` is called with
+        an error of our own, which must not reach the training.
+        """
+        self._failed = failed
+        note, owners = self.journal.note, (pl_module, trainer.datamodule)
+        listeners: dict[str, Listener] = {"train": self._train_listener(trainer, monitor), "compute": note}
+        # Each label that is listened to costs some 5 us a step, so those behind which nothing happens are not.
+        if trainer.strategy.root_device.type != "cpu" or overrides("transfer_batch_to_device", *owners):
+            listeners["transfer"] = note
+        if overrides("on_after_batch_transfer", *owners):
+            listeners["after_transfer"] = note
         for stage in FETCHES[1:]:
-            listeners[stage] = self._stage_listener(trainer, stage, counts)
+            listeners[stage] = self._stage_listener(trainer, monitor)
 
         def opening(stage: str, now: float) -> None:
             # Evaluation begins where its loader is opened: starting its workers is none of training's time.
-            if stage != "train" and counts() and not trainer.sanity_checking:
-                meter.start_stage(stage, now)
+            if stage != "train" and monitor in trainer.callbacks and not trainer.sanity_checking:
+                self.up_to_date.start_stage(stage, now)
 
         self.seam = Seam(trainer, listeners, failed=failed, opening=opening, clock=self.clock)
         if not self.seam.install():
@@ -84,18 +89,39 @@ class MeasuredRun:
                 "This Lightning hides the batch that is read ahead of a loader without a length: it is not measured."
             )
 
-    def _stage_listener(self, trainer: Any, stage: str, counts: Callable[[], bool]) -> Callable[[float, float], None]:
-        def stage_fetch(start: float, end: float) -> None:
-            if counts() and not trainer.sanity_checking:
-                self.meter.stage_fetch(stage, start, end)
+    def _train_listener(self, trainer: Any, monitor: Any) -> Listener:
+        note = self.journal.note
 
-        return stage_fetch
+        def heard(interval: Interval) -> None:
+            if monitor in trainer.callbacks:
+                note(interval)
+            else:
+                self.up_to_date.go_away(interval[1])
+
+        return heard
+
+    def _stage_listener(self, trainer: Any, monitor: Any) -> Listener:
+        def heard(interval: Interval) -> None:
+            meter = self.up_to_date
+            if monitor in trainer.callbacks and not trainer.sanity_checking:
+                meter.stage_fetch(*interval)
+
+        return heard
+
+    @property
+    def up_to_date(self) -> StepMeter:
+        """The meter, after everything that was noted until now."""
+        try:
+            self.journal.replay()
+        except Exception as error:
+            self._failed(error)
+        return self.meter
 
     # Training.
 
     def start_training(self, trainer: Any, pl_module: Any) -> None:
         """The first epoch is about to begin; loaders and loop state are there."""
-        self.meter.start_training(self.clock())
+        self.up_to_date.start_training(self.clock())
         first_step = int(trainer.global_step)
         self.steps = OptimizerSteps(automatic=bool(pl_module.automatic_optimization), first_step=first_step)
         self._until_due = self.interval - first_step % self.interval if self.interval else 0
@@ -111,38 +137,31 @@ class MeasuredRun:
     def start_epoch(self, trainer: Any) -> None:
         """An epoch begins."""
         self._epoch = trainer.current_epoch
-        self.meter.start_epoch()
+        self.up_to_date.start_epoch()
 
     def end_batch(self, trainer: Any, batch: Any, batch_idx: int) -> bool:
         """A batch was dealt with; gives whether a window of steps is to be told now."""
-        meter, steps = self.meter, self.steps
-        if steps is None or (batch is None and not meter.trained_since_step):
+        steps = self.steps
+        if steps is None or (batch is None and not self.up_to_date.batch_was_computed):
             return False  # a batch that was skipped: its wait goes to the next step
-        meter.add_batch(samples_in(batch))
         step = steps.ended(trainer, batch_idx)
         if step is None:
+            self.journal.note((samples_in(batch),))
             return False
-        row = meter.close_step(self._epoch, step)
-        if row[7]:
-            self._note_reading_ahead(row[8], row[9])
-        if self.sink is not None and self.sink.add(row):
-            self._write(self.sink, self.sink.flush)
+        self.journal.note((self._epoch, step, samples_in(batch), self.clock()))
+        self._until_written -= 1
+        if not self._until_written:
+            self._write_steps()
         self._until_due -= 1
         if self._until_due:
             return False
         self._until_due = self.interval
         return True
 
-    def _note_reading_ahead(self, batches: int, fetches: int) -> None:
-        if fetches > batches:
-            self.notes["ahead"] = (
-                "The loader has no length, so Lightning reads it one batch ahead: the wait of a step is that for the"
-                " batch of the next one, and the first step of an epoch waits for two."
-            )
-
-    def heard_nothing(self, trainer: Any) -> str | None:
-        """Once, after some batches without a fetch: what to warn of."""
-        if self.meter.fetches:
+    def heard_nothing(self) -> str | None:
+        """After a batch, until a fetch was heard: what to warn of, once."""
+        if self.up_to_date.fetches:
+            self.hears = True
             return None
         self._silent += 1
         if self._silent != _SILENT_BATCHES:
@@ -156,14 +175,26 @@ class MeasuredRun:
 
     def take_window(self) -> Window | None:
         """The steps since the last window; None where there are none, or they were not measured."""
-        if self.sink is not None:
-            self._write(self.sink, self.sink.flush)
+        self._write_steps()
         window = self.meter.take_window()
         return window if window.steps and self.meter.fetches else None
 
+    def _write_steps(self) -> None:
+        """Bring the meter up to date, and the run file."""
+        self._until_written = _MOST_UNWRITTEN
+        rows = self.up_to_date.take_rows()
+        if any(row[7] and row[9] > row[8] for row in rows):
+            self.notes["ahead"] = (
+                "The loader has no length, so Lightning reads it one batch ahead: the wait of a step is that for the"
+                " batch of the next one, and the first step of an epoch waits for two."
+            )
+        sink = self.sink
+        if sink is not None:
+            self._write(sink, lambda: sink.write_steps(rows))
+
     def end_stage(self, stage: str) -> StageWait | None:
         """An evaluation run is over; gives that run alone."""
-        return self.meter.end_stage(stage, self.clock())
+        return self.up_to_date.end_stage(stage, self.clock())
 
     # The end.
 
@@ -172,8 +203,9 @@ class MeasuredRun:
         if self.seam is not None:
             self.seam.restore()
             self.seam = None
-        self.meter.end_tail()
-        self.meter.end_stages()
+        self._write_steps()
+        self.meter.end_tail(self.clock())
+        self.meter.end_stages(self.clock())
         self.status = status
         if self.steps is not None:
             self.learn_loaders(trainer)
@@ -199,11 +231,12 @@ class MeasuredRun:
 
     def summary(self) -> RunSummary:
         """What was measured so far."""
+        meter = self.up_to_date
         summary = summarise(
-            self.meter.records(),
-            totals=self.meter.totals(),
-            first_waits=self.meter.first_waits(),
-            stages=self.meter.stages(),
+            meter.records(),
+            totals=meter.totals(),
+            first_waits=meter.first_waits(),
+            stages=meter.stages(),
             num_workers=self.num_workers,
         )
         return replace(
@@ -223,7 +256,7 @@ class MeasuredRun:
 
     def state(self) -> dict[str, Any]:
         """The sums of this run and of those before it, for a checkpoint."""
-        totals = self.meter.totals()
+        totals = self.up_to_date.totals()
         if not totals.steps:
             return {}
         before = self.resumed_from or {"steps": 0, "train_s": 0.0, "wait_s": 0.0}
@@ -233,3 +266,7 @@ class MeasuredRun:
             "train_s": before["train_s"] + totals.train_s,
             "wait_s": before["wait_s"] + (totals.wait_s or 0.0),
         }
+
+
+def _nothing_to_tell(error: Exception) -> None:
+    """Before anything is listened to, nothing can fail."""

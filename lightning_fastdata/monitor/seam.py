@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_fastdata.internals import watch_fetchers
 
-__all__ = ["FETCHES", "Listener", "Seam"]
+__all__ = ["FETCHES", "Interval", "Listener", "Seam"]
 
 # The ends of the labels that matter, and what we call them. The labels are no typed interface of Lightning's: the
 # monitor notices when none arrives, and says so.
@@ -29,15 +29,17 @@ _STAGES = {"train": "train", "validate": "val", "sanity_check": "val", "test": "
 # A run has some sixty labels; this only keeps a user's own changing labels from filling the memory.
 _MOST_LABELS = 4096
 
-Listener = Callable[[float, float], None]
+Interval = tuple[str, float, float]
+Listener = Callable[[Interval], None]
 
 
 class _Slot:
     """One kind of interval: when the running one started, and who wants to know when it ends."""
 
-    __slots__ = ("heard", "since")
+    __slots__ = ("heard", "kind", "since")
 
-    def __init__(self, heard: Listener) -> None:
+    def __init__(self, kind: str, heard: Listener) -> None:
+        self.kind = kind
         self.since: float | None = None
         self.heard = heard
 
@@ -49,6 +51,11 @@ class _Labels(dict[str, "_Slot | None"]):
         super().__init__()
         self._slots = slots
 
+    def forget(self) -> None:
+        """From now on no label matters."""
+        self._slots = {}
+        self.clear()
+
     def __missing__(self, label: str) -> "_Slot | None":
         kind = next((kind for end, kind in _ENDS.items() if label.endswith(end)), "")
         slot = self._slots.get(kind)
@@ -57,13 +64,58 @@ class _Labels(dict[str, "_Slot | None"]):
         return slot
 
 
+class _Unheard(dict[str, None]):
+    """The replacement of a profiler method that does nothing: every label that does not matter, and nothing else.
+
+    Its ``__getitem__`` takes the method's place, so that a label that does not matter costs one look-up in C, less than
+    the empty method did. A label that is not in here, because it matters or is new, comes out at ``__missing__``.
+    """
+
+    __slots__ = ("clock", "labels", "owner", "seam")
+
+    def __init__(self, seam: "Seam") -> None:
+        super().__init__()
+        self.seam, self.labels, self.clock, self.owner = seam, seam.labels, seam.clock, seam.owner
+
+    def leave_out(self, label: str) -> None:
+        if len(self) < _MOST_LABELS:
+            self[label] = None
+
+
+class _UnheardStarts(_Unheard):
+    __slots__ = ()
+
+    def __missing__(self, label: str) -> None:
+        slot = self.labels[label]
+        if slot is None:
+            self.leave_out(label)
+        elif get_ident() == self.owner:
+            slot.since = self.clock()
+
+
+class _UnheardStops(_Unheard):
+    __slots__ = ()
+
+    def __missing__(self, label: str) -> None:
+        end = self.clock()
+        slot = self.labels[label]
+        if slot is None:
+            self.leave_out(label)
+        elif get_ident() == self.owner and slot.since is not None:
+            since, slot.since = slot.since, None
+            try:
+                slot.heard((slot.kind, since, end))
+            except Exception as error:
+                self.seam.failed(error)
+
+
 class Seam:
     """Hears the intervals of one trainer on the thread that installed it.
 
     Args:
         trainer: The trainer to listen to.
         listeners: For each kind of interval ("train", "val", "test", "predict": fetches; "transfer",
-            "after_transfer", "compute") a function of start and end on ``clock``.
+            "after_transfer", "compute") a function of (kind, start, end), the times on ``clock``.
         failed: Called with what a listener raised; a listener never breaks the training.
         opening: Called with the fetch kind and the time when Lightning starts to set up a loader for reading.
         clock: A monotonic clock in seconds.
@@ -79,13 +131,15 @@ class Seam:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.trainer = trainer
-        self._clock = clock
-        self._failed = failed
+        self.clock = clock
+        self.failed = failed
         self._opening = opening
-        self._slots = {kind: _Slot(heard) for kind, heard in listeners.items()}
-        self._labels = _Labels(self._slots)
-        self._owner = 0
+        self._slots = {kind: _Slot(kind, heard) for kind, heard in listeners.items()}
+        self.labels = _Labels(self._slots)
+        self.owner = 0
         self._profiler: Any = None
+        self._start_there: Callable[[str], Any] = self._start
+        self._stop_there: Callable[[str], Any] = self._stop
         self._had: dict[str, Any] = {}
         self._undo_watch: Callable[[], None] | None = None
         self.inner_start: Callable[[str], Any] = _ignore
@@ -114,10 +168,11 @@ class Seam:
             own = vars(profiler)
         except TypeError:
             return False
-        self._owner = get_ident()
+        self.owner = get_ident()
         self._had = {name: own[name] for name in ("start", "stop") if name in own}
         self.inner_start, self.inner_stop = profiler.start, profiler.stop
-        own["start"], own["stop"] = self._start, self._stop
+        self._start_there, self._stop_there = self._replacements(profiler)
+        own["start"], own["stop"] = self._start_there, self._stop_there
         self._profiler = profiler
         self._undo_watch = watch_fetchers(self.trainer, self._around_fetch)
         return True
@@ -131,7 +186,7 @@ class Seam:
             return
         own = vars(self._profiler)
         above = _seam_above(own.get("start"), self)
-        if own.get("start") == self._start and own.get("stop") == self._stop:
+        if own.get("start") is self._start_there and own.get("stop") is self._stop_there:
             for name in ("start", "stop"):
                 del own[name]
             own.update(self._had)
@@ -139,23 +194,29 @@ class Seam:
             above.inner_start, above.inner_stop, above._had = self.inner_start, self.inner_stop, self._had
         else:
             # Something foreign was put on top and still calls us: hand everything on, hear nothing.
-            self._labels = _Labels({})
+            self.labels.forget()
         self._profiler = None
 
+    def _replacements(self, profiler: Any) -> tuple[Callable[[str], Any], Callable[[str], Any]]:
+        """What takes the place of the profiler's two methods."""
+        if self._had or type(profiler).__name__ != "PassThroughProfiler":
+            return self._start, self._stop
+        return _UnheardStarts(self).__getitem__, _UnheardStops(self).__getitem__
+
     def _start(self, label: str) -> None:
-        slot = self._labels[label]
+        slot = self.labels[label]
         self.inner_start(label)
-        if slot is not None and get_ident() == self._owner:
-            slot.since = self._clock()  # last, so that no one's bookkeeping is inside the interval
+        if slot is not None and get_ident() == self.owner:
+            slot.since = self.clock()  # last, so that no one's bookkeeping is inside the interval
 
     def _stop(self, label: str) -> None:
-        slot = self._labels[label]
+        slot = self.labels[label]
         if slot is None:
             self.inner_stop(label)
             return
-        end = self._clock()  # first, for the same reason
+        end = self.clock()  # first, for the same reason
         self.inner_stop(label)
-        if get_ident() == self._owner:
+        if get_ident() == self.owner:
             self._hear(slot, end)
 
     def _hear(self, slot: _Slot, end: float) -> None:
@@ -164,39 +225,45 @@ class Seam:
             return
         slot.since = None
         try:
-            slot.heard(since, end)
+            slot.heard((slot.kind, since, end))
         except Exception as error:
-            self._failed(error)
+            self.failed(error)
 
     def _around_fetch(self, stage: str) -> tuple[Callable[[], None], Callable[[], None]]:
         """The two hooks of a new fetcher, for the fetches before Lightning sets its own."""
         slot = self._slots.get(_STAGES.get(stage, ""))
-        if slot is None or get_ident() != self._owner:
+        if slot is None or get_ident() != self.owner:
             return _nothing, _nothing
         if self._opening is not None:
             try:
-                self._opening(_STAGES[stage], self._clock())
+                self._opening(_STAGES[stage], self.clock())
             except Exception as error:
-                self._failed(error)
+                self.failed(error)
 
         def start() -> None:
-            slot.since = self._clock()
+            slot.since = self.clock()
 
         def stop() -> None:
-            self._hear(slot, self._clock())
+            self._hear(slot, self.clock())
 
         return start, stop
 
 
 def _seam_above(top: Any, below: Seam) -> Seam | None:
     """The seam that calls ``below``, looking down from the outermost replacement."""
-    seam = getattr(top, "__self__", None)
-    while isinstance(seam, Seam):
-        inner = getattr(seam.inner_start, "__self__", None)
+    seam = _seam_behind(top)
+    while seam is not None:
+        inner = _seam_behind(seam.inner_start)
         if inner is below:
             return seam
         seam = inner
     return None
+
+
+def _seam_behind(replacement: Any) -> Seam | None:
+    owner = getattr(replacement, "__self__", None)
+    owner = owner.seam if isinstance(owner, _Unheard) else owner
+    return owner if isinstance(owner, Seam) else None
 
 
 def _ignore(label: str) -> None:

@@ -18,7 +18,6 @@ _T = TypeVar("_T")
 _FIELDS = StepRecord.__slots__
 # A tenth of a microsecond: below what the clock resolves in a Trainer, and a third of the digits.
 _DIGITS = 7
-_MOST_WAITING_ROWS = 1000
 
 
 def path_of_rank(path: str | os.PathLike[str], rank: int) -> Path:
@@ -40,7 +39,6 @@ class JsonLinesSink:
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
-        self._rows: list[Row] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: TextIO | None = path.open("w", encoding="utf-8")
@@ -53,26 +51,19 @@ class JsonLinesSink:
                 fix="Choose another path, or leave save_to out.",
             ) from error
 
-    def add(self, row: Row) -> bool:
-        """Take a step, in memory only; gives whether it is time to flush."""
-        self._rows.append(row)
-        return len(self._rows) >= _MOST_WAITING_ROWS
-
-    def flush(self) -> None:
-        """Write what is waiting."""
+    def write_steps(self, rows: Iterable[Row]) -> None:
+        """Write steps, so that they are on disk."""
         if self._file is None:
             return
-        rows, self._rows = self._rows, []
         for row in rows:
             values = (round(value, _DIGITS) if type(value) is float else value for value in row)
             self._write({"kind": "step", **dict(zip(_FIELDS, values, strict=True))})
         self._file.flush()
 
     def close(self, summary: RunSummary | None) -> None:
-        """Write what is waiting and the summary, and close the file; a second call does nothing."""
+        """Write the summary and close the file; a second call does nothing."""
         if self._file is None:
             return
-        self.flush()
         if summary is not None:
             self._write({"kind": "summary", **summary.to_dict()})
         file, self._file = self._file, None

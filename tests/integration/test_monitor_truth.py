@@ -1,6 +1,9 @@
 """The reported wait against the truth, which the loaders themselves write down, without any profiler label."""
 
+import functools
 import queue
+import statistics
+import tempfile
 import threading
 import time
 
@@ -9,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from monitor_cases import EvalNet, Net, Sleeper, SlowCallback, near, quiet_monitor, quiet_trainer
+from monitor_cases import EvalNet, Net, Sleeper, SlowCallback, in_three_tries, near, quiet_monitor, quiet_trainer
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 pytestmark = [
@@ -19,17 +22,30 @@ pytestmark = [
 ]
 
 
+def three_tries(test):
+    """Other programs on the machine may spoil a try; see ``in_three_tries``."""
+
+    @functools.wraps(test)
+    def tried(**arguments):
+        in_three_tries(lambda: test(**arguments))
+
+    return tried
+
+
 class Sleeping(Dataset):
-    """Samples of a known duration."""
+    """Samples of a known duration; ``truth`` says how long each sleep really was, as seen by the process itself."""
 
     def __init__(self, samples, sleep_s):
         self.samples, self.sleep_s = samples, sleep_s
+        self.truth = []
 
     def __len__(self):
         return self.samples
 
     def __getitem__(self, index):
+        start = time.perf_counter()
         time.sleep(self.sleep_s)
+        self.truth.append(time.perf_counter() - start)
         return torch.ones(2)
 
 
@@ -48,6 +64,7 @@ class StampingSamples(Sleeping):
 
 @pytest.mark.parametrize(("sleep_s", "batches"), [(0.005, 40), (0.02, 20), (0.1, 10)])
 @pytest.mark.parametrize("place", ["first", "last"])
+@three_tries
 def test_a_loader_of_known_duration_amid_everything_that_is_not_waiting(tmp_path, sleep_s, batches, place):
     """A slow callback, a logger at every step, checkpoints, validation in mid-epoch (traps 1, 4, 29)."""
     if place == "last" and sleep_s != 0.02:
@@ -55,21 +72,23 @@ def test_a_loader_of_known_duration_amid_everything_that_is_not_waiting(tmp_path
     monitor, slow = quiet_monitor(), SlowCallback()
     trainer = quiet_trainer(
         *((monitor, slow) if place == "first" else (slow, monitor)),
-        ModelCheckpoint(tmp_path / "checkpoints", every_n_train_steps=5, save_top_k=-1),
+        ModelCheckpoint(tempfile.mkdtemp(dir=tmp_path), every_n_train_steps=5, save_top_k=-1),
         enable_checkpointing=True,
-        logger=CSVLogger(tmp_path, flush_logs_every_n_steps=1),
+        logger=CSVLogger(tempfile.mkdtemp(dir=tmp_path), flush_logs_every_n_steps=1),
         log_every_n_steps=1,
         val_check_interval=batches // 2,
         num_sanity_val_steps=1,
     )
-    trainer.fit(EvalNet(), DataLoader(Sleeping(batches, sleep_s)), DataLoader(Sleeping(3, 0.02)))
+    train, val = Sleeping(batches, sleep_s), Sleeping(3, 0.02)
+    trainer.fit(EvalNet(), DataLoader(train), DataLoader(val))
     summary = monitor.summary()
-    assert summary.steps == batches
-    assert near(summary.wait_s, batches * sleep_s, batches)
-    assert all(near(record.wait_s, sleep_s, 1) or record.first_in_epoch for record in monitor.records()[1:])
+    assert summary.steps == len(train.truth) == batches
+    assert near(summary.wait_s, sum(train.truth), batches)
+    assert near(summary.wait_s_median, statistics.median(train.truth), 1)
+    assert all(record.wait_s >= truth for record, truth in zip(monitor.records(), train.truth, strict=True))
     (stage,) = summary.stages
     assert (stage.runs, stage.batches) == (2, 6)
-    assert near(stage.wait_s, 6 * 0.02, 6)
+    assert near(stage.wait_s, sum(val.truth[1:]), 6)
 
 
 _asked: list[float] = []
@@ -95,6 +114,7 @@ class _Stamped:
 
 
 @pytest.mark.parametrize("work_s", [0.0, 0.05], ids=["input-bound", "compute-bound"])
+@three_tries
 def test_with_workers_the_truth_is_ready_minus_asked(work_s):
     """The clock is the same in all processes.
 
@@ -117,17 +137,20 @@ def test_with_workers_the_truth_is_ready_minus_asked(work_s):
     assert monitor.summary().num_workers == 2
 
 
+@three_tries
 def test_gradient_accumulation_with_an_incomplete_last_group():
     """Trap 13: 10 batches in groups of 4."""
-    monitor, loader = quiet_monitor(), Sleeper(10)
+    monitor, loader = quiet_monitor(), Sleeper(10, 0.01)
     quiet_trainer(monitor, accumulate_grad_batches=4, max_epochs=2).fit(Net(), loader)
     records = monitor.records()
     assert [record.batches for record in records] == [4, 4, 2, 4, 4, 2]
     assert [record.step for record in records] == list(range(6))
     start = 0
     for record in records:
-        assert near(record.wait_s, sum(loader.truth[start : start + record.batches]), record.batches)
+        truth = sum(loader.truth[start : start + record.batches])
+        assert truth <= record.wait_s < truth + 0.01
         start += record.batches
+    assert near(monitor.summary().wait_s, sum(loader.truth), 20)
 
 
 class Stream(IterableDataset):
@@ -141,6 +164,7 @@ class Stream(IterableDataset):
             yield torch.ones(2)
 
 
+@three_tries
 def test_a_dataset_without_a_length_is_heard_from_its_very_first_batch():
     """Traps 5 to 8: read ahead before the first label, twice before the first step, once more at the end."""
     monitor = quiet_monitor()
@@ -159,6 +183,7 @@ def test_a_dataset_without_a_length_is_heard_from_its_very_first_batch():
 
 
 @pytest.mark.parametrize(("mode", "steps"), [("max_size_cycle", 9), ("min_size", 3)])
+@three_tries
 def test_two_loaders_in_one(mode, steps):
     """Their batches are fetched one after the other; the shorter one may start again inside a fetch."""
     monitor, a, b = quiet_monitor(), Sleeper(9, 0.006), Sleeper(3, 0.01)
@@ -174,6 +199,7 @@ def test_two_loaders_in_one(mode, steps):
 
 
 @pytest.mark.parametrize("limits", [{"limit_train_batches": 5}, {"max_steps": 5}])
+@three_tries
 def test_an_early_end_depends_on_no_exhausted_loader(limits):
     """Trap 37."""
     monitor, loader = quiet_monitor(), Sleeper(50)
@@ -183,6 +209,7 @@ def test_an_early_end_depends_on_no_exhausted_loader(limits):
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint")
+@three_tries
 def test_a_resume_in_mid_epoch_goes_on_counting(tmp_path):
     """Trap 35; and the monitor's own state goes with the checkpoint."""
     saved = ModelCheckpoint(tmp_path, every_n_train_steps=5, save_top_k=-1, filename="{step}")
@@ -199,6 +226,7 @@ def test_a_resume_in_mid_epoch_goes_on_counting(tmp_path):
     assert summary.resumed_from["steps"] == 5
 
 
+@three_tries
 def test_a_training_step_that_fetches_for_itself():
     """Trap 12: with dataloader_iter the fetch is inside the step, and is taken out of the compute."""
 
@@ -242,6 +270,7 @@ class Background:
         thread.join()
 
 
+@three_tries
 def test_a_loader_with_a_thread_counts_what_the_training_thread_waited():
     """Trap 19: 20 ms a batch on the thread, of which 15 ms are hidden behind the step."""
     monitor, loader = quiet_monitor(), Background(20, 0.02)
@@ -250,6 +279,7 @@ def test_a_loader_with_a_thread_counts_what_the_training_thread_waited():
     assert monitor.summary().wait_s < 0.75 * 20 * 0.02
 
 
+@three_tries
 def test_reloading_every_epoch_loses_no_fetch():
     """Trap 10: Lightning opens a reloaded loader twice, and throws one batch of an unsized one away."""
     monitor, loader = quiet_monitor(), Sleeper(4, 0.01, sized=False)

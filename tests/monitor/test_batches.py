@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fastdata.monitor.batches import samples_in, workers_of
+from lightning_fastdata.monitor.batches import overrides, samples_in, workers_of
 
 X = torch.zeros(6, 3)
 
@@ -40,3 +40,15 @@ def test_workers_of_one_loader_or_of_many():
     assert workers_of(SimpleNamespace(flattened=[none, two])) == 2
     assert workers_of(object()) is None
     assert workers_of(None) is None
+
+
+def test_hooks_of_ones_own_are_told_from_lightnings():
+    from lightning.pytorch import LightningDataModule, LightningModule
+
+    class Augmenting(LightningModule):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch
+
+    assert overrides("on_after_batch_transfer", None, Augmenting())
+    assert overrides("on_after_batch_transfer", Augmenting(), LightningDataModule())
+    assert not overrides("transfer_batch_to_device", Augmenting(), LightningDataModule(), None)

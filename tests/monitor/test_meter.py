@@ -43,7 +43,7 @@ class Script:
 
     def close(self, samples=4):
         self.meter.add_batch(samples)
-        self.meter.close_step(self.epoch, self.step)
+        self.meter.close_step(self.epoch, self.step, self.clock.now)
         self.step += 1
         return list(self.meter.records())[-1]
 
@@ -90,7 +90,7 @@ def test_a_group_is_the_sum_over_its_micro_batches(play):
         play.fetch(wait)
         play.compute(1.0)
         play.meter.add_batch(4)
-    play.meter.close_step(0, 0)
+    play.meter.close_step(0, 0, play.clock.now)
     (record,) = play.meter.records()
     assert (record.wait_s, record.compute_s, record.samples, record.batches) == (7.0, 3.0, 12, 3)
 
@@ -126,10 +126,10 @@ def test_a_fetch_inside_the_training_step_is_wait_and_not_compute(play):
 def test_the_wait_of_a_skipped_batch_goes_to_the_next_step(play):
     """Trap 36."""
     play.fetch(5.0)  # the batch was None: no compute, no close
-    assert not play.meter.trained_since_step
+    assert not play.meter.batch_was_computed
     play.fetch(1.0)
     play.compute(1.0)
-    assert play.meter.trained_since_step
+    assert play.meter.batch_was_computed
     assert play.close().wait_s == 6.0
 
 
@@ -139,8 +139,8 @@ def test_what_no_step_used_goes_into_the_totals(play):
     play.compute(1.0)
     play.close()
     play.fetch(5.0)
-    play.meter.end_tail()
-    play.meter.end_tail()
+    play.meter.end_tail(play.clock.now)
+    play.meter.end_tail(play.clock.now)
     totals = play.meter.totals()
     assert (totals.wait_s, totals.tail_wait_s, totals.train_s, totals.steps) == (6.0, 5.0, 7.0, 1)
 
@@ -151,7 +151,7 @@ def test_an_epoch_end_with_nothing_pending_leaves_its_time_to_the_next_step(play
         play.fetch(1.0)
         play.close()
         play.clock.forward(3.0)
-        play.meter.end_tail()
+        play.meter.end_tail(play.clock.now)
         play.meter.start_epoch()
     assert [record.other_s for record in play.meter.records()] == [0.0, 3.0]
 
@@ -232,7 +232,7 @@ def test_samples_are_unknown_as_soon_as_one_batch_hides_its_size(play):
     play.fetch(1.0)
     play.meter.add_batch(4)
     play.meter.add_batch(None)
-    play.meter.close_step(0, 0)
+    play.meter.close_step(0, 0, play.clock.now)
     assert next(iter(play.meter.records())).samples is None
     play.fetch(1.0)
     play.close()
@@ -251,7 +251,7 @@ def test_memory_does_not_grow_with_the_run_and_sums_stay_exact(fake_clock):
             if step % 100 == 0:
                 meter.start_epoch()
             meter.add_batch(2)
-            meter.close_step(step // 100, step)
+            meter.close_step(step // 100, step, fake_clock.now)
 
     steps(20_000)
     tracemalloc.start()

@@ -40,7 +40,9 @@ class Ears:
         )
 
     def listener(self, kind, fail):
-        def listen(start, end):
+        def listen(interval):
+            heard, start, end = interval
+            assert heard == kind
             self.heard.append((kind, end - start))
             if fail:
                 raise RuntimeError("mine")
@@ -91,7 +93,7 @@ def test_other_labels_only_pass_through_and_do_not_pile_up(ears, profiler):
         profiler.start(f"my own label {number}")
     assert ears.heard == []
     assert len(profiler.calls) == 10_000
-    assert len(ears.seam._labels) <= 4096
+    assert len(ears.seam.labels) <= 4096
 
 
 def test_a_stop_without_a_start_is_tolerated(ears, profiler):
@@ -130,6 +132,43 @@ def test_a_failing_listener_is_reported_and_never_raises(profiler, fake_clock):
         pass
     ears.seam.restore()
     assert [str(error) for error in ears.failures] == ["mine"]
+
+
+def test_under_the_silent_profiler_the_same_is_heard(fake_clock):
+    """Lightning's default does nothing; there the labels that do not matter never reach Python code of ours."""
+    profiler = PassThroughProfiler()
+    ears = Ears(profiler, fake_clock)
+    ears.seam.install()
+    for label in (TRAIN, "other", TRAIN, "other"):
+        with profiler.profile(label):
+            fake_clock.forward(1.0)
+    for number in range(10_000):
+        profiler.start(f"my own label {number}")
+    assert ears.heard == [("train", 1.0)] * 2
+    assert len(profiler.start.__self__) <= 4096
+    inner = profiler.start
+    profiler.start = lambda action_name: inner(action_name)
+    ears.seam.restore()
+    with profiler.profile(TRAIN):
+        pass
+    assert len(ears.heard) == 2
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_several_seams_on_the_silent_profiler(fake_clock, order):
+    profiler = PassThroughProfiler()
+    before = dict(vars(profiler))
+    seams = [Ears(profiler, fake_clock) for _ in range(2)]
+    for ears in seams:
+        ears.seam.install()
+    with profiler.profile(TRAIN):
+        fake_clock.forward(1.0)
+    seams[order[0]].seam.restore()
+    with profiler.profile(TRAIN):
+        fake_clock.forward(1.0)
+    seams[order[1]].seam.restore()
+    assert vars(profiler) == before
+    assert [len(seams[place].heard) for place in order] == [1, 2]
 
 
 def test_restore_leaves_the_object_as_it_was(profiler, fake_clock):

@@ -27,7 +27,7 @@ def test_each_option_is_a_line_with_its_value_and_reason():
 
 def test_without_workers_only_what_says_something_is_told():
     """Options that need workers are left out when there are none."""
-    heading, *options = lines(in_memory=True)
+    _, *options = lines(in_memory=True)
     assert [line.split("=")[0].strip() for line in options] == ["num_workers", "pin_memory"]
 
 

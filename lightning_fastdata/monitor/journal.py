@@ -1,0 +1,58 @@
+"""What happened, in order, to be worked through later.
+
+A training step pushes everything else out of the processor's caches, so code that runs once a step costs several times
+what it costs in a loop. While training, events are only appended to a list; the meter gets them many at a time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning_fastdata.monitor.meter import StepMeter
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """Events for a meter, in three forms.
+
+    - (kind, start, end): an interval that the seam heard
+    - (samples,): a micro-batch that ended no step
+    - (epoch, step, samples, now): the last micro-batch of a step
+
+    Args:
+        meter: Where the events go.
+
+    ``note`` takes one event and is a plain list's ``append``. Whoever reads the meter calls ``replay`` first.
+    """
+
+    def __init__(self, meter: StepMeter) -> None:
+        self._meter = meter
+        self._events: list[tuple[Any, ...]] = []
+        self._intervals: dict[str, Callable[[float, float], None]] = {
+            "train": meter.train_fetch,
+            "transfer": meter.transfer,
+            "after_transfer": meter.after_transfer,
+            "compute": meter.compute,
+        }
+        self.note: Callable[[tuple[Any, ...]], None] = self._events.append
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def replay(self) -> None:
+        """Hand everything to the meter, in order."""
+        if not self._events:
+            return
+        events = self._events.copy()
+        self._events.clear()
+        meter, intervals = self._meter, self._intervals
+        for event in events:
+            if len(event) == 3:
+                kind, start, end = event
+                intervals[kind](start, end)
+            elif len(event) == 4:
+                epoch, step, samples, now = event
+                meter.add_batch(samples)
+                meter.close_step(epoch, step, now)
+            else:
+                meter.add_batch(event[0])

@@ -1,0 +1,40 @@
+"""What the README promises: its program runs, its commands exist, its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_program_runs_as_copied(tmp_path):
+    """The whole program of the page trains, prints the reason and the share, and leaves its run file."""
+    programs = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "__main__" in block]
+    assert len(programs) == 1
+    script = tmp_path / "quick_start.py"
+    script.write_text(programs[0], encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the data is in memory" in done.stdout
+    assert (tmp_path / "run.jsonl").exists()
+
+
+def test_make_targets_exist():
+    """Every `make TARGET` of the page is a target of the Makefile."""
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    named = set(re.findall(r"`?make ([a-z]+)`?", README))
+    assert {"demo", "test"} <= named & set(targets)
+
+
+def test_links_lead_somewhere():
+    """Every relative link of every page is a file that exists."""
+    for page in (README, *(path.read_text(encoding="utf-8") for path in ROOT.glob("*.md"))):
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page):
+            assert (ROOT / target).exists(), target
