@@ -187,7 +187,7 @@ class DataWaitMonitor(Callback):
         except Exception as error:
             self._give_up(error)
             return
-        run.live.warn_if_slow(trainer, window, run.num_workers)
+        run.live.warn_if_slow(trainer, window, run.num_workers, at_the_limit=run.workers_at_the_limit)
 
     # Evaluation.
 

@@ -11,6 +11,7 @@ import torch
 from lightning_fastdata.internals import logger_step, publish_metrics
 from lightning_fastdata.monitor.meter import Window
 from lightning_fastdata.records import StageWait
+from lightning_fastdata.report.text import milliseconds
 
 __all__ = ["LiveReport"]
 
@@ -89,8 +90,17 @@ class LiveReport:
                 stacklevel=2,
             )
 
-    def warn_if_slow(self, trainer: Any, window: Window, num_workers: int | None) -> None:
-        """Warn, a few times a run, when a window waited too much; the first window is warm-up."""
+    def warn_if_slow(
+        self, trainer: Any, window: Window, num_workers: int | None, *, at_the_limit: bool = False
+    ) -> None:
+        """Warn, a few times a run, when a window waited too much; the first window is warm-up.
+
+        Args:
+            trainer: The Trainer.
+            window: The steps.
+            num_workers: Workers of the training loader (count), where known.
+            at_the_limit: Whether that is all the workers that the machine allows.
+        """
         self._windows += 1
         if (
             self._warn_above is None
@@ -104,12 +114,14 @@ class LiveReport:
         self._warnings_left -= 1
         warnings.warn(
             f"The training waited for data {window.wait_share * 100:.0f} % of the time in the last {window.steps} steps"
-            f" ({window.wait_s / window.steps:.3g} s a step). {_advice(num_workers)}",
+            f" ({milliseconds(window.wait_s / window.steps)} a step). {_advice(num_workers, at_the_limit)}",
             stacklevel=2,
         )
 
 
-def _advice(num_workers: int | None) -> str:
+def _advice(num_workers: int | None, at_the_limit: bool) -> str:
+    if at_the_limit:  # more workers would only take turns on the same cores
+        return "Try cheaper transforms, data that is stored decoded or smaller, or more CPU cores."
     if num_workers == 0:
         return "The training process loads the data itself: give the DataLoader workers (num_workers > 0)."
     workers = "" if num_workers is None else f" (now {num_workers})"

@@ -134,6 +134,13 @@ class MeasuredRun:
         self.num_workers = self.num_workers if workers is None else workers
         self.plans = plans_of(trainer) or self.plans
 
+    @property
+    def workers_at_the_limit(self) -> bool:
+        """Whether a plan says that the machine decided how many workers training has."""
+        # A DataModule that is not ours may keep something else under that name.
+        options = [plan.get("num_workers") for split, plan in self.plans.items() if split.split("/")[0] == "train"]
+        return any(isinstance(option, dict) and option.get("source") == "hardware" for option in options)
+
     def start_epoch(self, trainer: Any) -> None:
         """An epoch begins."""
         self._epoch = trainer.current_epoch
