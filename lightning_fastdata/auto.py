@@ -1,6 +1,8 @@
 """One planned loader for any dataset, inside any DataModule: the Trainer is only asked, never changed."""
 
+import logging
 import os
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,15 @@ from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Split, Workload, 
 from lightning_fastdata.report.plan import plan_lines
 from lightning_fastdata.start_method import default_start_method, fork_problem, spawn_problem
 
-__all__ = ["TrainerFacts", "auto_dataloader", "plan_for", "resolve_seed", "tell_plan", "trainer_facts"]
+__all__ = [
+    "TrainerFacts",
+    "auto_dataloader",
+    "check_batches",
+    "plan_for",
+    "resolve_seed",
+    "tell_plan",
+    "trainer_facts",
+]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
 DEFAULT_SEED = 42
@@ -121,7 +131,7 @@ def plan_for(
     is_iterable = isinstance(dataset, IterableDataset)
     workload = Workload(
         split=split,
-        dataset_len=None if is_iterable else len(dataset),
+        dataset_len=None if is_iterable else length_of(dataset),
         batch_size=batch_size,
         batch_bytes=_batch_bytes(dataset, batch_size),
         in_memory=is_in_memory(dataset),
@@ -131,7 +141,7 @@ def plan_for(
         device_type=facts.device_type,
         training_threads=torch.get_num_threads() if facts.device_type == "cpu" else None,
         reload_every_n_epochs=facts.reload_every_n_epochs if facts.fitting else 0,
-        read_once=not facts.fitting or facts.max_epochs == 1,
+        read_once=not facts.fitting or (facts.max_epochs == 1 and split == "train"),
         start_method=start_method,
         spawn_problem=spawn_problem({"dataset": dataset, **parts}) if may_spawn else None,
         fork_problem=fork_risk,
@@ -150,9 +160,25 @@ def _batch_bytes(dataset: object, batch_size: int | None) -> int | None:
 
 def tell_plan(split: str, plan: LoaderPlan) -> None:
     """Say the plan in a few lines, on rank 0, through Lightning's own messages."""
-    from lightning_utilities.core.rank_zero import rank_zero_info
+    from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
-    rank_zero_info("\n".join(plan_lines(split, plan)))
+    text = "\n".join(plan_lines(split, plan))
+    if getattr(rank_zero_only, "rank", None) is None:  # without Lightning nobody has said which rank this is
+        logging.getLogger(__name__).info(text)
+    else:
+        rank_zero_info(text)
+
+
+_told: "weakref.WeakKeyDictionary[Any, set[str]]" = weakref.WeakKeyDictionary()
+
+
+def _tell_once(trainer: Any, split: str, plan: LoaderPlan) -> None:
+    """Tell a plan, but not again when the same Trainer merely makes its loaders anew."""
+    told = set() if trainer is None else _told.setdefault(trainer, set())
+    key = f"{split} {plan.as_kwargs()}"
+    if key not in told:
+        told.add(key)
+        tell_plan(split, plan)
 
 
 def auto_dataloader(
@@ -188,19 +214,22 @@ def auto_dataloader(
     check_kwargs(kwargs, facts.world_size)
     wishes = {name: kwargs.pop(name) for name in OPTION_NAMES if name in kwargs}
     batch_size = kwargs.pop("batch_size", 1)
+    drop_last = kwargs.pop("drop_last", False)
+    own_batches = kwargs.get("batch_sampler") is not None
+    if not own_batches:
+        check_batches(split, dataset, batch_size, drop_last, facts.world_size)
     beside = trainer is not None and facts.fitting and facts.validates and split in ("train", "val")
     plan = plan_for(
         dataset,
         facts,
         split,
         wishes,
-        batch_size=batch_size,
+        batch_size=None if own_batches else batch_size,
         parts=worker_parts(kwargs),
         beside_other_pool=beside,
     )
-    tell_plan(split, plan)
+    _tell_once(trainer, split, plan)
     shuffle = kwargs.pop("shuffle", split == "train")
-    drop_last = kwargs.pop("drop_last", False)
     return build_loader(
         dataset,
         plan,
@@ -212,6 +241,45 @@ def auto_dataloader(
         rank=facts.rank,
         **kwargs,
     )
+
+
+def length_of(dataset: Any) -> int | None:
+    """Samples in a dataset (count); None for one without a length."""
+    try:
+        return len(dataset)
+    except TypeError:
+        return None
+
+
+def check_batches(where: str, dataset: Any, batch_size: int | None, drop_last: bool, world_size: int) -> None:
+    """A loader without a single batch ends a run in silence; say so first.
+
+    Args:
+        where: Names the loader in the message.
+        dataset: The dataset it will serve.
+        batch_size: Samples per batch and rank (count); None = the dataset gives finished batches.
+        drop_last: Whether an incomplete last batch is left out.
+        world_size: Ranks of the run (count).
+
+    Raises:
+        FastDataError: No samples, or no full batch with ``drop_last``.
+    """
+    length = length_of(dataset)
+    if length is None:
+        return
+    if length == 0:
+        raise FastDataError(
+            f"{where}: the dataset ({type(dataset).__name__}) has 0 samples.",
+            expected="at least one sample.",
+            fix="look at the path or the filter it was made with, or leave the split out (None).",
+        )
+    per_rank = -(-length // world_size)
+    if drop_last and batch_size is not None and per_rank < batch_size:
+        raise FastDataError(
+            f"{where}: batch_size={batch_size} with drop_last=True, but only {per_rank} samples per rank.",
+            expected="at least one full batch.",
+            fix=f"pass batch_size={per_rank} or less, or drop_last=False.",
+        )
 
 
 def worker_parts(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler,
 
 from lightning_fastdata import internals
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan
 from lightning_fastdata.order import epoch_order, loader_seed
-from lightning_fastdata.plan import LoaderPlan
 
 __all__ = ["EpochSampler", "PlannedDataLoader", "build_loader", "check_kwargs", "is_in_memory"]
 
@@ -85,25 +85,50 @@ def build_loader(
         The loader, a torch ``DataLoader``.
     """
     kwargs = {**plan.as_kwargs(), **kwargs}
+    if plan.num_workers == 0:
+        _leave_out_timeout(plan, kwargs)
     if kwargs.get("batch_sampler") is None:
         kwargs.update(batch_size=batch_size, drop_last=drop_last)
         if kwargs.get("sampler") is None and shuffle and not isinstance(dataset, IterableDataset):
-            kwargs["sampler"] = EpochSampler(len(dataset), seed, epoch)
+            kwargs["sampler"] = EpochSampler(_length(dataset), seed, epoch)
     # A generator of its own: otherwise the loader draws from torch's global one, and how often it does so depends
     # on persistent_workers. That would shift dropout and initialisation with a setting that should change nothing.
     kwargs.setdefault("generator", torch.Generator().manual_seed(loader_seed(seed, epoch, rank)))
     return PlannedDataLoader(dataset, **kwargs)
 
 
+def _leave_out_timeout(plan: LoaderPlan, kwargs: dict[str, Any]) -> None:
+    """A timeout without workers stops torch; whether there are any is the machine's affair under "auto"."""
+    timeout = kwargs.pop("timeout", 0)
+    if timeout and plan.reasons["num_workers"].source == "user":
+        raise FastDataError(
+            f"num_workers=0 together with timeout={timeout!r}.",
+            expected="a timeout only with worker processes: it is how long to wait for one.",
+            fix='pass num_workers="auto" (or at least 1), or leave timeout out.',
+        )
+
+
+def _length(dataset: Any) -> int:
+    try:
+        return len(dataset)
+    except TypeError as error:
+        raise FastDataError(
+            f"{type(dataset).__name__} has no length, so it cannot be shuffled.",
+            expected="a dataset with __len__, or a sampler of your own.",
+            fix="add __len__, pass shuffle=False, or make it an IterableDataset.",
+        ) from error
+
+
 def check_kwargs(kwargs: Mapping[str, Any], world_size: int = 1) -> None:
-    """Refuse loader arguments that torch does not know, or that Lightning would silently turn into something else.
+    """Refuse loader arguments that cannot work, or that Lightning would silently turn into something else.
 
     Args:
         kwargs: Arguments for ``torch.utils.data.DataLoader``.
         world_size: Ranks of the run (count).
 
     Raises:
-        FastDataError: An unknown name, the dataset, or a plain BatchSampler under several ranks.
+        FastDataError: An unknown name, the dataset, a value torch would refuse, two that exclude each other, or a
+            plain BatchSampler under several ranks.
     """
     known = set(inspect.signature(DataLoader.__init__).parameters) - {"self", "dataset"}
     for name in kwargs:
@@ -114,12 +139,33 @@ def check_kwargs(kwargs: Mapping[str, Any], world_size: int = 1) -> None:
                 expected=f"an argument of torch's DataLoader other than dataset: {', '.join(sorted(known))}.",
                 fix=f"did you mean {' or '.join(near)}?" if near else "remove it.",
             )
+    LoaderOptions(**{name: kwargs[name] for name in FIELDS if name in kwargs})
+    _check_batching(kwargs)
     if world_size > 1 and type(kwargs.get("batch_sampler")) is BatchSampler:
         raise FastDataError(
             f"a plain torch BatchSampler on {world_size} ranks.",
             expected="a subclass of BatchSampler: Lightning rebuilds the plain class as batches of one sample.",
             fix="`class MyBatchSampler(BatchSampler): pass` is enough, or pass batch_size and sampler instead.",
         )
+
+
+def _check_batching(kwargs: Mapping[str, Any]) -> None:
+    size, timeout = kwargs.get("batch_size", 1), kwargs.get("timeout", 0)
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise FastDataError(f"batch_size={size!r}.", expected="a whole number >= 1.", fix="pass batch_size=32.")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0:
+        raise FastDataError(f"timeout={timeout!r}.", expected="seconds, >= 0.", fix="pass timeout=60, or leave it out.")
+    for name, excluded in (
+        ("batch_sampler", ("batch_size", "shuffle", "sampler", "drop_last")),
+        ("sampler", ("shuffle",)),
+    ):
+        for other in excluded if kwargs.get(name) is not None else ():
+            if kwargs.get(other):
+                raise FastDataError(
+                    f"{name} together with {other}={kwargs[other]!r}.",
+                    expected=f"one of the two: a {name} decides that itself.",
+                    fix=f"leave out {other}.",
+                )
 
 
 def is_in_memory(dataset: object) -> bool:

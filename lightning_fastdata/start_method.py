@@ -11,8 +11,10 @@ import multiprocessing
 import pickle
 import sys
 from collections.abc import Mapping
+from multiprocessing import context
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 __all__ = ["default_start_method", "fork_problem", "spawn_problem"]
@@ -55,7 +57,8 @@ def spawn_problem(parts: Mapping[str, Any], main: ModuleType | None = None) -> s
         A sentence fragment naming the cause (the attribute, if one does not pickle), or None.
     """
     main = main if main is not None else sys.modules.get("__main__")
-    return _main_problem(main) or _notebook_problem(parts, main) or _pickle_problem(parts)
+    in_notebook = main is not None and getattr(main, "__file__", None) is None
+    return _main_problem(main) or _pickle_problem(parts, in_notebook)
 
 
 def _main_problem(main: ModuleType | None) -> str | None:
@@ -85,17 +88,6 @@ def _does_something(node: ast.stmt) -> bool:
     return any(isinstance(part, ast.Call) for part in ast.walk(node))
 
 
-def _notebook_problem(parts: Mapping[str, Any], main: ModuleType | None) -> str | None:
-    if main is None or getattr(main, "__file__", None) is not None:
-        return None
-    for name, part in parts.items():
-        kind = part if isinstance(part, type) or hasattr(part, "__qualname__") else type(part)
-        if getattr(kind, "__module__", None) == "__main__":
-            kind_name = getattr(kind, "__qualname__", kind)
-            return f"{name} ({kind_name}) is defined in a notebook, from where workers cannot import it"
-    return None
-
-
 class _Nowhere(io.RawIOBase):
     """A file that forgets what it is given: pickling a large dataset must not take its size in memory twice."""
 
@@ -106,35 +98,72 @@ class _Nowhere(io.RawIOBase):
         return len(data)
 
 
-def _pickles(value: object) -> str | None:
-    """The error that pickling raises, or None."""
+class _InNotebookError(Exception):
+    """A class or function that workers could not import, found while pickling."""
+
+
+class _Checker(pickle.Pickler):
+    """Pickles into nothing; in a notebook it stops at whatever the notebook itself defines, however deep inside."""
+
+    def __init__(self, in_notebook: bool) -> None:
+        nowhere = io.BufferedWriter(_Nowhere())
+        super().__init__(nowhere, protocol=pickle.HIGHEST_PROTOCOL)
+        # What multiprocessing itself pickles with, but for tensors: its way would move them to shared memory.
+        table = ForkingPickler(nowhere).dispatch_table
+        self.dispatch_table = {kind: how for kind, how in table.items() if not kind.__module__.startswith("torch")}
+        self.in_notebook = in_notebook
+
+    def reducer_override(self, value: Any) -> Any:
+        if self.in_notebook and isinstance(value, (type, FunctionType)) and value.__module__ == "__main__":
+            raise _InNotebookError(value.__qualname__)
+        return NotImplemented
+
+
+class _Spawning:
+    """Stands for the process being started: locks and counters shared with workers pickle only for such a one."""
+
+    DupFd = int
+
+    def duplicate_for_child(self, handle: int) -> int:
+        return handle
+
+
+def _refusal(value: object, in_notebook: bool) -> str | None:
+    """Why ``value`` cannot travel to a worker, as the end of a sentence, or None."""
+    spawning = context.get_spawning_popen()
+    context.set_spawning_popen(_Spawning())  # type: ignore[arg-type]
     try:
-        pickle.Pickler(io.BufferedWriter(_Nowhere()), protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+        _Checker(in_notebook).dump(value)
+    except _InNotebookError as found:
+        return f"({found}) is defined in a notebook, from where workers cannot import it"
     except Exception as error:  # a __reduce__ of the user's may raise anything
-        return f"{type(error).__name__}: {error}"
+        return f"cannot be pickled for a worker ({type(error).__name__}: {error})"
+    finally:
+        context.set_spawning_popen(spawning)
     return None
 
 
-def _pickle_problem(parts: Mapping[str, Any]) -> str | None:
+def _pickle_problem(parts: Mapping[str, Any], in_notebook: bool) -> str | None:
     for name, part in parts.items():
-        error = _pickles(part)
-        if error is not None:
-            where, error = _deepest(name, part, error)
-            return f"{where} cannot be pickled for a worker ({error})"
+        refusal = _refusal(part, in_notebook)
+        if refusal is not None:
+            return " ".join(_deepest(name, part, refusal, in_notebook))
     return None
 
 
-def _deepest(name: str, value: object, error: str, depth: int = 5) -> tuple[str, str]:
-    """Follow attributes and items to the smallest part that does not pickle."""
+def _deepest(name: str, value: object, refusal: str, in_notebook: bool, depth: int = 5) -> tuple[str, str]:
+    """Follow attributes and items to the smallest part that cannot travel."""
     if depth == 0:
-        return name, error
-    inner: dict[str, Any] = {f".{key}": item for key, item in getattr(value, "__dict__", {}).items()}
+        return name, refusal
+    inner: dict[str, Any] = {}
+    if not isinstance(value, type):  # a class travels by its name; what it holds does not matter
+        inner.update({f".{key}": item for key, item in getattr(value, "__dict__", {}).items()})
     if isinstance(value, dict):
         inner.update({f"[{key!r}]": item for key, item in value.items()})
     elif isinstance(value, (list, tuple)):
         inner.update({f"[{index}]": item for index, item in enumerate(value[:100])})
     for key, item in inner.items():
-        found = _pickles(item)
+        found = _refusal(item, in_notebook)
         if found is not None:
-            return _deepest(name + key, item, found, depth - 1)
-    return name, error
+            return _deepest(name + key, item, found, in_notebook, depth - 1)
+    return name, refusal

@@ -25,8 +25,21 @@ def decide(cpus=8.0, options=None, **workload):
 
 @pytest.mark.parametrize(
     ("cpus", "workers"),
-    [(0.1, 0), (0.5, 0), (1, 0), (1.4, 0), (1.5, 1), (2, 1), (2.5, 1), (3, 1), (3.5, 2), (4, 2), (5.5, 4), (8, 6)]
-    + [(17.5, 16), (128, 16)],
+    [
+        (0.1, 0),
+        (0.5, 0),
+        (1, 0),
+        (1.4, 0),
+        (1.5, 1),
+        (2, 1),
+        (2.5, 1),
+        (3, 1),
+        (3.5, 2),
+        (4, 2),
+        (5.5, 4),
+        (8, 6),
+        (128, 16),
+    ],
 )
 def test_cores_left_by_the_training_process_and_the_system(cpus, workers):
     """One CPU is the training process's, half a one the system's, a process each for the rest, 16 at most."""
@@ -86,6 +99,13 @@ def test_training_and_validation_share_one_budget(cpus):
     assert train.num_workers <= alone.num_workers
     assert train.num_workers >= val.num_workers
     assert (train.num_workers > 0) == (cpus >= 1.5)
+
+
+@pytest.mark.parametrize(("cpus", "train", "val"), [(2, 1, 0), (3, 1, 1), (5, 3, 1), (9, 6, 2), (24, 12, 4)])
+def test_validation_gets_a_quarter(cpus, train, val):
+    """Training is read all the time, validation now and then."""
+    counts = [decide(cpus, split=split, beside_other_pool=True).num_workers for split in ("train", "val")]
+    assert counts == [train, val]
 
 
 def test_sharing_is_said():
@@ -195,9 +215,7 @@ def test_an_unknown_sample_is_taken_for_an_image_and_that_is_said():
 
 def test_unknown_or_ample_shared_memory_changes_nothing():
     """None means not known, and a large one does not bind."""
-    assert decide(5.5, batch_bytes=16 * MIB) == decide(
-        machine(5.5, shm_free_bytes=64 * GIB), batch_bytes=16 * MIB
-    )
+    assert decide(5.5, batch_bytes=16 * MIB) == decide(machine(5.5, shm_free_bytes=64 * GIB), batch_bytes=16 * MIB)
 
 
 def test_shared_memory_is_divided_by_ranks_and_pools():
@@ -235,7 +253,7 @@ def test_memory_is_divided_by_ranks():
 
 
 def test_few_open_files_mean_fewer_workers():
-    """ulimit -n 256: 128 of them for workers that may hold 16 each."""
+    """With ulimit -n 256: 128 of them for workers that may hold 16 each."""
     choice = decide(machine(64, open_file_limit=256))
     assert choice.num_workers == 8
     assert "256 open files: raise ulimit -n" in choice.workers_reason.text
@@ -292,8 +310,10 @@ def test_too_many_files_of_the_user_are_refused():
 
 def test_workers_of_the_user_that_cannot_start_are_refused():
     """Under spawn without a guard the run would end inside torch."""
-    with pytest.raises(FastDataError, match="train.py has no guard"):
-        decide_workers(LoaderOptions(num_workers=2), machine(), Workload(spawn_problem="train.py has no guard"), "spawn")
+    with pytest.raises(FastDataError, match=r"train\.py has no guard"):
+        decide_workers(
+            LoaderOptions(num_workers=2), machine(), Workload(spawn_problem="train.py has no guard"), "spawn"
+        )
     with_none = decide_workers(LoaderOptions(num_workers=0), machine(), Workload(spawn_problem="no guard"), "spawn")
     assert with_none.num_workers == 0
 
@@ -311,9 +331,9 @@ def test_a_wish_that_needs_a_worker_gets_one(wish, workload):
 def test_a_wish_for_a_worker_that_cannot_be_is_refused(wish):
     """No room for a worker, or none can start: an error, not a plan without the wish."""
     name = next(iter(wish))
-    with pytest.raises(FastDataError, match=f"{name}=.*none fits.*memory available"):
+    with pytest.raises(FastDataError, match=rf"{name}=.*none fits.*memory available"):
         decide(machine(8, ram_available_bytes=MIB), LoaderOptions(**wish))
-    with pytest.raises(FastDataError, match=f"{name}=.*polars"):
+    with pytest.raises(FastDataError, match=rf"{name}=.*polars"):
         decide_workers(LoaderOptions(**wish), machine(), Workload(fork_problem="polars is loaded"), "fork")
 
 

@@ -29,7 +29,7 @@ def test_the_error_crosses_process_borders_whole(again):
 
 
 def test_torch_can_raise_it_again_from_a_worker():
-    """torch makes the worker's error anew from its text alone; an error that needs more would hide its cause."""
+    """Torch makes the worker's error anew from its text alone; an error that needs more would hide its cause."""
     from torch._utils import ExceptionWrapper
 
     try:

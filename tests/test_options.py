@@ -122,7 +122,7 @@ def test_a_plan_is_written_as_plain_json():
 
 
 def test_as_kwargs_are_arguments_of_a_dataloader():
-    """torch takes the plan as it is."""
+    """A DataLoader takes the plan as it is."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader([1, 2], **plan().as_kwargs())
@@ -138,4 +138,4 @@ def test_a_workload_knows_nothing_by_default():
     """What nobody said is unknown, not assumed."""
     unknown = Workload()
     assert (unknown.dataset_len, unknown.batch_size, unknown.batch_bytes, unknown.device_type) == (None,) * 4
-    assert not (unknown.in_memory or unknown.is_iterable or unknown.beside_other_pool or unknown.read_once)
+    assert {unknown.in_memory, unknown.is_iterable, unknown.beside_other_pool, unknown.read_once} == {False}

@@ -29,7 +29,13 @@ SMALL_SHM = machine(shm_free_bytes=64 * MIB)
 TABLE = {
     "the issue's example": (
         (5.5, {}, {}),
-        {"num_workers": (4, "hardware", "5.5 usable cores (cgroup quota 6, one rank), 1 kept for the training process")},
+        {
+            "num_workers": (
+                4,
+                "hardware",
+                "5.5 usable cores (cgroup quota 6, one rank), 1 kept for the training process",
+            )
+        },
     ),
     "half a CPU": ((0.5, {}, {}), {"num_workers": (0, "hardware", "nothing to spare")}),
     "one CPU": ((1, {}, {}), {"num_workers": (0, "hardware", "1 usable cores")}),
@@ -204,7 +210,7 @@ def test_what_needs_workers_cannot_go_with_none(name, value):
     ],
 )
 def test_what_goes_with_no_workers_is_taken(wishes):
-    """torch takes these together with 0 workers, so nobody is stopped."""
+    """A DataLoader takes these together with 0 workers, so nobody is stopped."""
     assert decided(8, {"num_workers": 0, **wishes}).num_workers == 0
 
 

@@ -191,7 +191,7 @@ def test_tensors_are_not_moved_by_the_check():
 
 @pytest.mark.parametrize(("modules", "found"), [({"polars": sys}, True), ({"numpy": sys}, False), ({}, False)])
 def test_libraries_with_their_own_threads_make_fork_unsafe(modules, found):
-    """polars documents the deadlock; the reason names it."""
+    """Polars documents the deadlock; the reason names it."""
     text = fork_problem(modules)
     assert (text is not None) == found
     assert not found or text.startswith("polars is loaded")

@@ -5,22 +5,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
+from lightning_fastdata.auto import SPLITS
 from lightning_fastdata.data.base import FastDataModule
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.plan import Split
 
-__all__ = ["ArrayDataset", "TensorDataModule"]
+__all__ = ["ArrayDataset", "RowDataset", "TensorDataModule"]
 
 Arrays = Any
 """A tensor or NumPy array, or a tuple of them whose first dimensions agree."""
 
 
-class ArrayDataset(Dataset[Any]):
-    """Rows of tensors, fetched a whole batch at a time.
-
-    torch asks a dataset with ``__getitems__`` once per batch. One index operation per tensor then replaces a Python
-    call per sample and the stacking of thousands of small tensors.
+class RowDataset(Dataset[Any]):
+    """Rows of tensors, fetched one by one.
 
     Args:
         tensors: One or more tensors; the first dimension, the same for all, counts the samples.
@@ -44,12 +43,20 @@ class ArrayDataset(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         return self._shape(tuple(tensor[index] for tensor in self.tensors))
 
+    def _shape(self, rows: tuple[torch.Tensor, ...]) -> Any:
+        return rows[0] if self.single else rows
+
+
+class ArrayDataset(RowDataset):
+    """Rows of tensors, fetched a whole batch at a time; takes what ``RowDataset`` takes.
+
+    torch asks a dataset with ``__getitems__`` once per batch. One index operation per tensor then replaces a Python
+    call per sample and the stacking of thousands of small tensors.
+    """
+
     def __getitems__(self, indices: list[int]) -> Any:
         chosen = torch.tensor(indices)
         return self._shape(tuple(tensor.index_select(0, chosen) for tensor in self.tensors))
-
-    def _shape(self, rows: tuple[torch.Tensor, ...]) -> Any:
-        return rows[0] if self.single else rows
 
 
 def as_it_is(batch: Any) -> Any:
@@ -95,18 +102,19 @@ class TensorDataModule(FastDataModule):
         if len(lengths) != 1 or lengths[0] == 0:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
             raise FastDataError(
-                f"TensorDataModule {split}: arrays of shapes {shapes}.",
+                f"TensorDataModule {split}: {f'arrays of shapes {shapes}' if tensors else 'no arrays'}.",
                 expected="first dimensions that are equal and not 0: one row per sample.",
                 fix="cut the arrays to the same samples.",
             )
-        if self.collate_fn is not None:
-            return TensorDataset(*tensors)
-        return ArrayDataset(tensors, single=single)
+        whole_batches = all(
+            super(TensorDataModule, self)._kwargs_for(part).get("collate_fn") is None for part in SPLITS
+        )
+        return (ArrayDataset if whole_batches else RowDataset)(tensors, single=single)
 
-    def _kwargs_for(self, split: Any) -> dict[str, Any]:
+    def _kwargs_for(self, split: Split) -> dict[str, Any]:
         kwargs = super()._kwargs_for(split)
-        if self.collate_fn is None:
-            kwargs.setdefault("collate_fn", as_it_is)
+        if kwargs.get("collate_fn") is None and isinstance(self._source(split), ArrayDataset):
+            kwargs["collate_fn"] = as_it_is
         return kwargs
 
 
@@ -115,7 +123,12 @@ def _tensor(split: str, array: object) -> torch.Tensor:
         return array
     if isinstance(array, np.ndarray) and array.ndim > 0 and array.dtype.kind in "biufc":
         # A read-only array (a memory map, a frozen view) cannot be shared with torch without a warning: copy it.
-        return torch.from_numpy(array if array.flags.writeable else array.copy())
+        # The same for the byte order of another machine and for reversed views.
+        shareable = array.flags.writeable and array.dtype.isnative and min(array.strides) >= 0
+        try:
+            return torch.from_numpy(array if shareable else array.astype(array.dtype.newbyteorder("="), order="C"))
+        except TypeError:
+            pass  # a width that torch does not know, such as float128
     described = f"an array of dtype {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
     raise FastDataError(
         f"TensorDataModule {split}: {described}.",

@@ -4,12 +4,16 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata.auto import (
     OPTION_NAMES,
     SPLITS,
     TrainerFacts,
+    check_batches,
     plan_for,
     resolve_seed,
     tell_plan,
@@ -18,7 +22,7 @@ from lightning_fastdata.auto import (
 )
 from lightning_fastdata.data.splits import check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loader import build_loader, check_kwargs
+from lightning_fastdata.loader import build_loader, check_kwargs, is_in_memory
 from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Split
 
 __all__ = ["FastDataModule"]
@@ -211,7 +215,7 @@ class FastDataModule(LightningDataModule):
         batch_size = kwargs.pop("batch_size", self._batch_size_of(split))
         drop_last = kwargs.pop("drop_last", self.drop_last and split == "train")
         if kwargs.get("batch_sampler") is None:
-            _check_batches(f"{type(self).__name__} {name}", dataset, batch_size, drop_last, facts)
+            check_batches(f"{type(self).__name__} {name}", dataset, batch_size, drop_last, facts.world_size)
         plan = plan_for(
             dataset,
             facts,
@@ -246,6 +250,14 @@ class FastDataModule(LightningDataModule):
         found = self.datasets(split)
         if found is None:
             return []
+        if isinstance(found, DataLoader):
+            raise FastDataError(
+                f"{split}_dataset is a DataLoader.",
+                expected="a dataset: the loaders are made here.",
+                fix="pass the loader's dataset, and its arguments as batch_size, dataloader_kwargs, ...",
+            )
+        if isinstance(found, (Mapping, list, tuple)):
+            _check_members(split, found.values() if isinstance(found, Mapping) else found)
         if isinstance(found, Mapping):
             count = len(found)
             return {
@@ -273,11 +285,23 @@ class FastDataModule(LightningDataModule):
         if not facts.fitting or not facts.validates or split not in ("train", "val"):
             return False
         other: Split = "val" if split == "train" else "train"
-        return self.datasets(other) is not None
+        found = self._source(other)
+        if found is None or self._kwargs_for(other).get("num_workers", self.num_workers) == 0:
+            return False
+        members = (
+            found.values() if isinstance(found, Mapping) else found if isinstance(found, (list, tuple)) else [found]
+        )
+        return not all(is_in_memory(member) for member in members)
+
+    def _source(self, split: Split) -> Any:
+        """What a split is taken from, uncut: its own data, or that of training when a part of it is held out."""
+        own = getattr(self, f"{split}_dataset")
+        share = {"val": self.val_split, "test": self.test_split}.get(split)
+        return self.train_dataset if own is None and share else own
 
     def _keep(self, name: str, plan: LoaderPlan) -> None:
         self.plans[name] = plan
-        told = f"{name} {plan.to_dict()}"
+        told = f"{name} {plan.as_kwargs()}"  # without the reasons: free memory, for one, differs at every look
         if told not in self._told:
             self._told.add(told)
             tell_plan(name, plan)
@@ -291,12 +315,20 @@ class FastDataModule(LightningDataModule):
                 raise FastDataError(f"{name}={value!r}.", expected="a whole number >= 1.", fix=f"pass {name}=32.")
         for name in ("seed", "split_seed"):
             value = getattr(self, name)
-            if (value is not None or name == "split_seed") and (not isinstance(value, int) or value < 0):
+            if value is None and name == "seed":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise FastDataError(f"{name}={value!r}.", expected="a whole number >= 0.", fix=f"pass {name}=42.")
         LoaderOptions(**{name: getattr(self, name) for name in OPTION_NAMES if hasattr(self, name)})
         check_shares(self.val_split, self.test_split)
         given = self.dataloader_kwargs or {}
-        for kwargs in given.values() if _is_per_split(given) else [given]:
+        for kwargs in given.values() if isinstance(given, Mapping) and _is_per_split(given) else [given]:
+            if not isinstance(kwargs, Mapping):
+                raise FastDataError(
+                    f"dataloader_kwargs={given!r}.",
+                    expected="a dict of DataLoader arguments, or one such dict per split.",
+                    fix='write {"timeout": 60} or {"train": {"timeout": 60}}.',
+                )
             check_kwargs(kwargs)
 
 
@@ -313,30 +345,19 @@ def _is_per_split(given: Mapping[str, Any]) -> bool:
     return bool(named)
 
 
-def _check_batches(where: str, dataset: Any, batch_size: int, drop_last: bool, facts: TrainerFacts) -> None:
-    """A loader without a single batch ends a run in silence; say so first."""
-    if not hasattr(dataset, "__len__"):
-        return
-    length = len(dataset)
-    if length == 0:
-        raise FastDataError(
-            f"{where}: the dataset ({type(dataset).__name__}) has 0 samples.",
-            expected="at least one sample.",
-            fix="look at the path or the filter it was made with, or leave the split out (None).",
-        )
-    per_rank = -(-length // facts.world_size)
-    if drop_last and per_rank < batch_size:
-        raise FastDataError(
-            f"{where}: batch_size={batch_size} with drop_last=True, but only {per_rank} samples per rank.",
-            expected="at least one full batch.",
-            fix=f"pass batch_size={per_rank} or less, or drop_last=False.",
-        )
+def _check_members(split: str, members: Iterable[Any]) -> None:
+    """A list of samples looks like a list of datasets, and would become one loader per sample."""
+    for member in members:
+        if member is None or isinstance(member, (tuple, str, bytes, int, float, torch.Tensor, np.ndarray, DataLoader)):
+            raise FastDataError(
+                f"{split}_dataset is a collection that holds {type(member).__name__}.",
+                expected="one dataset, or a list or dict of datasets (each becomes a loader of its own).",
+                fix="wrap samples in a torch Dataset; for arrays there is TensorDataModule.",
+            )
 
 
 def _as_given(dataset: Any) -> Any:
     """Lightning also takes an iterable of datasets; a generator is made a list so that it can be read twice."""
     if isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__") and not hasattr(dataset, "__len__"):
-        from torch.utils.data import IterableDataset
-
         return dataset if isinstance(dataset, IterableDataset) else list(dataset)
     return dataset

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,7 +70,9 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         path = self.paths[number]
         try:
             with Image.open(path) as file:
-                image = file.convert("RGB")
+                # Straight to RGB, Pillow would warn about a palette with transparent colours.
+                see_through = file.mode == "P" and "transparency" in file.info
+                image = (file.convert("RGBA") if see_through else file).convert("RGB")
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ... for broken files
             if self.on_error == "raise":
                 raise FastDataError(
@@ -86,11 +89,12 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         return [self.paths[number] for number in self.unreadable.nonzero().flatten().tolist()]
 
 
-def collate_readable(samples: list[Any]) -> Any:
-    """Collate as torch does, over the samples that could be read.
+def collate_readable(samples: list[Any], collate_fn: Callable[[list[Any]], Any] = default_collate) -> Any:
+    """Collate the samples that could be read.
 
     Args:
         samples: Samples of a batch; None stands for an image that was left out.
+        collate_fn: Puts the others together; torch's default unless the user has one.
 
     Raises:
         FastDataError: Not one image of the batch could be read.
@@ -102,7 +106,7 @@ def collate_readable(samples: list[Any]) -> Any:
             expected="at least one readable image per batch.",
             fix='look at the files with on_error="raise", which names the first.',
         )
-    return default_collate(readable)
+    return collate_fn(readable)
 
 
 class ImageFolderDataModule(FastDataModule):
@@ -228,18 +232,23 @@ class ImageFolderDataModule(FastDataModule):
     def _dataset(self, split: str, index: ImageIndex, indices: Any = None) -> ImageDataset:
         own = self.train_transform if split == "train" else self.eval_transform
         default = train_transform(self.image_size) if split == "train" else eval_transform(self.image_size)
-        return ImageDataset(
+        dataset = ImageDataset(
             index,
             own or default,
             indices=None if indices is None else indices.tolist(),
             on_error=self.on_error,
             sample_bytes=None if own else 3 * self.image_size**2 * 4,
         )
+        before = getattr(self, f"{split}_dataset")
+        if isinstance(before, ImageDataset) and before.paths == dataset.paths:
+            dataset.unreadable = before.unreadable  # Lightning calls setup again for every fit, test, ...
+        return dataset
 
     def _kwargs_for(self, split: Any) -> dict[str, Any]:
         kwargs = super()._kwargs_for(split)
         if self.on_error == "skip":
-            kwargs.setdefault("collate_fn", collate_readable)
+            own = kwargs.get("collate_fn")
+            kwargs["collate_fn"] = partial(collate_readable, collate_fn=own) if own else collate_readable
         return kwargs
 
 

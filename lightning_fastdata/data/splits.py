@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import IterableDataset, Subset
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.order import split_indices
@@ -62,10 +62,8 @@ def split_dataset(dataset: Any, shares: Mapping[str, float | int], split_seed: i
     Raises:
         FastDataError: The dataset cannot be cut, or a part would be empty.
     """
-    if not isinstance(dataset, Dataset) and not hasattr(dataset, "__getitem__"):
-        kind = "a collection of datasets" if isinstance(dataset, (list, tuple, dict)) else type(dataset).__name__
-        raise FastDataError(f"cannot split {kind}.", expected="one map-style dataset.", fix="set val_dataset yourself.")
-    if isinstance(dataset, (IterableDataset, list, tuple, dict)):
+    collection = isinstance(dataset, (IterableDataset, list, tuple, dict))
+    if collection or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise FastDataError(
             f"val_split or test_split with {type(dataset).__name__} as training data.",
             expected="one map-style dataset (with a length and __getitem__).",

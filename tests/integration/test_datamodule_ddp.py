@@ -1,0 +1,137 @@
+"""Two ranks on the CPU: every sample once, cores divided, one voice."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).with_name("datamodule_ddp.py")
+
+
+def run_script(folder, *args):
+    environ = {**os.environ, "LIGHTNING_FASTDATA_NUM_CPUS": "6"}
+    environ.pop("PL_GLOBAL_SEED", None)
+    command = [sys.executable, str(SCRIPT), str(folder), *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environ)
+    assert done.returncode == 0, done.stderr
+    found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    return found, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    return run_script(tmp_path_factory.mktemp("ddp"))
+
+
+def seen(ranks, scenario, stage="train"):
+    """For each epoch, the samples of both ranks."""
+    zero, one = (
+        [[n for batch in epoch for n in batch] for epoch in ranks[0][f"{scenario}-{rank}"]["seen"][stage]]
+        for rank in (0, 1)
+    )
+    return list(zip(zero, one, strict=True))
+
+
+def test_every_sample_once_but_for_padding(ranks):
+    """21 samples for two ranks: 11 each, one of them twice, in every epoch."""
+    for zero, one in seen(ranks, "fit"):
+        assert len(zero) == len(one) == 11
+        assert set(zero) | set(one) == set(range(21))
+
+
+def test_epochs_differ(ranks):
+    """Each epoch has an order of its own, and is dealt to the ranks anew."""
+    first, second = seen(ranks, "fit")
+    assert first != second
+    assert set(first[0]) != set(second[0])
+
+
+def test_workers_and_runs_change_nothing(ranks):
+    """The second run, without workers, sees the same samples on the same rank."""
+    assert seen(ranks, "fit") == seen(ranks, "again")
+
+
+def test_validation_sees_every_sample(ranks):
+    """Divided between the ranks, in both epochs."""
+    assert [sorted(zero + one) for zero, one in seen(ranks, "fit", "val")] == [list(range(6))] * 2
+
+
+def test_the_loader_lightning_built_again_is_ours(ranks):
+    """The class is kept, and the dataset still answers the user's attributes."""
+    for rank in (0, 1):
+        assert ranks[0][f"fit-{rank}"]["loader"] == "PlannedDataLoader"
+        assert ranks[0][f"fit-{rank}"]["attributes"] == ["even", "odd"]
+
+
+def test_the_ranks_divide_the_cores(ranks):
+    """6 CPUs, two ranks: 3 each, of which one worker trains and one validates."""
+    for rank in (0, 1):
+        plans = ranks[0][f"fit-{rank}"]["plans"]
+        assert plans["train"]["num_workers"]["value"] == 1
+        assert plans["val"]["num_workers"]["value"] == 1
+        assert plans["train"]["num_workers"]["reason"].startswith("3 usable cores")
+        assert "2 ranks on this node" in plans["train"]["num_workers"]["reason"]
+
+
+def test_the_workers_of_the_ranks_draw_other_numbers(ranks):
+    """The loaders' generators differ by rank, and are the same in the next run."""
+    zero, one = (ranks[0][f"fit-{rank}"]["generator"] for rank in (0, 1))
+    assert zero != one
+    assert [ranks[0][f"again-{rank}"]["generator"] for rank in (0, 1)] == [zero, one]
+
+
+def test_plans_are_told_by_one_rank(ranks):
+    """Once for each loader of each DataModule, not once per rank."""
+    assert ranks[1].count("Data loading for train:") == 5
+    assert ranks[1].count("Data loading for predict:") == 2
+
+
+def test_tensors_under_two_ranks(ranks):
+    """Whole batches by index: every row once, held-out rows never trained on."""
+    val = sorted(n for epoch in seen(ranks, "tensors", "val")[:1] for part in epoch for n in part)
+    assert len(set(val)) == 4
+    for zero, one in seen(ranks, "tensors"):
+        assert sorted(zero + one) == sorted(set(range(20)) - set(val))
+
+
+def test_tensors_overfit_under_two_ranks(ranks):
+    """The same two batches of each rank in both epochs."""
+    first, second = seen(ranks, "overfit")
+    assert first == second
+    assert [len(part) for part in first] == [6, 6]
+    assert set(first[0]).isdisjoint(first[1])
+
+
+@pytest.mark.parametrize("scenario", ["predict", "predict-tensors"])
+def test_predictions_are_made_once(ranks, scenario):
+    """11 samples for two ranks, without padding."""
+    ((zero, one),) = seen(ranks, scenario, "predict")
+    assert sorted(zero + one) == list(range(11))
+
+
+def test_a_batch_sampler_subclass_keeps_its_batches(ranks):
+    """Batches of four, every sample once."""
+    ((zero, one),) = seen(ranks, "batches")
+    assert sorted(zero + one) == list(range(16))
+    assert {len(batch) for rank in (0, 1) for batch in ranks[0][f"batches-{rank}"]["seen"]["train"][0]} == {4}
+
+
+def test_a_plain_batch_sampler_is_refused(ranks):
+    """Lightning would make batches of one of it, in silence; torch hands on the rank's error within its own."""
+    assert ranks[0]["refused"] is True
+    assert "plain-0" not in ranks[0]
+
+
+def test_spawned_ranks(tmp_path):
+    """ddp_spawn carries the DataModule by pickle; every sample is seen once."""
+    found, told = run_script(tmp_path, "ddp_spawn")
+    train, val = (
+        sorted(n for r in (0, 1) for b in found[f"spawn-{r}"]["seen"][s][0] for n in b) for s in ("train", "val")
+    )
+    assert sorted(train + val) == list(range(12))
+    assert told.count("Data loading for train:") == 1
