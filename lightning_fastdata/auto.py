@@ -2,7 +2,6 @@
 
 import logging
 import os
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_fastdata import internals
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.loader import build_loader, check_kwargs, is_in_memory
@@ -44,6 +44,8 @@ class TrainerFacts:
     """Ranks of the run (count)."""
     rank: int = 0
     """Global rank."""
+    share: tuple[int, int] | None = None
+    """(rank, ranks) among which training samples are dealt; None = one process, or the user deals them himself."""
     epoch: int = 0
     """Current epoch; not 0 when a run was resumed."""
     reload_every_n_epochs: int = 0
@@ -71,12 +73,20 @@ def trainer_facts(trainer: Any) -> TrainerFacts:
         local_world_size=trainer.num_devices,
         world_size=trainer.world_size,
         rank=trainer.global_rank,
+        share=_share(trainer),
         epoch=trainer.current_epoch,
         reload_every_n_epochs=trainer.reload_dataloaders_every_n_epochs,
         fitting=fn is None or fn == "fit",
         validates=trainer.limit_val_batches != 0,
         max_epochs=trainer.max_epochs,
     )
+
+
+def _share(trainer: Any) -> tuple[int, int] | None:
+    dealt = getattr(trainer, "distributed_sampler_kwargs", None)  # None with a strategy that has no ranks
+    if not dealt or dealt["num_replicas"] == 1 or not internals.deals_samples(trainer):
+        return None
+    return dealt["rank"], dealt["num_replicas"]
 
 
 def resolve_seed(seed: int | None, environ: Mapping[str, str] = os.environ) -> int:
@@ -169,18 +179,6 @@ def tell_plan(split: str, plan: LoaderPlan) -> None:
         rank_zero_info(text)
 
 
-_told: "weakref.WeakKeyDictionary[Any, set[str]]" = weakref.WeakKeyDictionary()
-
-
-def _tell_once(trainer: Any, split: str, plan: LoaderPlan) -> None:
-    """Tell a plan, but not again when the same Trainer merely makes its loaders anew."""
-    told = set() if trainer is None else _told.setdefault(trainer, set())
-    key = f"{split} {plan.as_kwargs()}"
-    if key not in told:
-        told.add(key)
-        tell_plan(split, plan)
-
-
 def auto_dataloader(
     dataset: Any, *, trainer: Any = None, split: Split = "train", **dataloader_kwargs: Any
 ) -> DataLoader[Any]:
@@ -228,7 +226,8 @@ def auto_dataloader(
         parts=worker_parts(kwargs),
         beside_other_pool=beside,
     )
-    _tell_once(trainer, split, plan)
+    if facts.epoch == 0 or not facts.reload_every_n_epochs:  # a loader made anew was told when it was first made
+        tell_plan(split, plan)
     shuffle = kwargs.pop("shuffle", split == "train")
     return build_loader(
         dataset,
@@ -239,6 +238,7 @@ def auto_dataloader(
         seed=seed,
         epoch=facts.epoch,
         rank=facts.rank,
+        share=facts.share if split == "train" else None,
         **kwargs,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-__all__ = ["logger_step", "publish_metrics", "skip_worker_hint", "watch_fetchers"]
+__all__ = ["deals_samples", "logger_step", "publish_metrics", "skip_worker_hint", "watch_fetchers"]
 
 # Lightning makes one data fetcher for each epoch of a reloaded train loader and for each evaluation run, through
 # a function that every loop module imports by this name.
@@ -175,3 +175,11 @@ def publish_metrics(trainer: Any, metrics: Mapping[str, Any], progress_bar: Mapp
         if values:
             store = getattr(connector, private, None)
             (store if isinstance(store, dict) else getattr(trainer, public)).update(values)
+
+
+def deals_samples(trainer: Any) -> bool:
+    """Whether the Trainer gives each rank its share of the samples (``use_distributed_sampler``, True by default).
+
+    Where Lightning no longer keeps the answer there, its default is assumed.
+    """
+    return bool(getattr(getattr(trainer, "_accelerator_connector", None), "use_distributed_sampler", True))

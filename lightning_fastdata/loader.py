@@ -5,15 +5,17 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
 
 from lightning_fastdata import internals
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan
 from lightning_fastdata.order import epoch_order, loader_seed
 
-__all__ = ["EpochSampler", "PlannedDataLoader", "build_loader", "check_kwargs", "is_in_memory"]
+__all__ = ["EpochSampler", "PlannedDataLoader", "RankSampler", "build_loader", "check_kwargs", "is_in_memory"]
 
 
 class PlannedDataLoader(DataLoader[Any]):
@@ -55,6 +57,34 @@ class EpochSampler(Sampler[int]):
         return self.length
 
 
+class RankSampler(DistributedSampler[int]):
+    """One rank's share of an epoch, dealt out of the order that a single process would follow.
+
+    Rank r of n takes every n-th sample, so that the ranks' k-th batches together are the k-th batch of one process
+    with the n-fold batch size. Lightning leaves a DistributedSampler as it is; its own would shuffle once more, also
+    where the user said ``shuffle=False``.
+
+    Args:
+        length: Samples in the dataset (count).
+        seed: The run's seed, >= 0.
+        ranks: Ranks that share the data (count).
+        rank: Which of them this is.
+        shuffle: Whether the order changes from epoch to epoch.
+        epoch: Epoch to begin with.
+    """
+
+    def __init__(self, length: int, seed: int, ranks: int, rank: int, *, shuffle: bool, epoch: int = 0) -> None:
+        samples: Any = range(length)  # torch only asks a dataset for its length here
+        super().__init__(samples, num_replicas=ranks, rank=rank, shuffle=shuffle, seed=seed)
+        self.length, self.epoch = length, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = epoch_order(self.seed, self.epoch, self.length) if self.shuffle else np.arange(self.length)
+        # Ranks must make the same number of steps: the first samples come again until the share is even.
+        even = np.resize(order, self.total_size)
+        return iter(even[self.rank :: self.num_replicas].tolist())
+
+
 def build_loader(
     dataset: Any,
     plan: LoaderPlan,
@@ -65,6 +95,7 @@ def build_loader(
     seed: int = 42,
     epoch: int = 0,
     rank: int = 0,
+    share: tuple[int, int] | None = None,
     **kwargs: Any,
 ) -> PlannedDataLoader:
     """Build the loader that a plan describes.
@@ -77,7 +108,9 @@ def build_loader(
         drop_last: Whether an incomplete last batch is left out.
         seed: Decides the order and the workers' random state, >= 0.
         epoch: Epoch to begin with.
-        rank: Global rank.
+        rank: Global rank; decides, with the seed, the workers' random state.
+        share: (rank, ranks) when this rank takes only its part of the data; None takes all of it, or leaves the
+            dealing to Lightning.
         **kwargs: Further arguments of ``torch.utils.data.DataLoader``: ``sampler``, ``batch_sampler``,
             ``collate_fn``, ``timeout``, ...
 
@@ -89,12 +122,21 @@ def build_loader(
         _leave_out_timeout(plan, kwargs)
     if kwargs.get("batch_sampler") is None:
         kwargs.update(batch_size=batch_size, drop_last=drop_last)
-        if kwargs.get("sampler") is None and shuffle and not isinstance(dataset, IterableDataset):
-            kwargs["sampler"] = EpochSampler(_length(dataset), seed, epoch)
+        if kwargs.get("sampler") is None and not isinstance(dataset, IterableDataset):
+            kwargs["sampler"] = _sampler(dataset, seed, epoch, share, shuffle=shuffle)
     # A generator of its own: otherwise the loader draws from torch's global one, and how often it does so depends
     # on persistent_workers. That would shift dropout and initialisation with a setting that should change nothing.
     kwargs.setdefault("generator", torch.Generator().manual_seed(loader_seed(seed, epoch, rank)))
     return PlannedDataLoader(dataset, **kwargs)
+
+
+def _sampler(
+    dataset: Any, seed: int, epoch: int, share: tuple[int, int] | None, *, shuffle: bool
+) -> Sampler[int] | None:
+    if share is not None:
+        rank, ranks = share
+        return RankSampler(_length(dataset), seed, ranks, rank, shuffle=shuffle, epoch=epoch)
+    return EpochSampler(_length(dataset), seed, epoch) if shuffle else None
 
 
 def _leave_out_timeout(plan: LoaderPlan, kwargs: dict[str, Any]) -> None:

@@ -69,8 +69,36 @@ def test_the_facts_of_a_trainer():
         reload_dataloaders_every_n_epochs=2,
         limit_val_batches=0,
         max_epochs=7,
+        distributed_sampler_kwargs={"num_replicas": 8, "rank": 5},
     )
-    assert trainer_facts(trainer) == TrainerFacts("meta", 4, 8, 5, 3, 2, fitting=False, validates=False, max_epochs=7)
+    assert trainer_facts(trainer) == TrainerFacts(
+        device_type="meta",
+        local_world_size=4,
+        world_size=8,
+        rank=5,
+        share=(5, 8),
+        epoch=3,
+        reload_every_n_epochs=2,
+        fitting=False,
+        validates=False,
+        max_epochs=7,
+    )
+
+
+@pytest.mark.parametrize(
+    ("dealt", "wanted", "share"),
+    [
+        ({"num_replicas": 2, "rank": 1}, True, (1, 2)),
+        ({"num_replicas": 2, "rank": 1}, False, None),
+        ({"num_replicas": 1, "rank": 0}, True, None),
+        (None, True, None),
+    ],
+)
+def test_who_deals_the_samples(dealt, wanted, share):
+    """A rank takes its share where there are several and the user did not keep the dealing to himself."""
+    connector = types.SimpleNamespace(use_distributed_sampler=wanted)
+    trainer = FakeTrainer(distributed_sampler_kwargs=dealt, _accelerator_connector=connector)
+    assert trainer_facts(trainer).share == share
 
 
 def test_a_trainer_that_has_not_started_counts_as_fitting():
@@ -84,7 +112,7 @@ def test_a_real_trainer_has_what_is_read():
 
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=3)
     facts = trainer_facts(trainer)
-    assert facts == TrainerFacts("cpu", 1, 1, 0, 0, 0, fitting=True, validates=True, max_epochs=3)
+    assert facts == TrainerFacts(device_type="cpu", local_world_size=1, max_epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -245,18 +273,18 @@ def told_in(caplog):
 
 
 def test_a_plan_is_told_once_for_a_trainer(caplog):
-    """A Trainer that reloads its loaders every epoch must not repeat itself; another plan or run is told."""
+    """A Trainer that reloads its loaders every epoch does not repeat itself; another run is told again."""
     import lightning.pytorch  # noqa: F401 (its messages are what the plan is told through)
 
     caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")
-    trainer = FakeTrainer()
-    for _ in range(3):
+    trainer = FakeTrainer(reload_dataloaders_every_n_epochs=1)
+    for epoch in range(3):
+        trainer.current_epoch = epoch
         auto_dataloader(Squares(), trainer=trainer)
     assert len(told_in(caplog)) == 1
     assert "num_workers=6" in told_in(caplog)[0]
-    auto_dataloader(Squares(), trainer=trainer, num_workers=1)
     auto_dataloader(Squares(), trainer=FakeTrainer())
-    assert len(told_in(caplog)) == 3
+    assert len(told_in(caplog)) == 2
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class ArrayDataset(RowDataset):
 
     def __getitems__(self, indices: list[int]) -> Any:
         chosen = torch.tensor(indices)
-        return self._shape(tuple(tensor.index_select(0, chosen) for tensor in self.tensors))
+        return self._shape(tuple(tensor.index_select(0, chosen.to(tensor.device)) for tensor in self.tensors))
 
 
 def as_it_is(batch: Any) -> Any:

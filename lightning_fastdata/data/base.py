@@ -236,6 +236,7 @@ class FastDataModule(LightningDataModule):
             seed=resolve_seed(self.seed),
             epoch=facts.epoch,
             rank=facts.rank,
+            share=facts.share if split == "train" else None,
             **kwargs,
         )
 

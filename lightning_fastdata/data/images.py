@@ -145,7 +145,7 @@ class ImageFolderDataModule(FastDataModule):
             raise FastDataError(f"image_size={image_size!r}.", expected="pixels, >= 1.", fix="pass image_size=224.")
         if on_error not in ("raise", "skip"):
             raise FastDataError(f"on_error={on_error!r}.", expected='"raise" or "skip".', fix='pass on_error="raise".')
-        self.root = str(root)
+        self.root = str(Path(root).expanduser())
         self.image_size = image_size
         self.train_transform = train_transform
         self.eval_transform = eval_transform
@@ -219,9 +219,14 @@ class ImageFolderDataModule(FastDataModule):
         """
         if self.train_dataset is None:
             self.setup()
+        there = [name for name in SPLITS if getattr(self, f"{name}_dataset") is not None]
+        if split not in there:
+            raise FastDataError(
+                f"show_batch({split!r}): there is no such data.",
+                expected=f"one of {', '.join(there)}.",
+                fix='pass split="train".',
+            )
         dataset = getattr(self, f"{split}_dataset")
-        if dataset is None:
-            raise FastDataError(f"there is no {split!r} data to show.", fix="pass one of the splits that exist.")
         numbers = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist()
         with _random_state_kept():
             samples = [dataset[number] for number in numbers]

@@ -1,7 +1,7 @@
 """Held-out parts of a dataset that still answer for the whole one."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sized
+from typing import Any, cast
 
 from torch.utils.data import IterableDataset, Subset
 
@@ -11,14 +11,27 @@ from lightning_fastdata.order import split_indices
 __all__ = ["SplitView", "check_shares", "split_dataset"]
 
 
+PER_SAMPLE = ("targets", "samples", "imgs", "labels")
+"""Attributes that torchvision's datasets, and those written like them, keep with one entry per sample."""
+
+
 class SplitView(Subset[Any]):
-    """Some samples of a dataset; its other attributes (``classes``, ``class_to_idx``, ...) are those of the dataset."""
+    """Some samples of a dataset, which still answers for it.
+
+    ``targets``, ``samples``, ``imgs`` and ``labels`` are cut to the view, so that class weights computed from them fit
+    it; any other attribute (``classes``, ``class_to_idx``, ...) is that of the whole dataset.
+    """
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names a Subset lacks. While unpickling, "dataset" itself is one of them.
         if name == "dataset" or name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self.dataset, name)
+        value = getattr(self.dataset, name)
+        if name not in PER_SAMPLE or not hasattr(value, "__len__") or len(value) != len(cast(Sized, self.dataset)):
+            return value
+        if isinstance(value, (list, tuple)):
+            return type(value)(value[index] for index in self.indices)
+        return value[list(self.indices)]  # a tensor or an array
 
 
 def check_shares(val_split: float | int, test_split: float | int) -> None:

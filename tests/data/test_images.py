@@ -375,12 +375,7 @@ def test_show_batch_of_any_split(photos, split):
     assert isinstance(module(photos).show_batch(split, count=100), Image.Image)
 
 
-MISNAMED = pytest.mark.xfail(
-    strict=False, raises=AttributeError, reason="show_batch looks the split up as an attribute"
-)
-
-
-@pytest.mark.parametrize("split", ["predict", pytest.param("training", marks=MISNAMED)])
+@pytest.mark.parametrize("split", ["predict", "training"])
 def test_show_batch_of_a_split_without_data(photos, split):
     """Names the split, whether it is empty or does not exist."""
     with pytest.raises(FastDataError, match=repr(split)):

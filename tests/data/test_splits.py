@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
@@ -133,3 +134,24 @@ def test_a_dataset_without_a_length_is_refused():
 
     with pytest.raises(FastDataError, match="Endless"):
         split_dataset(Endless(), {"val": 0.5}, 42)
+
+
+@pytest.mark.parametrize("convert", [list, tuple, np.array, torch.tensor])
+def test_targets_are_those_of_the_view(convert):
+    """Class weights computed from a view's targets must fit the view, not the whole dataset."""
+
+    class Labelled(Pets):
+        targets = convert([0, 1, 0, 1, 1])
+
+    view = SplitView(Labelled(5), [1, 2, 4])
+    assert list(view.targets) == [1, 0, 1]
+    assert type(view.targets) is type(Labelled.targets)
+
+
+def test_an_attribute_of_another_length_is_left_alone():
+    """An attribute called samples may mean something else in a dataset of the user's own."""
+
+    class Sampled(Pets):
+        samples = (10, 20)
+
+    assert SplitView(Sampled(5), [1, 2]).samples == (10, 20)

@@ -54,6 +54,9 @@ def main(folder: Path, start: str = "ddp_fork") -> None:
     run("overfit", TensorDataModule(train=torch.arange(20.0), batch_size=3), max_epochs=2, overfit_batches=2)
     run("predict", FastDataModule(predict_dataset=Numbers(11), batch_size=2, num_workers=0), stage="predict")
     run("predict-tensors", TensorDataModule(predict=torch.arange(11.0), batch_size=2), stage="predict")
+    run("in-order", FastDataModule(Numbers(21), batch_size=4, shuffle=False, num_workers=0), max_epochs=2)
+    all_of_it = FastDataModule(Numbers(21), batch_size=4, num_workers=0)
+    run("everything", all_of_it, max_epochs=1, use_distributed_sampler=False)
     own = {"batch_sampler": WholeBatches(RandomSampler(range(16)), 4, False)}
     run("batches", FastDataModule(Numbers(16), num_workers=0, dataloader_kwargs={"train": own}), max_epochs=1)
     plain = {"batch_sampler": BatchSampler(RandomSampler(range(16)), 4, False)}

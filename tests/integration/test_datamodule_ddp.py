@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_fastdata.order import epoch_order
+
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("datamodule_ddp.py")
@@ -56,6 +58,24 @@ def test_workers_and_runs_change_nothing(ranks):
     assert seen(ranks, "fit") == seen(ranks, "again")
 
 
+def test_the_ranks_follow_the_order_of_one_process(ranks):
+    """Rank r takes every second sample of the epoch's order, so that together the ranks follow it."""
+    for epoch, (zero, one) in enumerate(seen(ranks, "fit")):
+        order = epoch_order(42, epoch, 21).tolist()
+        assert (zero, one) == (order[0::2], [*order[1::2], order[0]])
+
+
+def test_shuffle_false_is_kept(ranks):
+    """Lightning's own sampler shuffles training data whatever the user said; ours does not."""
+    in_order = list(range(21))
+    assert seen(ranks, "in-order") == [(in_order[0::2], [*in_order[1::2], 0])] * 2
+
+
+def test_a_trainer_that_deals_nothing_is_respected(ranks):
+    """With use_distributed_sampler=False every rank gets all the data, as Lightning promises."""
+    assert [(sorted(zero), sorted(one)) for zero, one in seen(ranks, "everything")] == [(list(range(21)),) * 2]
+
+
 def test_validation_sees_every_sample(ranks):
     """Divided between the ranks, in both epochs."""
     assert [sorted(zero + one) for zero, one in seen(ranks, "fit", "val")] == [list(range(6))] * 2
@@ -87,7 +107,7 @@ def test_the_workers_of_the_ranks_draw_other_numbers(ranks):
 
 def test_plans_are_told_by_one_rank(ranks):
     """Once for each loader of each DataModule, not once per rank."""
-    assert ranks[1].count("Data loading for train:") == 5
+    assert ranks[1].count("Data loading for train:") == 7
     assert ranks[1].count("Data loading for predict:") == 2
 
 
