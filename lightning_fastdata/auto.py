@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,7 +13,15 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_fastdata import internals
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, probe
-from lightning_fastdata.loader import build_loader, check_kwargs, is_in_memory
+from lightning_fastdata.loader import (
+    PlannedDataLoader,
+    as_it_is,
+    build_loader,
+    check_kwargs,
+    gives_whole_batches,
+    is_in_memory,
+)
+from lightning_fastdata.options import FIELDS
 from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Split, Workload, make_plan
 from lightning_fastdata.report.plan import plan_lines
 from lightning_fastdata.start_method import default_start_method, fork_problem, spawn_problem
@@ -20,7 +29,7 @@ from lightning_fastdata.start_method import default_start_method, fork_problem, 
 __all__ = [
     "TrainerFacts",
     "auto_dataloader",
-    "check_batches",
+    "make_loader",
     "plan_for",
     "resolve_seed",
     "tell_plan",
@@ -29,7 +38,6 @@ __all__ = [
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
 DEFAULT_SEED = 42
-OPTION_NAMES = ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers", "multiprocessing_context")
 
 
 @dataclass(frozen=True)
@@ -77,9 +85,17 @@ def trainer_facts(trainer: Any) -> TrainerFacts:
         epoch=trainer.current_epoch,
         reload_every_n_epochs=trainer.reload_dataloaders_every_n_epochs,
         fitting=fn is None or fn == "fit",
-        validates=trainer.limit_val_batches != 0,
+        validates=_validates(trainer),
         max_epochs=trainer.max_epochs,
     )
+
+
+def _validates(trainer: Any) -> bool:
+    """False where the Trainer will not validate: no batches, no validation_step, or nothing that gives a loader."""
+    if trainer.limit_val_batches == 0:
+        return False
+    started = getattr(trainer, "lightning_module", None) is not None  # before that the Trainer cannot tell
+    return bool(trainer.enable_validation) if started else True
 
 
 def _share(trainer: Any) -> tuple[int, int] | None:
@@ -95,9 +111,17 @@ def resolve_seed(seed: int | None, environ: Mapping[str, str] = os.environ) -> i
     Args:
         seed: The user's seed, or None.
         environ: Environment variables.
+
+    Returns:
+        A whole number >= 0.
+
+    Raises:
+        FastDataError: The given seed is none.
     """
     if seed is not None:
-        return seed
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+            raise FastDataError(f"seed={seed!r}.", expected="a whole number >= 0.", fix="pass seed=42, or seed=None.")
+        return int(seed)
     value = environ.get("PL_GLOBAL_SEED", "")
     return int(value) if value.isdecimal() else DEFAULT_SEED
 
@@ -112,6 +136,7 @@ def plan_for(
     parts: Mapping[str, Any],
     loaders: int = 1,
     beside_other_pool: bool = False,
+    samples: int | None = None,
     hardware: Hardware | None = None,
 ) -> LoaderPlan:
     """Plan one loader.
@@ -125,6 +150,7 @@ def plan_for(
         parts: What else a worker receives, by name (``collate_fn``, ``worker_init_fn``).
         loaders: Loaders of this split (count).
         beside_other_pool: Whether the workers of another split live at the same time.
+        samples: Samples this rank draws in an epoch (count); None where that is not known.
         hardware: The machine; None probes it now.
 
     Returns:
@@ -133,7 +159,7 @@ def plan_for(
     Raises:
         FastDataError: See ``make_plan``.
     """
-    options = LoaderOptions(**{name: wishes[name] for name in OPTION_NAMES if name in wishes})
+    options = LoaderOptions(**{name: wishes[name] for name in FIELDS if name in wishes})
     hardware = hardware or probe(local_world_size=facts.local_world_size)
     start_method, fork_risk = default_start_method(), fork_problem()
     spawns = options.multiprocessing_context in ("spawn", "forkserver")
@@ -141,7 +167,7 @@ def plan_for(
     is_iterable = isinstance(dataset, IterableDataset)
     workload = Workload(
         split=split,
-        dataset_len=None if is_iterable else length_of(dataset),
+        dataset_len=samples,
         batch_size=batch_size,
         batch_bytes=_batch_bytes(dataset, batch_size),
         in_memory=is_in_memory(dataset),
@@ -209,77 +235,126 @@ def auto_dataloader(
     kwargs = dict(dataloader_kwargs)
     seed = resolve_seed(kwargs.pop("seed", None))
     facts = trainer_facts(trainer)
-    check_kwargs(kwargs, facts.world_size)
-    wishes = {name: kwargs.pop(name) for name in OPTION_NAMES if name in kwargs}
-    batch_size = kwargs.pop("batch_size", 1)
-    drop_last = kwargs.pop("drop_last", False)
-    own_batches = kwargs.get("batch_sampler") is not None
-    if not own_batches:
-        check_batches(split, dataset, batch_size, drop_last, facts.world_size)
     beside = trainer is not None and facts.fitting and facts.validates and split in ("train", "val")
+
+    def keep(plan: LoaderPlan) -> None:
+        if facts.epoch == 0 or not facts.reload_every_n_epochs:  # a loader made anew was told when it was first made
+            tell_plan(split, plan)
+
+    return make_loader(dataset, facts, split, kwargs, where=split, seed=seed, beside_other_pool=beside, keep=keep)
+
+
+def make_loader(
+    dataset: Any,
+    facts: TrainerFacts,
+    split: Split,
+    kwargs: Mapping[str, Any],
+    *,
+    where: str,
+    seed: int,
+    keep: Callable[[LoaderPlan], None],
+    loaders: int = 1,
+    beside_other_pool: bool = False,
+) -> PlannedDataLoader:
+    """Check, plan and build one loader; every loader of this package is made here.
+
+    Args:
+        dataset: The dataset it will serve.
+        facts: What is known of the Trainer.
+        split: Which part of the data.
+        kwargs: Arguments of torch's DataLoader, where the loader options may be "auto".
+        where: Names the loader in messages.
+        seed: Decides the order and the workers' random state, >= 0.
+        keep: Gets the plan before the loader is built.
+        loaders: Loaders of this split (count).
+        beside_other_pool: Whether the workers of another split live at the same time.
+
+    Returns:
+        The loader.
+
+    Raises:
+        FastDataError: An unknown argument, a loader without a single batch, or see ``make_plan``.
+    """
+    check_kwargs(kwargs, facts.world_size)
+    rest = dict(kwargs)
+    wishes = {name: rest.pop(name) for name in FIELDS if name in rest}
+    batch_size, drop_last = rest.pop("batch_size", 1), rest.pop("drop_last", False)
+    if rest.get("batch_sampler") is not None:
+        samples = batch_size = None
+    else:
+        samples = _samples_drawn(where, dataset, rest.get("sampler"), facts)
+        _check_batches(where, samples, batch_size, drop_last)
+    if isinstance(dataset, IterableDataset) and facts.world_size > 1:
+        _say_ranks_repeat(dataset, facts.world_size)
+    if rest.get("collate_fn") is None and gives_whole_batches(dataset):
+        rest["collate_fn"] = as_it_is
     plan = plan_for(
         dataset,
         facts,
         split,
         wishes,
-        batch_size=None if own_batches else batch_size,
-        parts=worker_parts(kwargs),
-        beside_other_pool=beside,
+        samples=samples,
+        batch_size=batch_size,
+        parts=worker_parts(rest),
+        loaders=loaders,
+        beside_other_pool=beside_other_pool,
     )
-    if facts.epoch == 0 or not facts.reload_every_n_epochs:  # a loader made anew was told when it was first made
-        tell_plan(split, plan)
-    shuffle = kwargs.pop("shuffle", split == "train")
+    keep(plan)
     return build_loader(
         dataset,
         plan,
         batch_size=batch_size,
-        shuffle=shuffle,
+        shuffle=rest.pop("shuffle", split == "train"),
         drop_last=drop_last,
         seed=seed,
         epoch=facts.epoch,
         rank=facts.rank,
         share=facts.share if split == "train" else None,
-        **kwargs,
+        **rest,
     )
 
 
-def length_of(dataset: Any) -> int | None:
-    """Samples in a dataset (count); None for one without a length."""
-    try:
-        return len(dataset)
-    except TypeError:
-        return None
-
-
-def check_batches(where: str, dataset: Any, batch_size: int | None, drop_last: bool, world_size: int) -> None:
-    """A loader without a single batch ends a run in silence; say so first.
-
-    Args:
-        where: Names the loader in the message.
-        dataset: The dataset it will serve.
-        batch_size: Samples per batch and rank (count); None = the dataset gives finished batches.
-        drop_last: Whether an incomplete last batch is left out.
-        world_size: Ranks of the run (count).
-
-    Raises:
-        FastDataError: No samples, or no full batch with ``drop_last``.
-    """
+def _samples_drawn(where: str, dataset: Any, sampler: Any, facts: TrainerFacts) -> int | None:
+    """Samples this rank draws in an epoch (count); None where only the run will tell."""
     length = length_of(dataset)
-    if length is None:
-        return
     if length == 0:
         raise FastDataError(
             f"{where}: the dataset ({type(dataset).__name__}) has 0 samples.",
             expected="at least one sample.",
             fix="look at the path or the filter it was made with, or leave the split out (None).",
         )
-    per_rank = -(-length // world_size)
-    if drop_last and batch_size is not None and per_rank < batch_size:
+    if isinstance(dataset, IterableDataset):
+        return None
+    drawn = length if sampler is None else length_of(sampler)
+    ranks = facts.share[1] if facts.share else 1
+    return None if drawn is None else -(-drawn // ranks)
+
+
+def _check_batches(where: str, samples: int | None, batch_size: int | None, drop_last: bool) -> None:
+    """A loader without a single batch ends a run in silence; say so first."""
+    if drop_last and batch_size is not None and samples is not None and samples < batch_size:
         raise FastDataError(
-            f"{where}: batch_size={batch_size} with drop_last=True, but only {per_rank} samples per rank.",
+            f"{where}: batch_size={batch_size} with drop_last=True, but only {samples} samples per rank.",
             expected="at least one full batch.",
-            fix=f"pass batch_size={per_rank} or less, or drop_last=False.",
+            fix=f"pass batch_size={samples} or less, or drop_last=False.",
         )
+
+
+def _say_ranks_repeat(dataset: object, world_size: int) -> None:
+    from lightning_utilities.core.rank_zero import rank_zero_warn
+
+    rank_zero_warn(
+        f"{type(dataset).__name__} is an IterableDataset: each of the {world_size} ranks reads all of it, unless it "
+        "shards itself (by torch.distributed.get_rank())."
+    )
+
+
+def length_of(dataset: Any) -> int | None:
+    """Samples in a dataset or sampler (count); None for one without a length."""
+    try:
+        return len(dataset)
+    except TypeError:
+        return None
 
 
 def worker_parts(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler, TensorDataset
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, IterableDataset, Sampler, Subset, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_fastdata import internals
@@ -15,7 +17,16 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan
 from lightning_fastdata.order import epoch_order, loader_seed
 
-__all__ = ["EpochSampler", "PlannedDataLoader", "RankSampler", "build_loader", "check_kwargs", "is_in_memory"]
+__all__ = [
+    "EpochSampler",
+    "PlannedDataLoader",
+    "RankSampler",
+    "as_it_is",
+    "build_loader",
+    "check_kwargs",
+    "gives_whole_batches",
+    "is_in_memory",
+]
 
 
 class PlannedDataLoader(DataLoader[Any]):
@@ -27,7 +38,10 @@ class PlannedDataLoader(DataLoader[Any]):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        with warnings.catch_warnings():
+            # torch counts the CPUs of the affinity mask only; an override or a repaired mask knows better.
+            warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
+            super().__init__(*args, **kwargs)
         internals.skip_worker_hint(self)
 
 
@@ -40,18 +54,23 @@ class EpochSampler(Sampler[int]):
     Args:
         length: Samples in the dataset (count).
         seed: The run's seed, >= 0.
-        epoch: Epoch to begin with; Lightning calls ``set_epoch`` before each later one.
+        epoch: Epoch to begin with; Lightning calls ``set_epoch`` before each later one. Where nobody does, as in a
+            loop of one's own, every pass is the next epoch.
     """
 
     def __init__(self, length: int, seed: int, epoch: int = 0) -> None:
         self.length, self.seed, self.epoch = length, seed, epoch
+        self._counts_itself = True
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning and torch call this at the start of every epoch."""
-        self.epoch = epoch
+        """Lightning calls this at the start of every epoch."""
+        self.epoch, self._counts_itself = epoch, False
 
     def __iter__(self) -> Iterator[int]:
-        return iter(epoch_order(self.seed, self.epoch, self.length).tolist())
+        order = epoch_order(self.seed, self.epoch, self.length)
+        if self._counts_itself:
+            self.epoch += 1
+        return iter(order.tolist())
 
     def __len__(self) -> int:
         return self.length
@@ -121,7 +140,8 @@ def build_loader(
     if plan.num_workers == 0:
         _leave_out_timeout(plan, kwargs)
     if kwargs.get("batch_sampler") is None:
-        kwargs.update(batch_size=batch_size, drop_last=drop_last)
+        size = None if batch_size is None else int(batch_size)  # torch knows no whole numbers but Python's
+        kwargs.update(batch_size=size, drop_last=drop_last)
         if kwargs.get("sampler") is None and not isinstance(dataset, IterableDataset):
             kwargs["sampler"] = _sampler(dataset, seed, epoch, share, shuffle=shuffle)
     # A generator of its own: otherwise the loader draws from torch's global one, and how often it does so depends
@@ -133,10 +153,11 @@ def build_loader(
 def _sampler(
     dataset: Any, seed: int, epoch: int, share: tuple[int, int] | None, *, shuffle: bool
 ) -> Sampler[int] | None:
+    length = _length(dataset)
     if share is not None:
         rank, ranks = share
-        return RankSampler(_length(dataset), seed, ranks, rank, shuffle=shuffle, epoch=epoch)
-    return EpochSampler(_length(dataset), seed, epoch) if shuffle else None
+        return RankSampler(length, seed, ranks, rank, shuffle=shuffle, epoch=epoch)
+    return EpochSampler(length, seed, epoch) if shuffle else None
 
 
 def _leave_out_timeout(plan: LoaderPlan, kwargs: dict[str, Any]) -> None:
@@ -155,9 +176,9 @@ def _length(dataset: Any) -> int:
         return len(dataset)
     except TypeError as error:
         raise FastDataError(
-            f"{type(dataset).__name__} has no length, so it cannot be shuffled.",
+            f"{type(dataset).__name__} has no length, so its samples cannot be numbered.",
             expected="a dataset with __len__, or a sampler of your own.",
-            fix="add __len__, pass shuffle=False, or make it an IterableDataset.",
+            fix="add __len__, or make it an IterableDataset.",
         ) from error
 
 
@@ -193,7 +214,7 @@ def check_kwargs(kwargs: Mapping[str, Any], world_size: int = 1) -> None:
 
 def _check_batching(kwargs: Mapping[str, Any]) -> None:
     size, timeout = kwargs.get("batch_size", 1), kwargs.get("timeout", 0)
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or int(size) < 1):
         raise FastDataError(f"batch_size={size!r}.", expected="a whole number >= 1.", fix="pass batch_size=32.")
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0:
         raise FastDataError(f"timeout={timeout!r}.", expected="seconds, >= 0.", fix="pass timeout=60, or leave it out.")
@@ -214,13 +235,33 @@ def is_in_memory(dataset: object) -> bool:
     """Whether samples are only indexed out of memory, so that a worker process could but copy them.
 
     Args:
-        dataset: Any dataset. Views (``Subset``, ``ConcatDataset``) are looked through; an attribute
-            ``in_memory = True`` on a dataset of your own says the same.
+        dataset: Any dataset. torch's own views (``Subset``, ``ConcatDataset``) are looked through, wrappers of the
+            user's are not: they may compute. An attribute ``in_memory = True`` on a dataset says it as well.
+
+    Returns:
+        True where that is known.
     """
-    if getattr(dataset, "in_memory", False) is True or isinstance(dataset, TensorDataset):
-        return True
-    inner = getattr(dataset, "dataset", None)
-    if inner is not None and inner is not dataset:
-        return is_in_memory(inner)
-    parts = getattr(dataset, "datasets", None)
-    return isinstance(parts, (list, tuple)) and bool(parts) and all(is_in_memory(part) for part in parts)
+    if isinstance(dataset, Subset):
+        return is_in_memory(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return all(is_in_memory(part) for part in dataset.datasets)
+    return isinstance(dataset, TensorDataset) or getattr(dataset, "in_memory", False) is True
+
+
+def gives_whole_batches(dataset: object) -> bool:
+    """Whether torch gets finished batches from a dataset's ``__getitems__`` (``whole_batches = True``).
+
+    Args:
+        dataset: Any dataset. A ``Subset`` hands ``__getitems__`` on; a ``ConcatDataset`` asks sample by sample.
+
+    Returns:
+        True where the batches must not be collated again.
+    """
+    if isinstance(dataset, Subset):
+        return gives_whole_batches(dataset.dataset)
+    return getattr(dataset, "whole_batches", False) is True
+
+
+def as_it_is(batch: Any) -> Any:
+    """The collate function for a dataset that returns finished batches."""
+    return batch

@@ -1,8 +1,9 @@
 """The nouns of planning: what the user wishes, what a loader has to do, and what was decided, with reasons."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
+from numbers import Integral
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -47,11 +48,17 @@ class LoaderOptions:
         _check_count("num_workers", self.num_workers, least=0, most=4096)
         if self.prefetch_factor is not None:
             _check_count("prefetch_factor", self.prefetch_factor, least=1, most=4096)
+        for name in ("num_workers", "prefetch_factor"):
+            if isinstance(getattr(self, name), Integral):  # NumPy's whole numbers become Python's
+                object.__setattr__(self, name, int(getattr(self, name)))
         for name in ("pin_memory", "persistent_workers"):
             value = getattr(self, name)
             if not (isinstance(value, bool) or value == "auto"):
                 raise FastDataError(f"{name}={value!r}.", expected='True, False or "auto".', fix=f'pass {name}="auto".')
         context = self.multiprocessing_context
+        if isinstance(context, BaseContext):  # what DataLoader also takes; its name says all of it
+            context = context.get_start_method()
+            object.__setattr__(self, "multiprocessing_context", context)
         if context not in (None, "auto", "fork", "spawn", "forkserver"):
             raise FastDataError(
                 f"multiprocessing_context={context!r}.",
@@ -67,7 +74,7 @@ class Workload:
     split: Split = "train"
     """Which part of the data it serves."""
     dataset_len: int | None = None
-    """Samples in the dataset (count); None for a dataset without length."""
+    """Samples this rank draws in an epoch (count); None where only the run will tell."""
     batch_size: int | None = None
     """Samples per batch and rank (count); None when a batch sampler decides."""
     batch_bytes: int | None = None
@@ -127,21 +134,6 @@ class LoaderPlan:
         """The keyword arguments for ``torch.utils.data.DataLoader``."""
         return {name: getattr(self, name) for name in FIELDS}
 
-    def change(self, name: str, value: Any, source: Literal["user", "measured"], text: str) -> "LoaderPlan":
-        """A copy with one option changed and the reason for it.
-
-        Args:
-            name: Name of the option.
-            value: Its new value.
-            source: Who changed it.
-            text: Why, one sentence.
-
-        Returns:
-            The new plan; this one stays as it is.
-        """
-        reasons = {**self.reasons, name: Reason(source, text)}
-        return dataclasses.replace(self, **{name: value, "reasons": reasons})
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: ``{option: {"value", "source", "reason"}}``."""
         return {
@@ -153,7 +145,7 @@ class LoaderPlan:
 def _check_count(name: str, value: object, *, least: int, most: int) -> None:
     if value == "auto":
         return
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
         raise FastDataError(
             f"{name}={value!r}.", expected=f'an integer from {least} to {most}, or "auto".', fix=f'pass {name}="auto".'
         )

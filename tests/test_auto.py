@@ -5,7 +5,7 @@ import types
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from lightning_fastdata import auto
 from lightning_fastdata.auto import TrainerFacts, auto_dataloader, plan_for, resolve_seed, trainer_facts
@@ -153,7 +153,8 @@ def planned(dataset=None, facts=None, split="train", wishes=None, **more):
 
 def test_the_number_of_batches_is_known_from_the_dataset():
     """100 samples in batches of 50 need no more than two workers; without a length nothing is assumed."""
-    assert planned(batch_size=50).num_workers == 2
+    assert planned(batch_size=50, samples=100).num_workers == 2
+    assert auto_dataloader(Squares(), batch_size=50).num_workers == 2
     assert planned(batch_size=None).num_workers == 6
     assert planned(Stream()).num_workers == 1
 
@@ -311,3 +312,53 @@ def test_no_data_is_refused():
     """A loader without a batch would end the run in silence."""
     with pytest.raises(FastDataError, match="0 samples"):
         auto_dataloader([])
+
+
+def test_every_pass_is_an_epoch_where_nobody_counts():
+    """In a loop of one's own each pass has its own order, and a second loader repeats them."""
+
+    def passes():
+        loader = auto_dataloader(Squares(), batch_size=100, num_workers=0)
+        return [next(iter(loader)).tolist() for _ in range(3)]
+
+    first = passes()
+    assert first[0] != first[1] != first[2]
+    assert first == passes()
+
+
+def test_a_wrapper_of_the_users_own_may_compute():
+    """Data in memory behind a transform is work for workers; torch's own views are looked through."""
+
+    class Augmented(Dataset):
+        def __init__(self):
+            self.dataset = TensorDataset(torch.zeros(100))
+
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, index):
+            return self.dataset[index]
+
+    assert auto_dataloader(Augmented()).num_workers == 6
+    assert auto_dataloader(Subset(TensorDataset(torch.zeros(100)), range(50))).num_workers == 0
+
+
+@pytest.mark.parametrize("seed", [-1, "x", 1.5, True])
+def test_a_seed_that_is_none_is_refused(seed):
+    """Before torch or NumPy say something less helpful."""
+    with pytest.raises(FastDataError, match="seed="):
+        auto_dataloader(Squares(), seed=seed)
+
+
+def test_a_context_object_is_taken_as_torch_takes_it():
+    """Its start method says all of it."""
+    import multiprocessing
+
+    loader = auto_dataloader(Squares(), multiprocessing_context=multiprocessing.get_context("fork"), num_workers=1)
+    assert loader.multiprocessing_context.get_start_method() == "fork"
+
+
+def test_a_stream_on_several_ranks_is_spoken_of():
+    """Each rank would read all of it."""
+    with pytest.warns(UserWarning, match="each of the 2 ranks reads all of it"):
+        auto_dataloader(Stream(), trainer=FakeTrainer(world_size=2, num_devices=2))

@@ -105,15 +105,6 @@ def test_a_plan_survives_pickling_and_copying(again):
     assert again(plan()).reasons["pin_memory"] == REASONS["pin_memory"]
 
 
-def test_change_gives_a_new_plan_with_the_new_reason():
-    """One option changes, its reason says who changed it, everything else and the old plan stay."""
-    old = plan()
-    new = old.change("num_workers", 5, "measured", "5 were fastest")
-    assert (new.num_workers, new.reasons["num_workers"]) == (5, Reason("measured", "5 were fastest"))
-    assert new.reasons["pin_memory"] == old.reasons["pin_memory"]
-    assert old == plan()
-
-
 def test_a_plan_is_written_as_plain_json():
     """What is saved can be read without this package: value, source and reason for every option."""
     saved = json.loads(json.dumps(plan().to_dict()))

@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 from lightning_fastdata.auto import SPLITS
 from lightning_fastdata.data.base import FastDataModule
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.plan import Split
 
 __all__ = ["ArrayDataset", "RowDataset", "TensorDataModule"]
 
@@ -54,14 +53,11 @@ class ArrayDataset(RowDataset):
     call per sample and the stacking of thousands of small tensors.
     """
 
+    whole_batches = True
+
     def __getitems__(self, indices: list[int]) -> Any:
         chosen = torch.tensor(indices)
         return self._shape(tuple(tensor.index_select(0, chosen.to(tensor.device)) for tensor in self.tensors))
-
-
-def as_it_is(batch: Any) -> Any:
-    """The collate function for a dataset that returns finished batches."""
-    return batch
 
 
 class TensorDataModule(FastDataModule):
@@ -110,12 +106,6 @@ class TensorDataModule(FastDataModule):
             super(TensorDataModule, self)._kwargs_for(part).get("collate_fn") is None for part in SPLITS
         )
         return (ArrayDataset if whole_batches else RowDataset)(tensors, single=single)
-
-    def _kwargs_for(self, split: Split) -> dict[str, Any]:
-        kwargs = super()._kwargs_for(split)
-        if kwargs.get("collate_fn") is None and isinstance(self._source(split), ArrayDataset):
-            kwargs["collate_fn"] = as_it_is
-        return kwargs
 
 
 def _tensor(split: str, array: object) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """The one DataModule meant to be subclassed."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -10,24 +11,23 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata.auto import (
-    OPTION_NAMES,
     SPLITS,
     TrainerFacts,
-    check_batches,
-    plan_for,
+    make_loader,
     resolve_seed,
     tell_plan,
     trainer_facts,
-    worker_parts,
 )
 from lightning_fastdata.data.splits import check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loader import build_loader, check_kwargs, is_in_memory
-from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Split
+from lightning_fastdata.loader import check_kwargs, is_in_memory
+from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan, Split
 
 __all__ = ["FastDataModule"]
 
 Auto = Literal["auto"]
+TRAINING_ONLY = ("sampler", "batch_sampler", "shuffle", "drop_last")
+"""Loader arguments that apply to training alone when dataloader_kwargs are not written per split."""
 
 
 class FastDataModule(LightningDataModule):
@@ -66,7 +66,8 @@ class FastDataModule(LightningDataModule):
         split_seed: Decides, alone, which samples ``val_split`` and ``test_split`` hold out.
         collate_fn: Puts samples together to a batch; None = torch's default.
         dataloader_kwargs: Further arguments of torch's DataLoader, for all splits (``{"timeout": 60}``) or per split
-            (``{"train": {"sampler": my_sampler}}``). They win over everything else.
+            (``{"train": {"sampler": my_sampler}}``). They win over everything else. Not written per split, ``sampler``,
+            ``batch_sampler``, ``shuffle`` and ``drop_last`` apply to training alone.
 
     Raises:
         FastDataError: A value that cannot be meant, before any data is read.
@@ -124,8 +125,8 @@ class FastDataModule(LightningDataModule):
         val_dataset: Any = None,
         test_dataset: Any = None,
         predict_dataset: Any = None,
-        batch_size: int = 32,
-        num_workers: int | Auto = "auto",
+        batch_size: int | None = None,
+        num_workers: int | Auto | None = None,
         **datamodule_kwargs: Any,
     ) -> "FastDataModule":
         """Make a DataModule from datasets; the loaders are planned like those of any other.
@@ -135,8 +136,8 @@ class FastDataModule(LightningDataModule):
             val_dataset: Validation data.
             test_dataset: Test data.
             predict_dataset: Data to predict on.
-            batch_size: Samples per batch and rank (count); handed on if the class takes it.
-            num_workers: Worker processes per loader, or "auto"; handed on if the class takes it.
+            batch_size: Samples per batch and rank (count); None = what the class itself takes.
+            num_workers: Worker processes per loader, or "auto"; None = what the class itself takes.
             **datamodule_kwargs: Further arguments of the class.
 
         Returns:
@@ -145,8 +146,12 @@ class FastDataModule(LightningDataModule):
         parameters = inspect.signature(cls.__init__).parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         offered: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
-        taken = {name: value for name, value in offered.items() if takes_any or name in parameters}
+        given = {name: value for name, value in offered.items() if value is not None}
+        taken = {name: value for name, value in given.items() if takes_any or name in parameters}
         module = cls(**taken, **datamodule_kwargs)
+        for name, value in given.items():
+            setattr(module, name, value)  # also where __init__ does not take it
+        module._check_arguments()
         module.train_dataset, module.val_dataset = _as_given(train_dataset), _as_given(val_dataset)
         module.test_dataset, module.predict_dataset = _as_given(test_dataset), _as_given(predict_dataset)
         return module
@@ -188,8 +193,16 @@ class FastDataModule(LightningDataModule):
             for name, share in (("val", self.val_split), ("test", self.test_split))
             if share and getattr(self, f"{name}_dataset") is None
         }
-        if not shares or self.train_dataset is None or (split != "train" and split not in shares):
+        if split not in ("train", *shares) or not shares:
             return own
+        if self.train_dataset is None:
+            if split == "train":
+                return None
+            raise FastDataError(
+                f"{split}_split={shares[split]!r}, but train_dataset is None.",
+                expected=f"training data to cut it from, also when Lightning calls setup('{split}').",
+                fix=f"set self.train_dataset in setup() whatever the stage, or set self.{split}_dataset.",
+            )
         return split_dataset(self.train_dataset, shares, self.split_seed)[split]
 
     def make_dataloader(self, split: Split, dataset: Any, *, name: str | None = None, loaders: int = 1) -> Any:
@@ -209,40 +222,27 @@ class FastDataModule(LightningDataModule):
         """
         name = name or split
         facts = trainer_facts(self.trainer)
-        kwargs = self._kwargs_for(split)
-        check_kwargs(kwargs, facts.world_size)
-        wishes = {option: kwargs.pop(option, getattr(self, option, "auto")) for option in OPTION_NAMES}
-        batch_size = kwargs.pop("batch_size", self._batch_size_of(split))
-        drop_last = kwargs.pop("drop_last", self.drop_last and split == "train")
-        if kwargs.get("batch_sampler") is None:
-            check_batches(f"{type(self).__name__} {name}", dataset, batch_size, drop_last, facts.world_size)
-        plan = plan_for(
+        own = {option: getattr(self, option) for option in FIELDS if hasattr(self, option)}
+        own["batch_size"] = self._batch_size_of(split)
+        own["shuffle"], own["drop_last"] = self.shuffle and split == "train", self.drop_last and split == "train"
+        given = self._kwargs_for(split)
+        if given.get("batch_sampler") is not None or given.get("sampler") is not None:
+            own.pop("shuffle")  # replaced by the sampler
+        return make_loader(
             dataset,
             facts,
             split,
-            wishes,
-            batch_size=batch_size if kwargs.get("batch_sampler") is None else None,
-            parts=worker_parts(kwargs),
+            {**own, **given} if given.get("batch_sampler") is None else _without_batching(own) | given,
+            where=f"{type(self).__name__} {name}",
+            seed=resolve_seed(self.seed),
+            keep=lambda plan: self._keep(name, plan),
             loaders=loaders,
             beside_other_pool=self._beside_other_pool(split, facts),
-        )
-        self._keep(name, plan)
-        return build_loader(
-            dataset,
-            plan,
-            batch_size=batch_size,
-            shuffle=kwargs.pop("shuffle", self.shuffle and split == "train"),
-            drop_last=drop_last,
-            seed=resolve_seed(self.seed),
-            epoch=facts.epoch,
-            rank=facts.rank,
-            share=facts.share if split == "train" else None,
-            **kwargs,
         )
 
     def __repr__(self) -> str:
         # Lightning's own __str__ asks for every loader, which would start planning from a print.
-        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("batch_size", *OPTION_NAMES[:4]))
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("batch_size", *FIELDS[:4]))
         return f"{type(self).__name__}({options})"
 
     __str__ = __repr__
@@ -279,7 +279,11 @@ class FastDataModule(LightningDataModule):
         """Loader arguments of a split: the DataModule's collate_fn, then the user's dataloader_kwargs over it."""
         kwargs: dict[str, Any] = {} if self.collate_fn is None else {"collate_fn": self.collate_fn}
         given = self.dataloader_kwargs or {}
-        return {**kwargs, **(given.get(split, {}) if _is_per_split(given) else given)}
+        if _is_per_split(given):
+            return {**kwargs, **given.get(split, {})}
+        # What orders or thins training data has no business in evaluation, which sees every sample once.
+        meant = {key: value for key, value in given.items() if split == "train" or key not in TRAINING_ONLY}
+        return {**kwargs, **meant}
 
     def _beside_other_pool(self, split: Split, facts: TrainerFacts) -> bool:
         """Whether workers of training and validation will be alive together."""
@@ -312,15 +316,27 @@ class FastDataModule(LightningDataModule):
             value = getattr(self, name)
             if value is None and name == "eval_batch_size":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise FastDataError(f"{name}={value!r}.", expected="a whole number >= 1.", fix=f"pass {name}=32.")
-        for name in ("seed", "split_seed"):
-            value = getattr(self, name)
-            if value is None and name == "seed":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise FastDataError(f"{name}={value!r}.", expected="a whole number >= 0.", fix=f"pass {name}=42.")
-        LoaderOptions(**{name: getattr(self, name) for name in OPTION_NAMES if hasattr(self, name)})
+        for name in ("shuffle", "drop_last"):
+            if not isinstance(getattr(self, name), bool):
+                raise FastDataError(
+                    f"{name}={getattr(self, name)!r}.", expected="True or False.", fix=f"pass {name}=True or False."
+                )
+        resolve_seed(self.seed)
+        if isinstance(self.split_seed, bool) or not isinstance(self.split_seed, Integral) or self.split_seed < 0:
+            raise FastDataError(
+                f"split_seed={self.split_seed!r}.", expected="a whole number >= 0.", fix="pass split_seed=42."
+            )
+        for name in ("val", "test"):
+            share = getattr(self, f"{name}_split")
+            if share and getattr(self, f"{name}_dataset") is not None:
+                raise FastDataError(
+                    f"{name}_split={share!r} together with a {name}_dataset.",
+                    expected="one of the two.",
+                    fix=f"leave out {name}_split, or the dataset.",
+                )
+        LoaderOptions(**{name: getattr(self, name) for name in FIELDS if hasattr(self, name)})
         check_shares(self.val_split, self.test_split)
         given = self.dataloader_kwargs or {}
         for kwargs in given.values() if isinstance(given, Mapping) and _is_per_split(given) else [given]:
@@ -346,10 +362,25 @@ def _is_per_split(given: Mapping[str, Any]) -> bool:
     return bool(named)
 
 
-def _check_members(split: str, members: Iterable[Any]) -> None:
+def _without_batching(own: dict[str, Any]) -> dict[str, Any]:
+    """A batch sampler decides all of these."""
+    return {name: value for name, value in own.items() if name not in ("batch_size", "shuffle", "drop_last")}
+
+
+NO_DATASETS = (tuple, list, dict, str, bytes, int, float, torch.Tensor, np.ndarray, DataLoader)
+"""What a list of samples, rather than of datasets, is made of."""
+
+
+def _check_members(split: str, members: Collection[Any]) -> None:
     """A list of samples looks like a list of datasets, and would become one loader per sample."""
+    if not members:
+        raise FastDataError(
+            f"{split}_dataset is an empty collection.",
+            expected="at least one dataset.",
+            fix="leave the split out (None) if it has no data.",
+        )
     for member in members:
-        if member is None or isinstance(member, (tuple, str, bytes, int, float, torch.Tensor, np.ndarray, DataLoader)):
+        if member is None or isinstance(member, NO_DATASETS):
             raise FastDataError(
                 f"{split}_dataset is a collection that holds {type(member).__name__}.",
                 expected="one dataset, or a list or dict of datasets (each becomes a loader of its own).",

@@ -37,7 +37,7 @@ def split_folders(root: Path) -> dict[str, Path]:
         Folder by split; empty when the class folders lie directly in ``root``.
 
     Raises:
-        FastDataError: No such folder, or a val or test folder without train.
+        FastDataError: No such folder, two folders for one split, or a val or test folder without train.
     """
     if not root.is_dir():
         kind = "it is a file" if root.exists() else "there is no such folder"
@@ -49,8 +49,14 @@ def split_folders(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         split = SPLIT_FOLDERS.get(folder.name.lower())
+        if split is not None and split in found:
+            raise FastDataError(
+                f"root={str(root)!r} has both {found[split].name} and {folder.name}.",
+                expected=f"one folder for the split {split!r}.",
+                fix="rename or remove one of them.",
+            )
         if split is not None:
-            found.setdefault(split, folder)
+            found[split] = folder
     if found and "train" not in found:
         names = ", ".join(folder.name for folder in found.values())
         raise FastDataError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,11 @@ from lightning_fastdata.plan import Split
 __all__ = ["ImageDataset", "ImageFolderDataModule"]
 
 Transform = Callable[[Any], Any]
+HYPERPARAMETERS = (
+    *("root", "image_size", "on_error", "batch_size", "eval_batch_size", "num_workers", "pin_memory"),
+    *("persistent_workers", "prefetch_factor", "drop_last", "shuffle", "val_split", "test_split", "seed", "split_seed"),
+)
+"""Arguments with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Per-channel mean and standard deviation of ImageNet, which torchvision's pretrained models expect."""
 RESIZE_FOR_CROP = 256 / 224
@@ -66,7 +71,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, number: int) -> tuple[Any, int] | None:  # type: ignore[override]  # None = left out
+    def __getitem__(self, number: int) -> Any:
         path = self.paths[number]
         try:
             with Image.open(path) as file:
@@ -81,7 +86,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
                     fix='mend or remove the file, or pass on_error="skip" to leave such files out and count them.',
                 ) from error
             self.unreadable[number] = True
-            return None
+            return LeftOut(self, number)
         return self.transform(image), self.targets[number]
 
     def unreadable_paths(self) -> list[str]:
@@ -89,24 +94,46 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         return [self.paths[number] for number in self.unreadable.nonzero().flatten().tolist()]
 
 
+class LeftOut(NamedTuple):
+    """Stands for an image that could not be read; it never leaves the process that tried."""
+
+    dataset: ImageDataset
+    """Where it belongs."""
+    number: int
+    """Its place in the dataset (index)."""
+
+    def next_readable(self) -> Any:
+        """The sample after it that can be read, going round the dataset once."""
+        length = len(self.dataset)
+        for step in range(1, length):
+            sample = self.dataset[(self.number + step) % length]
+            if not isinstance(sample, LeftOut):
+                return sample
+        raise FastDataError(
+            f"none of the {length} images can be read, {self.dataset.paths[0]} for one.",
+            expected="image files that Pillow can decode.",
+            fix="look at the files.",
+        )
+
+
 def collate_readable(samples: list[Any], collate_fn: Callable[[list[Any]], Any] = default_collate) -> Any:
     """Collate the samples that could be read.
 
+    A batch of which nothing could be read (a single broken image at the end, say) becomes the next image that can:
+    a run that asked to skip must not end on it.
+
     Args:
-        samples: Samples of a batch; None stands for an image that was left out.
+        samples: Samples of a batch, some of which may be left out.
         collate_fn: Puts the others together; torch's default unless the user has one.
 
+    Returns:
+        What ``collate_fn`` returns.
+
     Raises:
-        FastDataError: Not one image of the batch could be read.
+        FastDataError: Not one image of the dataset can be read.
     """
-    readable = [sample for sample in samples if sample is not None]
-    if not readable:
-        raise FastDataError(
-            f"none of the {len(samples)} images of a batch could be read.",
-            expected="at least one readable image per batch.",
-            fix='look at the files with on_error="raise", which names the first.',
-        )
-    return collate_fn(readable)
+    readable = [sample for sample in samples if not isinstance(sample, LeftOut)]
+    return collate_fn(readable or [samples[0].next_readable()])
 
 
 class ImageFolderDataModule(FastDataModule):
@@ -122,7 +149,8 @@ class ImageFolderDataModule(FastDataModule):
         train_transform: Takes a PIL image (RGB); replaces the default augmentation and normalisation.
         eval_transform: The same for validation, test and prediction.
         on_error: "raise" stops at an unreadable image and names it; "skip" leaves it out of its batch, counts it in
-            ``unreadable`` and warns once at the end.
+            ``unreadable`` and warns once at the end (each rank knows its own). A batch of nothing but unreadable
+            images becomes the next image that can be read.
         **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``num_workers``, ``val_split``, ``seed``, ...
 
     Raises:
@@ -152,6 +180,10 @@ class ImageFolderDataModule(FastDataModule):
         self.on_error = on_error
         self._classes: tuple[str, ...] | None = None
         self._reported: dict[str, int] = {}
+        # Datasets that the user passed are his; the folders do not replace them.
+        self._given = {split for split in SPLITS if getattr(self, f"{split}_dataset") is not None}
+        # Named one by one: Lightning would otherwise collect a subclass's arguments as well, datasets and all.
+        self.save_hyperparameters({name: getattr(self, name) for name in HYPERPARAMETERS}, logger=False)
 
     def setup(self, stage: str | None = None) -> None:
         """List the images and make the datasets; nothing is decoded yet."""
@@ -167,11 +199,12 @@ class ImageFolderDataModule(FastDataModule):
         train = index_images(folders["train"])
         parts = split_indices(len(train.paths), held_out, self.split_seed) if held_out else {}
         self._classes = train.classes
-        self.train_dataset = self._dataset("train", train, parts.get("train"))
-        for name in held_out:
-            setattr(self, f"{name}_dataset", self._dataset(name, train, parts[name]))
+        found = {"train": self._dataset("train", train, parts.get("train"))}
+        found |= {name: self._dataset(name, train, parts[name]) for name in held_out}
         for name in folders.keys() - {"train"}:
-            setattr(self, f"{name}_dataset", self._dataset(name, index_images(folders[name], train.classes)))
+            found[name] = self._dataset(name, index_images(folders[name], train.classes))
+        for name in found.keys() - self._given:
+            setattr(self, f"{name}_dataset", found[name])
 
     def teardown(self, stage: str) -> None:
         """Say, once, which images were left out."""
@@ -219,6 +252,8 @@ class ImageFolderDataModule(FastDataModule):
         """
         if self.train_dataset is None:
             self.setup()
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise FastDataError(f"show_batch(count={count!r}).", expected="a whole number >= 1.", fix="pass count=16.")
         there = [name for name in SPLITS if getattr(self, f"{name}_dataset") is not None]
         if split not in there:
             raise FastDataError(
@@ -232,7 +267,7 @@ class ImageFolderDataModule(FastDataModule):
             samples = [dataset[number] for number in numbers]
         own = self.train_transform if split == "train" else self.eval_transform
         statistics = None if own else (IMAGENET_MEAN, IMAGENET_STD)
-        return picture([sample for sample in samples if sample is not None], self.classes, statistics)
+        return picture([sample for sample in samples if not isinstance(sample, LeftOut)], self.classes, statistics)
 
     def _dataset(self, split: str, index: ImageIndex, indices: Any = None) -> ImageDataset:
         own = self.train_transform if split == "train" else self.eval_transform
@@ -322,7 +357,8 @@ def picture(
 
 
 def _tile(image: torch.Tensor, caption: str, statistics: tuple[Sequence[float], Sequence[float]] | None) -> Image.Image:
-    pixels = image.float()
+    # A transform of the user's may end in an array or a PIL image.
+    pixels = (image if isinstance(image, torch.Tensor) else v2.functional.to_image(image)).float()
     if statistics is None:
         low, high = pixels.min(), pixels.max()
         pixels = (pixels - low) / (high - low).clamp_min(1e-6)

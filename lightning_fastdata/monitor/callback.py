@@ -1,10 +1,11 @@
 """The callback: carries what Lightning's hooks know to the meter, and what the meter finds to the outside."""
 
+import functools
 import math
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +24,19 @@ from lightning_fastdata.report.text import stages_table, summary_table
 __all__ = ["DataWaitMonitor"]
 
 _STAGE_OF = {"validate": "val", "test": "test", "predict": "predict"}
+
+
+def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
+    """Let a fault in a hook end the measurement, not the training."""
+
+    @functools.wraps(hook)
+    def run_hook(self: "DataWaitMonitor", *args: Any, **kwargs: Any) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:
+            self._give_up(error)
+
+    return run_hook
 
 
 class DataWaitMonitor(Callback):
@@ -133,11 +147,13 @@ class DataWaitMonitor(Callback):
 
     # Training.
 
+    @_guarded
     def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
         """The sanity check is nobody's time."""
         if self._run is not None:
             self._run.up_to_date.go_away(time.perf_counter())
 
+    @_guarded
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
         """The sanity check is over."""
         if self._run is not None:
@@ -152,6 +168,7 @@ class DataWaitMonitor(Callback):
         except Exception as error:
             self._give_up(error)
 
+    @_guarded
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """The next step is the first of its epoch."""
         if self._run is not None:
@@ -184,10 +201,11 @@ class DataWaitMonitor(Callback):
             if window is None:
                 return
             run.live.tell_window(trainer, window, to_loggers=run.interval > 0, step_offset=step_offset)
+            at_the_limit = run.workers_at_the_limit
         except Exception as error:
             self._give_up(error)
             return
-        run.live.warn_if_slow(trainer, window, run.num_workers, at_the_limit=run.workers_at_the_limit)
+        run.live.warn_if_slow(trainer, window, run.num_workers, at_the_limit=at_the_limit)
 
     # Evaluation.
 
@@ -203,20 +221,24 @@ class DataWaitMonitor(Callback):
         """From here on the time is prediction's."""
         self._start_stage(trainer, "predict")
 
+    @_guarded
     def _start_stage(self, trainer: Any, stage: str) -> None:
         if self._run is not None and not trainer.sanity_checking:
             self._run.up_to_date.start_stage(stage, time.perf_counter())
 
+    @_guarded
     def on_validation_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
         """Count the batch."""
         if self._run is not None and not trainer.sanity_checking:
             self._run.up_to_date.add_stage_batch("val")
 
+    @_guarded
     def on_test_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
         """Count the batch."""
         if self._run is not None:
             self._run.up_to_date.add_stage_batch("test")
 
+    @_guarded
     def on_predict_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
         """Count the batch."""
         if self._run is not None:
@@ -261,7 +283,7 @@ class DataWaitMonitor(Callback):
         if run is None or run.seam is None:
             return
         try:
-            run.stop(trainer, status)
+            run.stop(trainer, status, fitting=stage == "fit")
             run.close_sink()
             if self._print_summary and trainer.is_global_zero:
                 _end_progress_bar(trainer, pl_module, stage)
@@ -292,11 +314,11 @@ class DataWaitMonitor(Callback):
         return self._state_key
 
     def _make_state_key(self) -> str:
-        # Lightning writes it into a label at every hook, so the usual one is short.
+        # Lightning writes it into a label at every hook, so the usual one is short. The file is left out: a run that
+        # goes on from a checkpoint is given another one, and is the same run all the same.
         given = {
             "log_every_n_steps": (self._log_every_n_steps, None),
             "prog_bar": (self._prog_bar, True),
-            "save_to": (self._save_to, None),
             "summary": (self._print_summary, True),
             "warn_above": (self._warn_above, 0.2),
             "max_warnings": (self._max_warnings, 3),

@@ -53,4 +53,6 @@ def plans_of(trainer: Any) -> dict[str, Any]:
     plans = getattr(getattr(trainer, "datamodule", None), "plans", None)
     if not isinstance(plans, Mapping):
         return {}
-    return {str(split): plan.to_dict() for split, plan in plans.items() if hasattr(plan, "to_dict")}
+    # Another DataModule may keep anything under that name.
+    described = {str(split): plan.to_dict() for split, plan in plans.items() if hasattr(plan, "to_dict")}
+    return {split: plan for split, plan in described.items() if isinstance(plan, dict)}

@@ -132,7 +132,7 @@ class MeasuredRun:
         """Take down what the loaders and the DataModule say about themselves."""
         workers = workers_of(trainer.train_dataloader)
         self.num_workers = self.num_workers if workers is None else workers
-        self.plans = plans_of(trainer) or self.plans
+        self.plans = {**self.plans, **plans_of(trainer)}
 
     @property
     def workers_at_the_limit(self) -> bool:
@@ -205,15 +205,22 @@ class MeasuredRun:
 
     # The end.
 
-    def stop(self, trainer: Any, status: str) -> None:
-        """Nothing more will be measured now: close accounts, undo the seam."""
+    def stop(self, trainer: Any, status: str, *, fitting: bool = True) -> None:
+        """Nothing more will be measured now: close accounts, undo the seam.
+
+        Args:
+            trainer: The Trainer.
+            status: How it ended: "finished" or "interrupted".
+            fitting: False for an evaluation, which does not change how the fit before it ended.
+        """
         if self.seam is not None:
             self.seam.restore()
             self.seam = None
         self._write_steps()
         self.meter.end_tail(self.clock())
         self.meter.end_stages(self.clock())
-        self.status = status
+        if fitting or self.steps is None:
+            self.status = status
         if self.steps is not None:
             self.learn_loaders(trainer)
             if self.steps.every_batch_counts:

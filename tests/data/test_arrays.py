@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from lightning_fastdata.data.arrays import ArrayDataset, TensorDataModule
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.order import epoch_order
 
 X = torch.arange(40, dtype=torch.float32).reshape(10, 4)
 Y = torch.arange(10)
@@ -34,7 +35,7 @@ def test_batches_equal_plain_indexing():
 def test_shuffled_batches_are_the_rows_of_the_order():
     """Both tensors are cut by the same order, every row once."""
     loader = TensorDataModule(train=(X, Y), batch_size=3).train_dataloader()
-    order = list(loader.sampler)
+    order = epoch_order(42, 0, len(X)).tolist()
     found = batches(loader)
     assert torch.equal(torch.cat([y for _, y in found]), Y[order])
     assert torch.equal(torch.cat([x for x, _ in found]), X[order])
@@ -245,3 +246,14 @@ def test_the_arguments_of_the_base_class_are_taken():
         TensorDataModule(train=X, batchsize=3)
     with pytest.raises(FastDataError, match="batch_size=0"):
         TensorDataModule(train=X, batch_size=0)
+
+
+@pytest.mark.parametrize("wrap", [lambda data: [data, data], lambda data: Subset(data, range(len(data)))])
+def test_batches_are_whole_however_the_rows_are_wrapped(wrap):
+    """A list of datasets or torch's Subset must not have its finished batches collated once more."""
+    module = TensorDataModule(train=(X, Y), batch_size=3, shuffle=False)
+    module.val_dataset = wrap(module.train_dataset)
+    loaders = module.val_dataloader()
+    x, y = next(iter(loaders[0] if isinstance(loaders, list) else loaders))
+    assert torch.equal(x, X[:3])
+    assert torch.equal(y, Y[:3])

@@ -4,9 +4,18 @@ import logging
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from lightning_fastdata import auto
 from lightning_fastdata.data.base import FastDataModule
@@ -216,8 +225,9 @@ def test_held_out_parts():
 
 
 def test_own_validation_data_go_before_a_share():
-    """With a val_dataset nothing is cut off the training data."""
-    module = inline(Numbers(), Numbers(3, start=100), val_split=0.5)
+    """With a val_dataset set in setup() nothing is cut off the training data."""
+    module = inline(Numbers(), val_split=0.5)
+    module.val_dataset = Numbers(3, start=100)
     assert content(module.val_dataloader()) == [100, 101, 102]
     assert len(content(module.train_dataloader())) == 20
 
@@ -414,7 +424,7 @@ def test_from_datasets_takes_an_iterable_of_datasets():
 
 
 def test_from_datasets_of_a_subclass_with_arguments_of_its_own():
-    """Only what the class takes is handed on."""
+    """What __init__ does not take is set afterwards; what was not given stays as the class has it."""
 
     class Mine(FastDataModule):
         def __init__(self, root, batch_size=3):
@@ -422,7 +432,9 @@ def test_from_datasets_of_a_subclass_with_arguments_of_its_own():
             self.root = root
 
     module = Mine.from_datasets(Numbers(), batch_size=9, num_workers=2, root="here")
-    assert (module.root, module.batch_size, module.num_workers) == ("here", 9, "auto")
+    assert (module.root, module.batch_size, module.num_workers) == ("here", 9, 2)
+    module = Mine.from_datasets(Numbers(), root="here")
+    assert (module.batch_size, module.num_workers) == (3, "auto")
 
 
 # Data that cannot be
@@ -479,3 +491,58 @@ def test_making_loaders_warns_of_nothing():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         for loader in (module := FastDataModule(Numbers(), Numbers())).train_dataloader(), module.val_dataloader():
             assert len(loader)
+
+
+# What a reviewer found
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_share_beside_data_of_its_own_is_refused(split):
+    """Two wishes that cannot both be met."""
+    with pytest.raises(FastDataError, match=f"{split}_split=0.5 together with a {split}_dataset"):
+        FastDataModule(Numbers(), **{f"{split}_dataset": Numbers(3), f"{split}_split": 0.5})
+
+
+def test_a_share_without_training_data_is_refused():
+    """A setup that makes training data only for fitting would otherwise test on nothing, in silence."""
+    module = FastDataModule(test_split=0.2, num_workers=0)
+    with pytest.raises(FastDataError, match=r"test_split=0.2, but train_dataset is None"):
+        module.test_dataloader()
+
+
+def test_flat_arguments_that_order_or_thin_data_are_for_training():
+    """Evaluation sees every sample once, in order, whatever sampler training has."""
+    sampler = WeightedRandomSampler(torch.ones(20), 40)
+    module = inline(Numbers(), Numbers(5), batch_size=2, dataloader_kwargs={"sampler": sampler})
+    assert len(content(module.train_dataloader())) == 40
+    assert content(module.val_dataloader()) == list(range(5))
+    flat = inline(Numbers(), Numbers(5), batch_size=2, dataloader_kwargs={"drop_last": True, "shuffle": True})
+    assert content(flat.val_dataloader()) == list(range(5))
+
+
+def test_a_sampler_decides_how_many_samples_there_are():
+    """It may draw more than the dataset holds, or fewer; both are counted right."""
+    more = {"train": {"sampler": WeightedRandomSampler(torch.ones(20), 64)}}
+    assert len(inline(Numbers(), batch_size=32, drop_last=True, dataloader_kwargs=more).train_dataloader()) == 2
+    fewer = {"train": {"sampler": SubsetRandomSampler(range(8))}}
+    with pytest.raises(FastDataError, match="only 8 samples"):
+        inline(Numbers(), batch_size=16, drop_last=True, dataloader_kwargs=fewer).train_dataloader()
+
+
+@pytest.mark.parametrize("samples", [[], {}, [{"x": 1}, {"x": 2}], [[1, 2], [3, 4]]])
+def test_samples_are_no_datasets(samples):
+    """A list of samples must not become one loader per sample, an empty one not a run without data."""
+    with pytest.raises(FastDataError, match="train_dataset is"):
+        inline(samples).train_dataloader()
+
+
+@pytest.mark.parametrize("name", ["shuffle", "drop_last"])
+def test_words_are_no_truth_values(name):
+    """A string such as 'no' would count as true."""
+    with pytest.raises(FastDataError, match=f"{name}='no'"):
+        FastDataModule(Numbers(), **{name: "no"})
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    """Sweeps hand them over."""
+    assert len(FastDataModule(Numbers(), batch_size=np.int64(4), num_workers=np.int64(0)).train_dataloader()) == 5

@@ -325,12 +325,45 @@ def test_nothing_is_told_when_all_could_be_read(photos):
         made.teardown("fit")
 
 
-def test_a_batch_without_a_readable_image_is_an_error(photos):
-    """An empty batch cannot be trained on."""
-    for number in range(6):
+def test_a_batch_without_a_readable_image_takes_the_next_that_is(photos):
+    """A run that asked to skip must not end on a single broken image at the end of its data."""
+    for number in range(5):
         truncate(photos / "train" / "cat" / f"{number}.jpg")
-    with pytest.raises(FastDataError, match="none of the 4 images of a batch"):
+    data = module(photos, on_error="skip", shuffle=False)
+    sizes = [len(labels) for _, labels in data.train_dataloader()]
+    assert sizes[0] == 1
+    assert len(data.unreadable["train"]) == 5
+
+
+def test_not_one_readable_image_is_an_error(photos):
+    """There is nothing to take instead."""
+    for path in (photos / "train").rglob("*.jpg"):
+        truncate(path)
+    with pytest.raises(FastDataError, match="can be read"):
         list(module(photos, on_error="skip", shuffle=False).train_dataloader())
+
+
+def test_data_of_the_users_own_is_kept(photos):
+    """A val_dataset that was passed is not replaced by the folder."""
+    own = [(torch.zeros(3, 8, 8), 0)] * 3
+    data = module(photos, val_dataset=own)
+    assert data.val_dataset is own
+
+
+def test_hyperparameters_keep_auto_and_rebuild_the_module(photos):
+    """A checkpoint holds the wishes, not this machine's numbers, and no objects."""
+    data = module(photos, num_workers="auto", train_transform=lambda image: image)
+    assert data.hparams["num_workers"] == "auto"
+    assert "train_transform" not in data.hparams
+    again = ImageFolderDataModule(**data.hparams)
+    assert (again.root, again.image_size, again.num_workers) == (data.root, data.image_size, "auto")
+
+
+def test_two_folders_for_one_split_are_refused(photos):
+    """Val and valid: which one?"""
+    (photos / "valid").mkdir()
+    with pytest.raises(FastDataError, match="has both val and valid"):
+        module(photos)
 
 
 @pytest.mark.parametrize("per_split", [False, True])

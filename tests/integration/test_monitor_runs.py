@@ -568,3 +568,86 @@ def test_plans_of_the_data_module_are_kept():
     monitor = quiet_monitor()
     quiet_trainer(monitor).fit(Net(), datamodule=Data())
     assert monitor.summary().plans == {"train": {"num_workers": 0}}
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_an_evaluation_leaves_the_fit_as_it_ended():
+    """A fit that was interrupted stays so, with its plans, when something is tested after it."""
+    from types import SimpleNamespace
+
+    from lightning.pytorch import LightningDataModule
+
+    class Data(LightningDataModule):
+        def __init__(self, split):
+            super().__init__()
+            self.plans = {split: SimpleNamespace(to_dict=lambda: {"num_workers": {"value": 0}})}
+
+        def train_dataloader(self):
+            return Sleeper(3)
+
+        def test_dataloader(self):
+            return Sleeper(2)
+
+    class Breaks(EvalNet):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 2:
+                raise RuntimeError("in the middle")
+            return super().training_step(batch, batch_idx)
+
+    monitor = quiet_monitor()
+    trainer = quiet_trainer(monitor)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        trainer.fit(Breaks(), datamodule=Data("train"))
+    trainer.test(EvalNet(), datamodule=Data("test"), verbose=False)
+    summary = monitor.summary()
+    assert (summary.status, summary.steps) == ("interrupted", 2)
+    assert set(summary.plans) == {"train", "test"}
+
+
+def test_a_fault_of_ours_is_spoken_of_once():
+    """It ends the measurement with one warning that names it, and no second one that blames Lightning."""
+    monitor = quiet_monitor()
+
+    class Odd(Net):
+        def on_train_epoch_start(self):
+            monitor._run.end_batch = lambda *args: 1 / 0
+
+    with pytest.warns(UserWarning, match="stopped measuring: ZeroDivisionError") as caught:
+        quiet_trainer(monitor).fit(Odd(), Sleeper(8))
+    assert len([warning for warning in caught if "DataWaitMonitor" in str(warning.message)]) == 1
+
+
+def test_a_fault_in_evaluation_does_not_end_the_training():
+    """Every hook is guarded, not only those of training."""
+    monitor = quiet_monitor()
+
+    class Odd(EvalNet):
+        def on_train_start(self):
+            monitor._run.meter.add_stage_batch = None
+
+    trainer = quiet_trainer(monitor)
+    with pytest.warns(UserWarning, match="stopped measuring: TypeError"):
+        trainer.fit(Odd(), Sleeper(3), Sleeper(2))
+    assert trainer.state.finished
+
+
+@pytest.mark.parametrize("described", [[1, 2], "plan", None])
+def test_plans_of_another_shape_are_no_plans(described):
+    """A DataModule that is not ours may keep anything under that name; training goes on."""
+    from types import SimpleNamespace
+
+    from lightning.pytorch import LightningDataModule
+
+    class Data(LightningDataModule):
+        def __init__(self):
+            super().__init__()
+            self.plans = {"train": SimpleNamespace(to_dict=lambda: described)}
+
+        def train_dataloader(self):
+            return Sleeper(12)
+
+    monitor = quiet_monitor(warn_above=0.0, log_every_n_steps=5, max_warnings=1)
+    with pytest.warns(UserWarning, match="waited for data"):
+        quiet_trainer(monitor, max_epochs=2).fit(Net(), datamodule=Data())
+    assert monitor.summary().plans == {}
+    assert monitor.summary().status == "finished"
