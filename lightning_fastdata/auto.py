@@ -14,6 +14,7 @@ from lightning_fastdata import internals
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.loader import (
+    GiveBackCpus,
     PlannedDataLoader,
     as_it_is,
     build_loader,
@@ -134,10 +135,10 @@ def plan_for(
     *,
     batch_size: int | None,
     parts: Mapping[str, Any],
+    hardware: Hardware,
+    samples: int | None = None,
     loaders: int = 1,
     beside_other_pool: bool = False,
-    samples: int | None = None,
-    hardware: Hardware | None = None,
 ) -> LoaderPlan:
     """Plan one loader.
 
@@ -150,8 +151,8 @@ def plan_for(
         parts: What else a worker receives, by name (``collate_fn``, ``worker_init_fn``).
         loaders: Loaders of this split (count).
         beside_other_pool: Whether the workers of another split live at the same time.
+        hardware: What this process may use.
         samples: Samples this rank draws in an epoch (count); None where that is not known.
-        hardware: The machine; None probes it now.
 
     Returns:
         The plan.
@@ -160,7 +161,6 @@ def plan_for(
         FastDataError: See ``make_plan``.
     """
     options = LoaderOptions(**{name: wishes[name] for name in FIELDS if name in wishes})
-    hardware = hardware or probe(local_world_size=facts.local_world_size)
     start_method, fork_risk = default_start_method(), fork_problem()
     spawns = options.multiprocessing_context in ("spawn", "forkserver")
     may_spawn = options.num_workers != 0 and (spawns or start_method != "fork" or fork_risk)
@@ -288,6 +288,9 @@ def make_loader(
         _say_ranks_repeat(dataset, facts.world_size)
     if rest.get("collate_fn") is None and gives_whole_batches(dataset):
         rest["collate_fn"] = as_it_is
+    hardware = probe(local_world_size=facts.local_world_size)
+    if hardware.taken_cpus:
+        rest["worker_init_fn"] = GiveBackCpus(hardware.taken_cpus, rest.get("worker_init_fn"))
     plan = plan_for(
         dataset,
         facts,
@@ -298,6 +301,7 @@ def make_loader(
         parts=worker_parts(rest),
         loaders=loaders,
         beside_other_pool=beside_other_pool,
+        hardware=hardware,
     )
     keep(plan)
     return build_loader(

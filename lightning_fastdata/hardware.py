@@ -71,6 +71,9 @@ class Hardware:
     ranks_share_mask: bool = True
     """True: the ranks of this node run on one set of CPUs. False: each has its own, do not divide it again."""
 
+    taken_cpus: tuple[int, ...] = ()
+    """Numbers of the CPUs that an OpenMP binding took from this process, and that workers are given back; else ()."""
+
     accelerators: tuple[Accelerator, ...] = ()
     """Devices that this process can train on."""
 
@@ -169,6 +172,7 @@ def probe(
         world_size=ranks.world_size,
         local_world_size=ranks.local_world_size,
         ranks_share_mask=share_mask,
+        taken_cpus=tuple(sorted(mask.cpus)) if mask is not None and mask.taken else (),
         accelerators=find_accelerators(files, environ),
         notes=tuple(files.notes),
     )

@@ -1,9 +1,12 @@
 """Plan + dataset -> torch DataLoader: the one place where a DataLoader is made."""
 
+import contextlib
 import difflib
 import inspect
+import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -19,6 +22,7 @@ from lightning_fastdata.order import epoch_order, loader_seed
 
 __all__ = [
     "EpochSampler",
+    "GiveBackCpus",
     "PlannedDataLoader",
     "RankSampler",
     "as_it_is",
@@ -229,6 +233,23 @@ def _check_batching(kwargs: Mapping[str, Any]) -> None:
                     expected=f"one of the two: a {name} decides that itself.",
                     fix=f"leave out {other}.",
                 )
+
+
+@dataclass(frozen=True)
+class GiveBackCpus:
+    """A ``worker_init_fn`` for a process that an OpenMP binding has moved onto one CPU, which workers inherit."""
+
+    cpus: tuple[int, ...]
+    """The CPUs that the process was given (numbers)."""
+    then: Callable[[int], Any] | None = None
+    """The user's own ``worker_init_fn``."""
+
+    def __call__(self, worker_id: int) -> None:
+        """Run in the worker, before it loads anything."""
+        with contextlib.suppress(OSError):  # a cpuset may have become narrower meanwhile
+            os.sched_setaffinity(0, self.cpus)
+        if self.then is not None:
+            self.then(worker_id)
 
 
 def is_in_memory(dataset: object) -> bool:

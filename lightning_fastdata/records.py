@@ -50,7 +50,7 @@ class StepRecord:
     epoch: int
     """Epoch the step belongs to, from 0 (count)."""
     step: int
-    """Index of the optimizer step, from 0, going on after a resume (``trainer.global_step`` before the step)."""
+    """Index of the step, from 0, going on after a resume; with several optimizers it jumps as ``global_step`` does."""
     samples: int | None
     """Samples in the step's batches (count); None where the batch does not show its size."""
     wait_s: float | None

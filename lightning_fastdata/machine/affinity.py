@@ -1,5 +1,6 @@
 """Which CPUs this process may run on, and whether the ranks of the node share that set."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 
@@ -60,7 +61,7 @@ def read_mask(files: SystemFiles, environ: Mapping[str, str], cpuset: CpuSet | N
         f"{OPENMP_NOTE} ({binding}={plain(environ[binding], 60)}) has moved this process onto CPU {text}; "
         f"it was given {len(wider.cpus)} CPUs ({wider.source}), which is what counts here."
     )
-    return wider
+    return dataclasses.replace(wider, taken=True)
 
 
 def ranks_share_mask(

@@ -34,3 +34,6 @@ class CpuSet:
 
     source: str
     """Where it was read, with the value, for people: "affinity mask 0-3"."""
+
+    taken: bool = False
+    """True: an OpenMP binding has taken these CPUs from the process; workers must be given them back."""

@@ -53,7 +53,7 @@ def test_the_cpuset_answers_where_no_thread_kept_its_mask(fake_root):
     """With every thread bound to one CPU the CPU set of the cgroup tells what was given."""
     files = SystemFiles(fake_root({"/proc/self/task/1/status": status("3")}, mask="3"))
     mask = affinity.read_mask(files, {"OMP_PROC_BIND": "true"}, CPUSET)
-    assert mask == CpuSet(CPUSET.cpus, "cpuset 0-15 at /pod, the mask before the OpenMP binding")
+    assert mask == CpuSet(CPUSET.cpus, "cpuset 0-15 at /pod, the mask before the OpenMP binding", taken=True)
 
 
 @pytest.mark.parametrize(
