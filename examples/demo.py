@@ -9,6 +9,8 @@ Both runs are measured by the same callback; their reports are printed side by s
 import argparse
 import itertools
 import logging
+import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -117,10 +119,9 @@ def main() -> None:
 
     console.rule("What the loaders cost")
     report(plain.summary(), packed.summary(), data, console)
-    console.print(
-        f"\nEvery step of the second run is in {args.out}; to read it again:", highlight=False, soft_wrap=True
-    )
-    console.print(f"  lightning-fastdata report {args.out}", highlight=False, soft_wrap=True)
+    program = os.path.relpath(Path(sys.executable).with_name("lightning-fastdata"))
+    console.print(f"\nEvery step of the second run is in {args.out}; to read it again:", soft_wrap=True)
+    console.print(f"  {program} report {args.out}", highlight=False, soft_wrap=True)
 
 
 def leave_a_core_to_the_worker(console: Console) -> None:

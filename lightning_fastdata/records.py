@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
+STAGE_NAMES = {"val": "validation", "test": "test", "predict": "prediction"}
 RECENT_STEPS = 10_000
 FEW_STEPS = 20
 # The bands of the TensorFlow profiler's input-pipeline analysis, which people already know how to read.
@@ -103,6 +104,13 @@ class StageWait:
         if self.wait_s is None or self.elapsed_s <= 0:
             return None
         return min(1.0, self.wait_s / self.elapsed_s)
+
+    @property
+    def verdict(self) -> "Verdict":
+        """What that share means, in a sentence."""
+        return judge(
+            self.wait_share, self.batches, what=f"{STAGE_NAMES.get(self.stage, self.stage)} time", unit="batch"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The stage as plain values, with its share."""
@@ -339,7 +347,7 @@ def _verdict_of(summary: RunSummary) -> Verdict:
     if summary.stages:
         # An evaluation on its own; the stage that took longest speaks for it.
         stage = max(summary.stages, key=lambda entry: entry.elapsed_s)
-        return judge(stage.wait_share, stage.batches, what=f"{stage.stage} time", unit="batch")
+        return stage.verdict
     return summary.verdict
 
 

@@ -10,13 +10,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_fastdata.records import RunSummary, StageWait, judge
+from lightning_fastdata.records import STAGE_NAMES, RunSummary, StageWait
 
 __all__ = ["milliseconds", "percent", "seconds", "side_by_side", "stages_table", "summary_table", "times"]
 
 NOT_MEASURED = "not measured"
 _MOST_EPOCHS = 6
-_STAGE_NAMES = {"val": "Validation", "test": "Test", "predict": "Prediction"}
 _STYLES = {"fine": "green", "moderate": "yellow", "input-bound": "red"}
 
 
@@ -101,9 +100,7 @@ def side_by_side(a: RunSummary, b: RunSummary, titles: tuple[str, str]) -> Rende
 
 def stages_table(stages: Sequence[StageWait]) -> RenderableType:
     """Evaluations on their own, each with its verdict."""
-    verdicts = [
-        judge(stage.wait_share, stage.batches, what=f"{_name(stage).lower()} time", unit="batch") for stage in stages
-    ]
+    verdicts = [stage.verdict for stage in stages]
     return Group(_stage_rows(stages), *(_verdict(verdict.level, verdict.text) for verdict in verdicts))
 
 
@@ -153,7 +150,7 @@ def _stage_rows(stages: Sequence[StageWait]) -> Table:
 
 
 def _name(stage: StageWait) -> str:
-    return _STAGE_NAMES.get(stage.stage, stage.stage)
+    return STAGE_NAMES.get(stage.stage, stage.stage).capitalize()
 
 
 def _verdict(level: str, text: str) -> Text:
