@@ -2,7 +2,8 @@
 
 The same ImageFolderDataModule trains twice: its loaders as planned ("auto"), and with num_workers=0, which is what
 DataLoader and Lightning default to; nothing else differs. The accelerator is emulated by a step that sleeps and so
-leaves the CPU free. The two take turns for several rounds; medians and ratios within a round are given.
+leaves the CPU free; torch is told to keep one thread, since nothing is computed on the CPU. The two take turns for
+several rounds; medians and ratios within a round are given.
 
     python benchmarks/plan_vs_default.py --data FOLDER      # train/<class>/*.jpg; default: the demo's photographs
 """
@@ -71,6 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
     folder = arguments.data
     if folder is None:
         from photographs import default_cache, write_photographs

@@ -31,7 +31,7 @@ class SmallConvNet(L.LightningModule):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        widths = (3, 16, 32, 64, 96)
+        widths = (3, 12, 24, 48, 64)
         blocks = [
             nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU())
             for before, after in itertools.pairwise(widths)

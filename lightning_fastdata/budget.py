@@ -95,14 +95,14 @@ def _auto_workers(hardware: Hardware, workload: Workload, problem: str | None) -
     if problem:
         return 0, Reason("rule", f"worker processes cannot be started safely: {problem}")
     cpus = hardware.cpus_per_rank
-    spare = cpus - TRAINING_CPUS
+    kept, kept_text = _kept_for_training(workload)
+    spare = cpus - kept
     ranks = "one rank" if hardware.local_world_size == 1 else f"{hardware.local_world_size} ranks on this node"
     cores = f"{cpus:.3g} usable cores ({hardware.rank_binding_limit.source}, {ranks})"
     if spare < SYSTEM_CPUS:
-        return 0, Reason("hardware", f"{cores}: nothing to spare beside the training process")
+        return 0, Reason("hardware", f"{cores}, {kept_text}: {_nothing_to_spare(cpus, workload)}")
     pool, share_text = _pool(spare, workload)
-    threads_text = _too_many_threads(cpus, pool, workload)
-    workers, reason = pool, Reason("hardware", f"{cores}, {share_text}{threads_text}")
+    workers, reason = pool, Reason("hardware", f"{cores}, {kept_text}{share_text}")
     if workload.is_iterable and workers > 1:
         workers = 1
         reason = Reason("rule", "an IterableDataset repeats its data in every worker unless it shards itself; set it")
@@ -118,9 +118,8 @@ def _pool(spare: float, workload: Workload) -> tuple[int, str]:
     Alone, a split takes what the training process and the system leave. Beside another pool the two share one
     process per core that training does not need: a quarter for validation, the rest for training.
     """
-    kept = "1 kept for the training process"
     alone = max(1, math.floor(spare - SYSTEM_CPUS))
-    text = f"{kept}, 0.5 left to the system" if spare - SYSTEM_CPUS >= 1 else kept
+    text = ", 0.5 left to the system" if spare - SYSTEM_CPUS >= 1 else ""
     if workload.beside_other_pool:
         processes = min(MOST_AUTO_WORKERS, max(1, math.floor(spare)))
         for_validation = max(1, processes // 4) if processes > 1 else 0
@@ -139,13 +138,23 @@ def _pool(spare: float, workload: Workload) -> tuple[int, str]:
     return pool, text
 
 
-def _too_many_threads(cpus: float, workers: int, workload: Workload) -> str:
-    """What to say when training on the CPU takes the workers' cores: torch starts a thread per core."""
+def _kept_for_training(workload: Workload) -> tuple[float, str]:
+    """CPUs that training itself needs: one process, or as many as it has threads when the CPU computes the model.
+
+    A worker on a core that one of torch's threads computes on makes all of them wait for that thread: on two cores,
+    two threads and one worker were slower than no worker at all (docs/decisions.md).
+    """
     threads = workload.training_threads
-    if threads is None or workers == 0 or threads + workers <= cpus:
-        return ""
-    fewer = max(1, math.floor(cpus - workers))
-    return f"; training computes with {threads} threads: torch.set_num_threads({fewer}) leaves workers their cores"
+    if threads is None or threads <= TRAINING_CPUS:
+        return TRAINING_CPUS, "1 kept for the training process"
+    return float(threads), f"{threads} kept for the threads that train on the CPU"
+
+
+def _nothing_to_spare(cpus: float, workload: Workload) -> str:
+    fewer = max(1, math.ceil(cpus / 2))
+    if workload.training_threads is None or workload.training_threads <= fewer or cpus - fewer < SYSTEM_CPUS:
+        return "nothing to spare for workers"
+    return f"torch.set_num_threads({fewer}) before training would leave some for workers"
 
 
 def _at_least_one_if_asked(

@@ -1,9 +1,14 @@
 """Fixtures that several test modules use."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, here and in the processes that tests start: plans for training on the CPU count its
+# threads, and with one of them the expected numbers are the same on every machine.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 FakeRoot = Callable[..., Path]
 

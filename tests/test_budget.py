@@ -57,7 +57,7 @@ def test_the_sentence_a_user_reads():
 
 def test_too_few_cores_say_so():
     """With one CPU a worker would only take turns with the training process."""
-    assert "nothing to spare beside the training process" in decide(1).workers_reason.text
+    assert "nothing to spare for workers" in decide(1).workers_reason.text
 
 
 def test_the_cap_on_large_machines_says_so():
@@ -171,12 +171,24 @@ def test_a_single_worker_looks_further_ahead(cpus, prefetch):
     assert decide(cpus).prefetch_factor == prefetch
 
 
-@pytest.mark.parametrize(("threads", "advice"), [(8, 2), (3, 2), (2, None), (None, None)])
-def test_threads_that_take_the_workers_cores_are_named(threads, advice):
-    """On the CPU torch computes with a thread per core; with 2 workers on 4 cores, 2 threads leave them room."""
-    text = decide(4, training_threads=threads).workers_reason.text
-    assert ("threads" in text) == (advice is not None)
-    assert advice is None or f"torch.set_num_threads({advice}) leaves workers their cores" in text
+@pytest.mark.parametrize(
+    ("cpus", "threads", "workers", "words"),
+    [
+        (4, None, 2, "1 kept for the training process"),
+        (4, 1, 2, "1 kept for the training process"),
+        (4, 2, 1, "2 kept for the threads that train on the CPU"),
+        (4, 4, 0, r"torch.set_num_threads(2) before training would leave some for workers"),
+        (2, 2, 0, r"torch.set_num_threads(1) before training would leave some for workers"),
+        (1, 1, 0, "nothing to spare for workers"),
+        (1, 4, 0, "nothing to spare for workers"),
+        (16, 4, 11, "4 kept for the threads that train on the CPU, 0.5 left to the system"),
+    ],
+)
+def test_threads_that_train_on_the_cpu_keep_their_cores(cpus, threads, workers, words):
+    """All of torch's threads wait for the slowest, so a worker on the core of one slows them all."""
+    choice = decide(cpus, training_threads=threads)
+    assert choice.num_workers == workers
+    assert words in choice.workers_reason.text
 
 
 # Shared memory

@@ -222,17 +222,18 @@ class FastDataModule(LightningDataModule):
         """
         name = name or split
         facts = trainer_facts(self.trainer)
-        own = {option: getattr(self, option) for option in FIELDS if hasattr(self, option)}
-        own["batch_size"] = self._batch_size_of(split)
-        own["shuffle"], own["drop_last"] = self.shuffle and split == "train", self.drop_last and split == "train"
         given = self._kwargs_for(split)
-        if given.get("batch_sampler") is not None or given.get("sampler") is not None:
-            own.pop("shuffle")  # replaced by the sampler
+        own = {option: getattr(self, option) for option in FIELDS if hasattr(self, option)}
+        if given.get("batch_sampler") is None:  # which would decide all of these
+            own["batch_size"] = self._batch_size_of(split)
+            own["drop_last"] = self.drop_last and split == "train"
+            if given.get("sampler") is None:
+                own["shuffle"] = self.shuffle and split == "train"
         return make_loader(
             dataset,
             facts,
             split,
-            {**own, **given} if given.get("batch_sampler") is None else _without_batching(own) | given,
+            {**own, **given},
             where=f"{type(self).__name__} {name}",
             seed=resolve_seed(self.seed),
             keep=lambda plan: self._keep(name, plan),
@@ -360,11 +361,6 @@ def _is_per_split(given: Mapping[str, Any]) -> bool:
             fix=f"move {', '.join(rest)} into the splits' dicts.",
         )
     return bool(named)
-
-
-def _without_batching(own: dict[str, Any]) -> dict[str, Any]:
-    """A batch sampler decides all of these."""
-    return {name: value for name, value in own.items() if name not in ("batch_size", "shuffle", "drop_last")}
 
 
 NO_DATASETS = (tuple, list, dict, str, bytes, int, float, torch.Tensor, np.ndarray, DataLoader)

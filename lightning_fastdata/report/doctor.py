@@ -108,7 +108,10 @@ def _device_meaning(hardware: Hardware) -> Iterator[str]:
     elif "mps" in kinds:
         yield "The GPU shares the machine's memory: pinned memory is of no use."
     else:
-        yield "No accelerator was found: training and loader use the same CPUs; pinned memory is of no use."
+        yield (
+            "No accelerator was found: training computes on the same CPUs, with a thread per core unless "
+            "torch.set_num_threads(n) leaves some to the workers; pinned memory is of no use."
+        )
 
 
 def _cpu_advice(hardware: Hardware) -> Iterator[str]:
