@@ -1,5 +1,6 @@
 """What the monitor's tests with a real Trainer share: loaders that know the truth, and a quiet Trainer."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -113,3 +114,13 @@ def in_three_tries(attempt: Callable[[], None]) -> None:
                 raise
         else:
             return
+
+
+def three_tries(test: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a test that compares times; see ``in_three_tries``."""
+
+    @functools.wraps(test)
+    def tried(**arguments: Any) -> None:
+        in_three_tries(lambda: test(**arguments))
+
+    return tried

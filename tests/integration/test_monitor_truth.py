@@ -1,6 +1,5 @@
 """The reported wait against the truth, which the loaders themselves write down, without any profiler label."""
 
-import functools
 import queue
 import statistics
 import tempfile
@@ -12,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from monitor_cases import EvalNet, Net, Sleeper, SlowCallback, in_three_tries, near, quiet_monitor, quiet_trainer
+from monitor_cases import EvalNet, Net, Sleeper, SlowCallback, near, quiet_monitor, quiet_trainer, three_tries
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 pytestmark = [
@@ -20,16 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`dataloader_iter`"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
-
-
-def three_tries(test):
-    """Other programs on the machine may spoil a try; see ``in_three_tries``."""
-
-    @functools.wraps(test)
-    def tried(**arguments):
-        in_three_tries(lambda: test(**arguments))
-
-    return tried
 
 
 class Sleeping(Dataset):
