@@ -42,6 +42,7 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/monitor_overhead.py
 	$(BIN)/python benchmarks/plan_vs_default.py
+	$(BIN)/python benchmarks/cpu_training_threads.py
 
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache runs

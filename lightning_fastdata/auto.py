@@ -167,7 +167,7 @@ def plan_for(
     is_iterable = isinstance(dataset, IterableDataset)
     workload = Workload(
         split=split,
-        dataset_len=samples,
+        samples=samples,
         batch_size=batch_size,
         batch_bytes=_batch_bytes(dataset, batch_size),
         in_memory=is_in_memory(dataset),

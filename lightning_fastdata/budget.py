@@ -189,9 +189,9 @@ def _decide_prefetch(options: LoaderOptions, workers: int) -> tuple[int, Reason]
 
 
 def _batches(workload: Workload) -> int | None:
-    if workload.dataset_len is None or not workload.batch_size:
+    if workload.samples is None or not workload.batch_size:
         return None
-    return math.ceil(workload.dataset_len / workload.batch_size)
+    return math.ceil(workload.samples / workload.batch_size)
 
 
 def _batch_bytes(workload: Workload) -> tuple[int, str]:

@@ -73,7 +73,7 @@ class Workload:
 
     split: Split = "train"
     """Which part of the data it serves."""
-    dataset_len: int | None = None
+    samples: int | None = None
     """Samples this rank draws in an epoch (count); None where only the run will tell."""
     batch_size: int | None = None
     """Samples per batch and rank (count); None when a batch sampler decides."""

@@ -149,7 +149,7 @@ def test_an_iterable_dataset_gets_at_most_one(cpus, workers):
 @pytest.mark.parametrize(("length", "workers"), [(1, 1), (10, 1), (11, 2), (25, 3), (1000, 16)])
 def test_no_more_workers_than_batches(length, workers):
     """A worker without a batch to make is only a start-up cost."""
-    choice = decide(64, dataset_len=length, batch_size=10)
+    choice = decide(64, samples=length, batch_size=10)
     assert choice.num_workers == workers
     assert length == 1000 or f"the {workers} batches" in choice.workers_reason.text
 
@@ -370,7 +370,7 @@ def test_nothing_automatic_goes_beyond_a_limit():
         )
         workload = Workload(
             split=generator.choice(["train", "val", "test", "predict"]),
-            dataset_len=generator.choice([None, 0, 1, 100, 10**6]),
+            samples=generator.choice([None, 0, 1, 100, 10**6]),
             batch_size=generator.choice([None, 1, 32, 4096]),
             batch_bytes=generator.choice([None, 0, 100, MIB, 100 * MIB]),
             in_memory=generator.random() < 0.1,

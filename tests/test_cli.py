@@ -156,3 +156,15 @@ def test_report_of_no_file_names_it(tmp_path, capsys):
     """A wrong path is one message on stderr and exit code 2."""
     assert cli.main(["report", str(tmp_path / "nowhere.jsonl")]) == 2
     assert "nowhere.jsonl" in capsys.readouterr().err
+
+
+def test_doctor_answers_in_half_a_second():
+    """The quickest of five counts: another program on the machine is not the doctor's time."""
+    import time
+
+    took_s = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert run("doctor").returncode == 0
+        took_s.append(time.perf_counter() - start)
+    assert min(took_s) < 0.5

@@ -128,5 +128,5 @@ def test_a_reason_reads_as_a_sentence():
 def test_a_workload_knows_nothing_by_default():
     """What nobody said is unknown, not assumed."""
     unknown = Workload()
-    assert (unknown.dataset_len, unknown.batch_size, unknown.batch_bytes, unknown.device_type) == (None,) * 4
+    assert (unknown.samples, unknown.batch_size, unknown.batch_bytes, unknown.device_type) == (None,) * 4
     assert {unknown.in_memory, unknown.is_iterable, unknown.beside_other_pool, unknown.read_once} == {False}

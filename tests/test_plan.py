@@ -61,7 +61,7 @@ TABLE = {
         },
     ),
     "an iterable": ((64, {}, {"is_iterable": True}), {"num_workers": (1, "rule", "IterableDataset")}),
-    "three batches": ((64, {}, {"dataset_len": 9, "batch_size": 3}), {"num_workers": (3, "rule", "3 batches")}),
+    "three batches": ((64, {}, {"samples": 9, "batch_size": 3}), {"num_workers": (3, "rule", "3 batches")}),
     "small /dev/shm": (
         (SMALL_SHM, {}, {"batch_bytes": 8 * MIB}),
         {"num_workers": (4, "hardware", "usable cores"), "prefetch_factor": (1, "hardware", "/dev/shm")},
@@ -260,7 +260,7 @@ def test_no_plan_is_a_known_bad_one(some_wishes):
         )
         workload = Workload(
             split=pick(["train", "val", "test", "predict"]),
-            dataset_len=pick([None, 1, 10**5]),
+            samples=pick([None, 1, 10**5]),
             batch_size=pick([None, 32]),
             batch_bytes=pick([None, MIB, 64 * MIB]),
             in_memory=pick([False, False, True]),
