@@ -1,4 +1,8 @@
-"""Which sample when: pure arithmetic on integers, NumPy only, no random state of torch is touched."""
+"""Which sample when, and with which random numbers: arithmetic on integers, NumPy only, no random state is touched.
+
+Everything here is a promise: the same numbers give the same answer on every platform, Python and NumPy version, so
+that a run can be resumed under a newer release of any of them. Tests pin values.
+"""
 
 from collections.abc import Mapping
 
@@ -7,24 +11,131 @@ import numpy.typing as npt
 
 from lightning_fastdata.errors import FastDataError
 
-__all__ = ["epoch_order", "loader_seed", "split_indices"]
+__all__ = [
+    "epoch_order",
+    "loader_seed",
+    "mix",
+    "padding",
+    "rank_share",
+    "sample_seed",
+    "split_indices",
+    "stream",
+]
 
 Indices = npt.NDArray[np.int64]
 
+WORD = (1 << 64) - 1
+ORDER, RANK, BATCH = (1 << 63) + 1, (1 << 63) + 2, (1 << 63) + 3
+"""Tags that keep random numbers of different use apart, although they come from the same seed: no index, and no count
+of occurrences, is as large."""
 
-def epoch_order(seed: int, epoch: int, length: int) -> Indices:
+
+def mix(word: int) -> int:
+    """Scramble 64 bits: neighbouring numbers give unrelated ones.
+
+    It is the step of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014):
+    add 0x9E3779B97F4A7C15, then the finaliser with the shifts 30, 27, 31 and the multipliers 0xBF58476D1CE4E5B9 and
+    0x94D049BB133111EB, all modulo 2**64.
+
+    Args:
+        word: Any integer; its lowest 64 bits count.
+
+    Returns:
+        An integer in [0, 2**64).
+    """
+    word = (word + 0x9E3779B97F4A7C15) & WORD
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & WORD
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & WORD
+    return word ^ (word >> 31)
+
+
+def stream(seed: int, epoch: int, cycle: int = 0) -> int:
+    """What the random numbers of an epoch start from: ``mix(mix(mix(seed) + epoch) + cycle)``.
+
+    Args:
+        seed: The run's seed, >= 0.
+        epoch: Epoch number, from 0.
+        cycle: How often the loader has come round within the epoch: 0, unless a shorter loader starts again while a
+            longer one beside it is still read.
+
+    Returns:
+        An integer in [0, 2**64).
+    """
+    return mix(mix(mix(seed) + epoch) + cycle)
+
+
+def sample_seed(start: int, index: int, occurrence: int = 0) -> int:
+    """The seed of one sample's random numbers: ``mix(start + index)``.
+
+    Args:
+        start: ``stream(seed, epoch)``.
+        index: Which sample of the dataset.
+        occurrence: How often the epoch has drawn it before, 0 without replacement; k > 0 gives
+            ``mix(mix(start + index) + k)``, so that repeated samples are augmented differently.
+
+    Returns:
+        An integer in [0, 2**64).
+    """
+    word = mix(start + index)
+    return mix(word + occurrence) if occurrence else word
+
+
+def epoch_order(seed: int, epoch: int, length: int, cycle: int = 0) -> Indices:
     """The shuffled order of one epoch.
+
+    NumPy's ``RandomState`` shuffles: its stream is frozen for good, which that of ``default_rng`` is not.
 
     Args:
         seed: The run's seed, >= 0.
         epoch: Epoch number, from 0.
         length: Samples in the dataset (count).
+        cycle: See ``stream``.
 
     Returns:
-        A permutation of ``0 .. length-1``, int64, shape (length,): the same for the same three numbers, whatever
-        the workers, and different from epoch to epoch.
+        A permutation of ``0 .. length-1``, int64, shape (length,): the same for the same numbers, whatever the
+        workers and ranks, and different from epoch to epoch.
     """
-    return np.random.default_rng((seed, epoch)).permutation(length)
+    return _generator(mix(stream(seed, epoch, cycle) + ORDER)).permutation(length).astype(np.int64, copy=False)
+
+
+def rank_share(order: Indices, rank: int, ranks: int, batch_size: int, *, drop_last: bool = False) -> Indices:
+    """One rank's part of an epoch: its share of every global batch.
+
+    The k-th batches of all ranks together are the k-th batch of one process with the batch size
+    ``ranks * batch_size``. The last, smaller global batch is dealt out likewise, so ranks may differ by one sample
+    there, and every sample comes exactly once. Only when it has fewer samples than there are ranks do the first
+    samples of the order fill up: each rank must make a step. ``padding`` says how many.
+
+    Args:
+        order: Order of the epoch, shape (length,).
+        rank: Which rank, from 0.
+        ranks: Ranks that share the data (count).
+        batch_size: Samples per batch and rank (count).
+        drop_last: Leave out the last global batch when it is incomplete.
+
+    Returns:
+        Indices in the order in which the rank draws them, int64.
+    """
+    even = len(order) - len(order) % (ranks * batch_size)
+    if drop_last:
+        return order[:even][rank::ranks]
+    return np.resize(order, len(order) + padding(len(order), ranks, batch_size))[rank::ranks]
+
+
+def padding(length: int, ranks: int, batch_size: int, *, drop_last: bool = False) -> int:
+    """Samples that are repeated because ranks must make equally many steps (count, over all ranks).
+
+    Args:
+        length: Samples in the dataset (count).
+        ranks: Ranks that share the data (count).
+        batch_size: Samples per batch and rank (count).
+        drop_last: Whether an incomplete global batch is left out; then nothing is repeated.
+
+    Returns:
+        0, unless the last global batch has fewer samples than there are ranks.
+    """
+    left = length % (ranks * batch_size)
+    return ranks - left if 0 < left < ranks and not drop_last else 0
 
 
 def loader_seed(seed: int, epoch: int, rank: int) -> int:
@@ -38,8 +149,11 @@ def loader_seed(seed: int, epoch: int, rank: int) -> int:
     Returns:
         An integer in [0, 2**63), well mixed.
     """
-    words = np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)
-    return int(words[0] >> np.uint64(1))
+    return mix(mix(stream(seed, epoch) + RANK) + rank) >> 1
+
+
+def _generator(word: int) -> np.random.RandomState:
+    return np.random.RandomState([word & 0xFFFFFFFF, word >> 32])
 
 
 def split_indices(length: int, shares: Mapping[str, float | int], split_seed: int) -> dict[str, Indices]:
@@ -65,7 +179,7 @@ def split_indices(length: int, shares: Mapping[str, float | int], split_seed: in
             expected="held-out parts that are smaller than the dataset.",
             fix="lower the splits.",
         )
-    order = np.random.default_rng(split_seed).permutation(length)
+    order = _generator(mix(split_seed)).permutation(length)
     parts: dict[str, Indices] = {}
     start = 0
     for name, count in counts.items():
