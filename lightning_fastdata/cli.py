@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; None: those of this process.
 
     Returns:
-        The exit code: 0, or 2 when something was wrong with the arguments or the environment.
+        The exit code: 0; 1 where two audits are not the same; 2 when something was wrong with the arguments or the
+        environment.
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -67,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_file", help="the file given to DataWaitMonitor(save_to=...)")
     report.add_argument("--json", action="store_true", help="print the run's summary as JSON, nothing else")
     report.set_defaults(run=_report)
+
+    audit = commands.add_parser("audit", help="whether two runs saw the same samples, from the files of DataAudit")
+    audit.add_argument("audit_file", help="a file that DataAudit wrote; alone, its epochs are printed")
+    audit.add_argument("other_file", nargs="?", help="another one; exit code 0 where both are the same, else 1")
+    audit.set_defaults(run=_audit)
     return parser
 
 
@@ -99,6 +105,22 @@ def _report(arguments: argparse.Namespace) -> int:
     else:
         _console().print(summary_table(summary))
     return 0
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    """Print the epochs of an audit, or in one line whether two are the same."""
+    from lightning_fastdata.audit.compare import compare
+    from lightning_fastdata.audit.file import read_audit
+    from lightning_fastdata.report.audit import audit_table, comparison_line
+
+    names = (arguments.audit_file, arguments.other_file)
+    epochs = read_audit(names[0])
+    if names[1] is None:
+        _console().print(audit_table(epochs))
+        return 0
+    comparison = compare(epochs, read_audit(names[1]))
+    sys.stdout.write(comparison_line(comparison, names) + "\n")
+    return 0 if comparison.same else 1
 
 
 def _console() -> "Console":

@@ -168,3 +168,61 @@ def test_doctor_answers_in_half_a_second():
         assert run("doctor").returncode == 0
         took_s.append(time.perf_counter() - start)
     assert min(took_s) < 0.5
+
+
+@pytest.fixture
+def audits(tmp_path):
+    """Three audits: a run, the same again with an epoch more, and another one."""
+    from lightning_fastdata.audit.digest import BatchSums, EpochSums, read_vector
+    from lightning_fastdata.audit.file import append_epoch
+
+    def write(name, epochs, changed=None):
+        for epoch in range(epochs):
+            sums = EpochSums(epoch=epoch)
+            for batch in range(10):
+                sums.note(BatchSums(batch, 8, (epoch, batch) == changed, None))
+            sums.settle()
+            append_epoch(tmp_path / name, read_vector(sums.vector(), 1, sums))
+        return str(tmp_path / name)
+
+    return write("a.jsonl", 2), write("longer.jsonl", 3), write("other.jsonl", 2, (1, 7))
+
+
+def test_audit_of_one_run(audits, capsys):
+    """A table of its epochs."""
+    assert cli.main(["audit", audits[0]]) == 0
+    printed = capsys.readouterr().out
+    assert "Global batches" in printed
+    assert "not measured" in printed
+
+
+def test_audit_of_two_runs_is_one_line_and_an_exit_code(audits, capsys):
+    """For a script as for a person: 0 only where all of both is the same."""
+    a, longer, other = audits
+    assert cli.main(["audit", a, a]) == 0
+    assert capsys.readouterr().out == "same: 2 epochs, 20 global batches, 160 samples (order)\n"
+    assert cli.main(["audit", a, longer]) == 1
+    assert capsys.readouterr().out.endswith(f"(order); {longer} has 1 epoch more\n")
+    assert cli.main(["audit", a, other]) == 1
+    assert capsys.readouterr().out == "differs: first in epoch 1, global batch 7 (order)\n"
+
+
+@pytest.mark.parametrize("text", ["", "{", "no audit\n"])
+def test_audit_of_what_is_none(audits, tmp_path, capsys, text):
+    """Three lines on stderr and exit code 2."""
+    (tmp_path / "wrong.jsonl").write_text(text)
+    assert cli.main(["audit", audits[0], str(tmp_path / "wrong.jsonl")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "wrong.jsonl" in printed.err
+    assert "  Fix: " in printed.err
+
+
+def test_comparing_audits_needs_no_torch(audits):
+    """It answers while an import of torch would still run."""
+    code = (
+        f"import sys; from lightning_fastdata.cli import main; main(['audit', {audits[0]!r}, {audits[0]!r}]); "
+        "print(sorted({'torch', 'lightning', 'numpy'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"

@@ -26,10 +26,14 @@ def steps(number, wait_s=0.02, per_epoch=10):
 
 
 VAL = StageWait("val", 2, 10, 1.0, 0.4, 4.0)
+MANY = StageWait(
+    "val", 2, 10, 1.0, 0.4, 4.0, (StageWait("val/0", 2, 6, 0.2, 0.1, 1.0), StageWait("val/1", 2, 4, 0.8, 0.4, 2.5))
+)
 UNMEASURED = StageWait("test", 1, 3, None, None, 4.0)
 SUMMARIES = {
     "usual": summarise(steps(30), stages=[VAL], num_workers=0),
     "empty": summarise([]),
+    "many loaders": summarise(steps(30), stages=[MANY]),
     "not measured": summarise(steps(30, None), stages=[UNMEASURED]),
     "long": summarise(steps(3000), totals=Totals(steps=90_000, epochs=9000, wait_s=9e4, other_s=9e4)),
     "interrupted": dataclasses.replace(
@@ -88,6 +92,17 @@ def test_two_runs_stand_side_by_side():
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_any_two_runs_can_stand_side_by_side(name):
     assert render(side_by_side(SUMMARIES[name], SUMMARIES["usual"], ("a", "b")))
+
+
+def test_each_of_several_loaders_has_a_line_below_its_stage():
+    lines = [line.split() for line in render(stages_table([MANY, UNMEASURED])).splitlines()]
+    start = next(number for number, words in enumerate(lines) if words[:1] == ["Validation"])
+    assert lines[start : start + 4] == [
+        ["Validation", "2", "10", "1.00", "s", "25.0", "%", "400", "ms"],
+        ["loader", "0", "2", "6", "0.20", "s", "20.0", "%", "100", "ms"],
+        ["loader", "1", "2", "4", "0.80", "s", "32.0", "%", "400", "ms"],
+        ["Test", "1", "3", *["not", "measured"] * 3],
+    ]
 
 
 def test_an_evaluation_alone_has_its_table_and_verdict():
