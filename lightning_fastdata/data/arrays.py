@@ -8,10 +8,11 @@ import torch
 from torch.utils.data import Dataset
 
 from lightning_fastdata.auto import SPLITS
-from lightning_fastdata.data.base import FastDataModule
+from lightning_fastdata.data.base import FastDataModuleMixin
+from lightning_fastdata.data.plain import as_plain
 from lightning_fastdata.errors import FastDataError
 
-__all__ = ["ArrayDataset", "RowDataset", "TensorDataModule"]
+__all__ = ["ArrayDataset", "RowDataset", "TensorDataModuleMixin"]
 
 Arrays = Any
 """A tensor or NumPy array, or a tuple of them whose first dimensions agree."""
@@ -26,6 +27,7 @@ class RowDataset(Dataset[Any]):
     """
 
     in_memory = True
+    draws_random_numbers = False
 
     def __init__(self, tensors: Sequence[torch.Tensor], *, single: bool = False) -> None:
         self.tensors = tuple(tensors)
@@ -54,13 +56,14 @@ class ArrayDataset(RowDataset):
     """
 
     whole_batches = True
+    draws_random_numbers = False
 
     def __getitems__(self, indices: list[int]) -> Any:
         chosen = torch.tensor(indices)
         return self._shape(tuple(tensor.index_select(0, chosen.to(tensor.device)) for tensor in self.tensors))
 
 
-class TensorDataModule(FastDataModule):
+class TensorDataModuleMixin(FastDataModuleMixin):
     """A DataModule for arrays that fit into memory.
 
     ::
@@ -89,7 +92,7 @@ class TensorDataModule(FastDataModule):
         sources = {"train": train, "val": val, "test": test, "predict": predict}
         for split, arrays in sources.items():
             if arrays is not None:
-                setattr(self, f"{split}_dataset", self._dataset(split, arrays))
+                setattr(self, f"{split}_dataset", self._dataset(split, as_plain(arrays)))
 
     def _dataset(self, split: str, arrays: Arrays) -> Dataset[Any]:
         single = not isinstance(arrays, (tuple, list))
@@ -103,7 +106,7 @@ class TensorDataModule(FastDataModule):
                 fix="cut the arrays to the same samples.",
             )
         whole_batches = all(
-            super(TensorDataModule, self)._kwargs_for(part).get("collate_fn") is None for part in SPLITS
+            super(TensorDataModuleMixin, self)._kwargs_for(part).get("collate_fn") is None for part in SPLITS
         )
         return (ArrayDataset if whole_batches else RowDataset)(tensors, single=single)
 

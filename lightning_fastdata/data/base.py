@@ -1,13 +1,12 @@
-"""The one DataModule meant to be subclassed."""
+"""The logic of the DataModule meant to be subclassed; `lightning/` and `pytorch_lightning/` put it on a base class."""
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata.auto import (
@@ -18,19 +17,26 @@ from lightning_fastdata.auto import (
     tell_plan,
     trainer_facts,
 )
+from lightning_fastdata.data.plain import as_plain
 from lightning_fastdata.data.splits import check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loader import check_kwargs, is_in_memory
 from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan, Split
 
-__all__ = ["FastDataModule"]
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule as Base
+else:
+    Base = object  # so that neither Lightning package is imported here
+
+__all__ = ["FastDataModuleMixin"]
 
 Auto = Literal["auto"]
+M = TypeVar("M", bound="FastDataModuleMixin")
 TRAINING_ONLY = ("sampler", "batch_sampler", "shuffle", "drop_last")
 """Loader arguments that apply to training alone when dataloader_kwargs are not written per split."""
 
 
-class FastDataModule(LightningDataModule):
+class FastDataModuleMixin(Base):
     """A LightningDataModule that configures its loaders for the machine it runs on.
 
     Subclass it and write what you would write anyway::
@@ -41,10 +47,17 @@ class FastDataModule(LightningDataModule):
                 self.val_dataset = MyDataset("val")
 
     or hand the datasets over: ``FastDataModule(train_set, val_set, batch_size=64)``. Each split may be one dataset,
-    or a list or dict of datasets, as Lightning takes loaders. A split that is None skips its loop.
+    or a list or dict of datasets, nested or not, as Lightning takes loaders. A split that is None skips its loop.
 
     The plan of every loader made so far is in ``plans``, by split ("train", "val/0", "train/a"), each value with its
     reason; it is told once, on rank 0.
+
+    No batch-transfer hook is defined here, so those of the model run. Where a subclass defines one, Lightning runs
+    that instead of the model's; for both, hand the batch on::
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            batch = augment(batch)
+            return self.trainer.lightning_module.on_after_batch_transfer(batch, dataloader_idx)
 
     Args:
         train_dataset: Training data; usually set in ``setup``.
@@ -62,8 +75,11 @@ class FastDataModule(LightningDataModule):
         val_split: Part of the training data to validate on when there is no ``val_dataset``: a share in [0, 1) as a
             float, or a number of samples as an int.
         test_split: The same for testing.
-        seed: Decides the order of training; None follows ``seed_everything``, else 42.
+        seed: Decides the order of training and the random numbers of every sample; None follows ``seed_everything``,
+            else 42.
         split_seed: Decides, alone, which samples ``val_split`` and ``test_split`` hold out.
+        deterministic: Seed Python's, NumPy's and torch's generators for every sample, so that batches do not depend on
+            workers, ranks or restarts; False saves some microseconds per sample.
         collate_fn: Puts samples together to a batch; None = torch's default.
         dataloader_kwargs: Further arguments of torch's DataLoader, for all splits (``{"timeout": 60}``) or per split
             (``{"train": {"sampler": my_sampler}}``). They win over everything else. Not written per split, ``sampler``,
@@ -88,18 +104,19 @@ class FastDataModule(LightningDataModule):
         prefetch_factor: int | Auto | None = "auto",
         drop_last: bool = False,
         shuffle: bool = True,
-        val_split: float | int = 0.0,
-        test_split: float | int = 0.0,
+        val_split: int | float = 0.0,  # int first: jsonargparse takes the first that fits, and 10 is no share
+        test_split: int | float = 0.0,
         seed: int | None = None,
         split_seed: int = 42,
+        deterministic: bool = True,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         dataloader_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.train_dataset = train_dataset
-        self.val_dataset = val_dataset
-        self.test_dataset = test_dataset
-        self.predict_dataset = predict_dataset
+        self.train_dataset = as_plain(train_dataset)
+        self.val_dataset = as_plain(val_dataset)
+        self.test_dataset = as_plain(test_dataset)
+        self.predict_dataset = as_plain(predict_dataset)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -112,15 +129,16 @@ class FastDataModule(LightningDataModule):
         self.test_split = test_split
         self.seed = seed
         self.split_seed = split_seed
+        self.deterministic = deterministic
         self.collate_fn = collate_fn
-        self.dataloader_kwargs = dataloader_kwargs
+        self.dataloader_kwargs = as_plain(dataloader_kwargs)
         self.plans: dict[str, LoaderPlan] = {}
         self._told: set[str] = set()
         self._check_arguments()
 
     @classmethod
     def from_datasets(  # Lightning's own would build its loaders past the plan
-        cls,
+        cls: type[M],
         train_dataset: Any = None,
         val_dataset: Any = None,
         test_dataset: Any = None,
@@ -128,7 +146,7 @@ class FastDataModule(LightningDataModule):
         batch_size: int | None = None,
         num_workers: int | Auto | None = None,
         **datamodule_kwargs: Any,
-    ) -> "FastDataModule":
+    ) -> M:
         """Make a DataModule from datasets; the loaders are planned like those of any other.
 
         Args:
@@ -187,7 +205,7 @@ class FastDataModule(LightningDataModule):
         Returns:
             A dataset, a list or dict of datasets, or None.
         """
-        own = getattr(self, f"{split}_dataset")
+        own = as_plain(getattr(self, f"{split}_dataset"))  # a setup() may have put anything there
         shares = {
             name: share
             for name, share in (("val", self.val_split), ("test", self.test_split))
@@ -236,6 +254,8 @@ class FastDataModule(LightningDataModule):
             {**own, **given},
             where=f"{type(self).__name__} {name}",
             seed=resolve_seed(self.seed),
+            deterministic=self.deterministic,
+            trainer=self.trainer,
             keep=lambda plan: self._keep(name, plan),
             loaders=loaders,
             beside_other_pool=self._beside_other_pool(split, facts),
@@ -258,20 +278,25 @@ class FastDataModule(LightningDataModule):
                 expected="a dataset: the loaders are made here.",
                 fix="pass the loader's dataset, and its arguments as batch_size, dataloader_kwargs, ...",
             )
-        if isinstance(found, (Mapping, list, tuple)):
-            _check_members(split, found.values() if isinstance(found, Mapping) else found)
+        if isinstance(found, (str, bytes)):  # has a length and elements, and would train on its letters
+            raise FastDataError(
+                f"{split}_dataset={found!r}.",
+                expected="a dataset, or a list or dict of them.",
+                fix="for a folder of images there is ImageFolderDataModule; in YAML, name the dataset as class_path"
+                " (LightningCLI) or _target_ (Hydra), with its arguments below.",
+            )
+        if not isinstance(found, COLLECTIONS):
+            return self.make_dataloader(split, found)
+        _check_members(split, found)
+        return self._collection(split, found, split, len(_flattened(found)))
+
+    def _collection(self, split: Split, found: Any, name: str, loaders: int) -> Any:
+        """Loaders in the structure of their datasets, which may be nested: Lightning gives batches in the same one."""
         if isinstance(found, Mapping):
-            count = len(found)
-            return {
-                key: self.make_dataloader(split, dataset, name=f"{split}/{key}", loaders=count)
-                for key, dataset in found.items()
-            }
+            return {key: self._collection(split, part, f"{name}/{key}", loaders) for key, part in found.items()}
         if isinstance(found, (list, tuple)):
-            return [
-                self.make_dataloader(split, dataset, name=f"{split}/{index}", loaders=len(found))
-                for index, dataset in enumerate(found)
-            ]
-        return self.make_dataloader(split, found)
+            return [self._collection(split, part, f"{name}/{index}", loaders) for index, part in enumerate(found)]
+        return self.make_dataloader(split, found, name=name, loaders=loaders)
 
     def _batch_size_of(self, split: Split) -> int:
         return self.batch_size if split == "train" or self.eval_batch_size is None else self.eval_batch_size
@@ -294,14 +319,11 @@ class FastDataModule(LightningDataModule):
         found = self._source(other)
         if found is None or self._kwargs_for(other).get("num_workers", self.num_workers) == 0:
             return False
-        members = (
-            found.values() if isinstance(found, Mapping) else found if isinstance(found, (list, tuple)) else [found]
-        )
-        return not all(is_in_memory(member) for member in members)
+        return not all(is_in_memory(member) for member in _flattened(found))
 
     def _source(self, split: Split) -> Any:
         """What a split is taken from, uncut: its own data, or that of training when a part of it is held out."""
-        own = getattr(self, f"{split}_dataset")
+        own = as_plain(getattr(self, f"{split}_dataset"))
         share = {"val": self.val_split, "test": self.test_split}.get(split)
         return self.train_dataset if own is None and share else own
 
@@ -319,7 +341,7 @@ class FastDataModule(LightningDataModule):
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise FastDataError(f"{name}={value!r}.", expected="a whole number >= 1.", fix=f"pass {name}=32.")
-        for name in ("shuffle", "drop_last"):
+        for name in ("shuffle", "drop_last", "deterministic"):
             if not isinstance(getattr(self, name), bool):
                 raise FastDataError(
                     f"{name}={getattr(self, name)!r}.", expected="True or False.", fix=f"pass {name}=True or False."
@@ -363,12 +385,26 @@ def _is_per_split(given: Mapping[str, Any]) -> bool:
     return bool(named)
 
 
-NO_DATASETS = (tuple, list, dict, str, bytes, int, float, torch.Tensor, np.ndarray, DataLoader)
+COLLECTIONS = (Mapping, list, tuple)
+"""What may hold datasets, also within each other."""
+NO_DATASETS = (str, bytes, int, float, torch.Tensor, np.ndarray, DataLoader)
 """What a list of samples, rather than of datasets, is made of."""
 
 
-def _check_members(split: str, members: Collection[Any]) -> None:
+def _flattened(found: Any) -> list[Any]:
+    """The datasets of a collection, or the one dataset."""
+    if not isinstance(found, COLLECTIONS):
+        return [found]
+    return [dataset for part in _parts(found) for dataset in _flattened(part)]
+
+
+def _parts(found: Any) -> Collection[Any]:
+    return found.values() if isinstance(found, Mapping) else found
+
+
+def _check_members(split: str, found: Any) -> None:
     """A list of samples looks like a list of datasets, and would become one loader per sample."""
+    members = _parts(found)
     if not members:
         raise FastDataError(
             f"{split}_dataset is an empty collection.",
@@ -376,7 +412,9 @@ def _check_members(split: str, members: Collection[Any]) -> None:
             fix="leave the split out (None) if it has no data.",
         )
     for member in members:
-        if member is None or isinstance(member, NO_DATASETS):
+        if isinstance(member, COLLECTIONS):
+            _check_members(split, member)
+        elif member is None or isinstance(member, NO_DATASETS):
             raise FastDataError(
                 f"{split}_dataset is a collection that holds {type(member).__name__}.",
                 expected="one dataset, or a list or dict of datasets (each becomes a loader of its own).",
@@ -386,6 +424,7 @@ def _check_members(split: str, members: Collection[Any]) -> None:
 
 def _as_given(dataset: Any) -> Any:
     """Lightning also takes an iterable of datasets; a generator is made a list so that it can be read twice."""
+    dataset = as_plain(dataset)
     if isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__") and not hasattr(dataset, "__len__"):
         return dataset if isinstance(dataset, IterableDataset) else list(dataset)
     return dataset

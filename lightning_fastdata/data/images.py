@@ -16,18 +16,19 @@ from torch.utils.data import Dataset, default_collate
 from torchvision.transforms import v2
 
 from lightning_fastdata.auto import SPLITS
-from lightning_fastdata.data.base import FastDataModule
+from lightning_fastdata.data.base import FastDataModuleMixin
 from lightning_fastdata.data.folders import ImageIndex, index_images, split_folders
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.order import split_indices
 from lightning_fastdata.plan import Split
 
-__all__ = ["ImageDataset", "ImageFolderDataModule"]
+__all__ = ["ImageDataset", "ImageFolderDataModuleMixin"]
 
 Transform = Callable[[Any], Any]
 HYPERPARAMETERS = (
     *("root", "image_size", "on_error", "batch_size", "eval_batch_size", "num_workers", "pin_memory"),
     *("persistent_workers", "prefetch_factor", "drop_last", "shuffle", "val_split", "test_split", "seed", "split_seed"),
+    "deterministic",
 )
 """Arguments with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -136,7 +137,7 @@ def collate_readable(samples: list[Any], collate_fn: Callable[[list[Any]], Any] 
     return collate_fn(readable or [samples[0].next_readable()])
 
 
-class ImageFolderDataModule(FastDataModule):
+class ImageFolderDataModuleMixin(FastDataModuleMixin):
     """Images in an ImageFolder layout: ``root/train/<class>/*.jpg`` with ``val`` and ``test`` beside ``train``.
 
     Or class folders directly in ``root``, of which ``val_split`` and ``test_split`` hold out a part. Training images

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset
 
-from lightning_fastdata.data.arrays import ArrayDataset, TensorDataModule
+from lightning_fastdata import TensorDataModule
+from lightning_fastdata.data.arrays import ArrayDataset
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.order import epoch_order
 

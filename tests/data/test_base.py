@@ -17,11 +17,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_fastdata import auto
-from lightning_fastdata.data.base import FastDataModule
+from lightning_fastdata import FastDataModule, auto
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, Limit
-from lightning_fastdata.loader import EpochSampler, PlannedDataLoader
+from lightning_fastdata.planned import PlannedDataLoader
+from lightning_fastdata.resumable import ResumableDataLoader
+from lightning_fastdata.samplers import EpochSampler
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # torch counts this machine's CPUs
 
@@ -129,7 +130,8 @@ def test_the_loader_of_each_split():
     module = inline(Numbers(), Numbers(6), Numbers(4), Numbers(2), eval_batch_size=3)
     train = module.train_dataloader()
     assert isinstance(train, DataLoader)
-    assert type(train) is PlannedDataLoader
+    assert type(train) is ResumableDataLoader
+    assert isinstance(train, PlannedDataLoader)
     assert content(train) != list(range(20))
     assert sorted(content(train)) == list(range(20))
     assert content(module.val_dataloader()) == list(range(6))
@@ -238,6 +240,7 @@ def test_a_share_of_a_stream_is_refused():
         inline(Stream(), val_split=0.1).train_dataloader()
 
 
+@pytest.mark.filterwarnings("ignore:.*is an IterableDataset")
 def test_a_stream_is_read_as_it_comes():
     """Shuffling is left aside, a length not needed."""
     assert content(inline(Stream()).train_dataloader()) == list(range(6))
@@ -415,6 +418,7 @@ def test_from_datasets_goes_through_the_plan():
     assert module.test_dataloader() == []
 
 
+@pytest.mark.filterwarnings("ignore:.*is an IterableDataset")
 def test_from_datasets_takes_an_iterable_of_datasets():
     """As Lightning's does; a stream stays one dataset."""
     module = FastDataModule.from_datasets(Stream(), (Numbers(n) for n in (2, 3)), num_workers=0)
@@ -460,7 +464,10 @@ def test_a_batch_larger_than_the_data_with_drop_last_is_refused():
 
 @pytest.mark.parametrize(
     "samples",
-    [[(torch.ones(2), 0), (torch.ones(2), 1)], [torch.ones(2)], [1.0, 2.0], ["a.jpg"], {"x": torch.ones(4)}, [None]],
+    [
+        *([(torch.ones(2), 0), (torch.ones(2), 1)], [torch.ones(2)], [1.0, 2.0], ["a.jpg"], {"x": torch.ones(4)}),
+        *([None], [{"x": [1, 2]}], {"a": Numbers(), "b": [Numbers(), 3]}),
+    ],
     ids=str,
 )
 def test_a_list_of_samples_is_not_taken_for_a_list_of_datasets(samples):
@@ -529,7 +536,16 @@ def test_a_sampler_decides_how_many_samples_there_are():
         inline(Numbers(), batch_size=16, drop_last=True, dataloader_kwargs=fewer).train_dataloader()
 
 
-@pytest.mark.parametrize("samples", [[], {}, [{"x": 1}, {"x": 2}], [[1, 2], [3, 4]]])
+def test_collections_may_hold_collections():
+    """The loaders have their structure, their names lead to each, and all of them share the workers."""
+    module = FastDataModule({"a": Numbers(64), "b": [Numbers(64), Numbers(64)]}, batch_size=4)
+    loaders = module.train_dataloader()
+    assert [type(part) for part in (loaders, loaders["b"])] == [dict, list]
+    assert list(module.plans) == ["train/a", "train/b/0", "train/b/1"]
+    assert [plan.num_workers for plan in module.plans.values()] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("samples", [[], {}, [{"x": 1}, {"x": 2}], [[1, 2], [3, 4]], [Numbers(), []]])
 def test_samples_are_no_datasets(samples):
     """A list of samples must not become one loader per sample, an empty one not a run without data."""
     with pytest.raises(FastDataError, match="train_dataset is"):

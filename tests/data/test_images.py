@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_fastdata.data.images import ImageDataset, ImageFolderDataModule
+from lightning_fastdata import ImageFolderDataModule
+from lightning_fastdata.data.images import ImageDataset
 from lightning_fastdata.errors import FastDataError
 
 MODES = {"L": "jpg", "CMYK": "jpg", "RGB": "jpg", "RGBA": "png", "P": "png", "LA": "png", "1": "png"}
