@@ -10,13 +10,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lightning_fastdata.auto import auto_dataloader as auto_dataloader
-    from lightning_fastdata.data.arrays import TensorDataModule as TensorDataModule
-    from lightning_fastdata.data.base import FastDataModule as FastDataModule
-    from lightning_fastdata.data.images import ImageFolderDataModule as ImageFolderDataModule
     from lightning_fastdata.errors import FastDataError as FastDataError
     from lightning_fastdata.hardware import Hardware as Hardware
     from lightning_fastdata.hardware import probe as probe
-    from lightning_fastdata.monitor.callback import DataWaitMonitor as DataWaitMonitor
+    from lightning_fastdata.lightning.core import DataAudit as DataAudit
+    from lightning_fastdata.lightning.core import DataWaitMonitor as DataWaitMonitor
+    from lightning_fastdata.lightning.core import FastDataModule as FastDataModule
+    from lightning_fastdata.lightning.core import TensorDataModule as TensorDataModule
+    from lightning_fastdata.lightning.vision import ImageFolderDataModule as ImageFolderDataModule
+    from lightning_fastdata.lightning.vision import TorchvisionDataModule as TorchvisionDataModule
     from lightning_fastdata.plan import LoaderOptions as LoaderOptions
     from lightning_fastdata.plan import LoaderPlan as LoaderPlan
     from lightning_fastdata.plan import Reason as Reason
@@ -24,23 +26,27 @@ if TYPE_CHECKING:
     from lightning_fastdata.plan import make_plan as make_plan
     from lightning_fastdata.records import RunSummary as RunSummary
     from lightning_fastdata.records import StepRecord as StepRecord
+    from lightning_fastdata.sharding import shard as shard
 
 _HOME_OF = {
-    "DataWaitMonitor": "monitor.callback",
+    "DataAudit": "lightning.core",
+    "DataWaitMonitor": "lightning.core",
     "FastDataError": "errors",
-    "FastDataModule": "data.base",
+    "FastDataModule": "lightning.core",
     "Hardware": "hardware",
-    "ImageFolderDataModule": "data.images",
+    "ImageFolderDataModule": "lightning.vision",
     "LoaderOptions": "plan",
     "LoaderPlan": "plan",
     "Reason": "plan",
     "RunSummary": "records",
     "StepRecord": "records",
-    "TensorDataModule": "data.arrays",
+    "TensorDataModule": "lightning.core",
+    "TorchvisionDataModule": "lightning.vision",
     "Workload": "plan",
     "auto_dataloader": "auto",
     "make_plan": "plan",
     "probe": "hardware",
+    "shard": "sharding",
 }
 
 __all__ = sorted(_HOME_OF)

@@ -13,28 +13,37 @@ STANDARD = frozenset({"psutil"})  # beside the standard library; psutil within f
 PLAIN = STANDARD | {"numpy"}
 READABLE = PLAIN | {"rich"}
 TORCH = PLAIN | {"torch", "lightning_utilities"}
-FULL = TORCH | READABLE | {"lightning", "torchvision", "PIL"}
+FULL = TORCH | READABLE | {"torchvision", "PIL"}
 
 LAYERS = (
     # modules (a name ending in a dot is a folder)                    what else they may import
     (("errors", "__init__"), STANDARD),
     (("machine.",), STANDARD),
     (("hardware",), STANDARD),
-    (("options", "order", "records"), PLAIN),
+    (("options", "order", "progress", "records"), PLAIN),
     (("budget", "start_method"), STANDARD),
     (("plan",), STANDARD),
+    (("audit.__init__", "audit.lines", "audit.digest", "audit.content"), PLAIN),
+    (("audit.file", "audit.compare", "audit.given"), PLAIN),
     (("report.",), READABLE),
     (("internals",), TORCH | {"lightning"}),
+    (("sharding",), TORCH),
+    (("planned", "samplers", "seeded"), TORCH),
+    (("resumable",), TORCH),
     (("loader",), TORCH),
     (("auto",), TORCH),
+    (("audit.tensors", "audit.run", "audit.callback"), TORCH),
     (("monitor.",), FULL),
     (("data.",), FULL),
+    (("lightning.",), {"lightning"}),
+    (("pytorch_lightning.",), {"pytorch_lightning"}),
     (("cli",), READABLE),
     (("__main__",), STANDARD),
 )
 """From the bottom to the top."""
 
-NEVER = (("data.", "monitor."), ("monitor.", "data."), ("monitor.", "loader"), ("monitor.", "auto"))
+HALVES = (("data.", "monitor."), ("audit.", "monitor."), ("audit.", "data."), ("audit.", "loader"), ("audit.", "auto"))
+NEVER = (*HALVES, *((other, one) for one, other in HALVES), ("monitor.", "loader"), ("monitor.", "auto"))
 """Pairs that stay apart whatever their rows: either half works alone."""
 
 PRIVATE_OWNERS = ("internals",)
@@ -61,9 +70,11 @@ def row_of(module):
 
 
 def imports_of(module, tree):
-    """Absolute names of all that is imported, at the top, in functions and for type checkers."""
+    """Absolute names of all that is imported, at the top and in functions; for type checkers, only our own."""
     package = ["lightning_fastdata", *module.split(".")]
     for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "lightning.pytorch" and id(node) in unread(tree):
+            continue  # the mixins' base class is known to mypy alone
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -73,6 +84,12 @@ def imports_of(module, tree):
             for alias in node.names:
                 whole = f"{base}.{alias.name}"
                 yield whole if whole.removeprefix("lightning_fastdata.") in known_modules() else base
+
+
+def unread(tree):
+    """Nodes that only type checkers read."""
+    checks = (node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    return {id(inner) for check in checks for statement in check.body for inner in ast.walk(statement)}
 
 
 def known_modules():
@@ -112,10 +129,14 @@ def test_a_module_imports_only_what_its_row_allows(module):
         ("errors", "from .options import LoaderPlan", "imports options, which is not above"),
         ("loader", "from lightning.pytorch import Trainer", "imports lightning.pytorch"),
         ("data.base", "from lightning_fastdata.monitor.callback import DataWaitMonitor", "stay apart"),
+        ("audit.callback", "from lightning_fastdata.loader import build_loader", "stay apart"),
+        ("data.base", "from lightning_fastdata.audit.file import read_audit", "stay apart"),
         ("monitor.meter", "def f():\n    from lightning_fastdata.data import base", "stay apart"),
         ("report.text", "import torch", "imports torch"),
         ("machine.cgroups", "from lightning_fastdata.hardware import probe", "imports hardware"),
         ("plan", "import numpy", "imports numpy"),
+        ("data.base", "from lightning.pytorch import LightningDataModule", "imports lightning.pytorch"),
+        ("pytorch_lightning.core", "from lightning.pytorch import Callback", "imports lightning.pytorch"),
     ],
 )
 def test_a_planted_import_is_found(module, line, words):
@@ -128,7 +149,8 @@ def test_a_planted_import_is_found(module, line, words):
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("data.images", "from lightning_fastdata.data.base import FastDataModule"),
+        ("data.images", "from lightning_fastdata.data.base import FastDataModuleMixin"),
+        ("data.base", "if TYPE_CHECKING:\n    from lightning.pytorch import LightningDataModule"),
         ("loader", "import torch"),
         ("plan", "import math"),
         ("budget", "from lightning_fastdata.hardware import Hardware"),

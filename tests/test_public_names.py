@@ -32,6 +32,7 @@ def test_every_public_name_exists_and_is_documented(name):
 def test_the_names_are_those_promised():
     """Adding or losing a public name is a decision, not an accident."""
     assert set(lightning_fastdata.__all__) == {
+        "DataAudit",
         "DataWaitMonitor",
         "FastDataError",
         "FastDataModule",
@@ -43,10 +44,12 @@ def test_the_names_are_those_promised():
         "RunSummary",
         "StepRecord",
         "TensorDataModule",
+        "TorchvisionDataModule",
         "Workload",
         "auto_dataloader",
         "make_plan",
         "probe",
+        "shard",
     }
 
 

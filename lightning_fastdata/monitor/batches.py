@@ -1,9 +1,10 @@
 """What a batch and a loader tell about themselves, by duck typing; None where they do not."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["overrides", "samples_in", "workers_of"]
+__all__ = ["fetches_for_itself", "overrides", "samples_in", "workers_of"]
 
 
 def samples_in(batch: Any) -> int | None:
@@ -53,8 +54,22 @@ def workers_of(loaders: Any) -> int | None:
     if isinstance(loaders, Mapping):
         parts: Any = loaders.values()
     else:
-        parts = getattr(loaders, "flattened", loaders if isinstance(loaders, (list, tuple)) else ())
+        # A CombinedLoader has its loaders in ``flattened``, WebDataset's WebLoader its DataLoader in ``pipeline``.
+        parts = getattr(loaders, "flattened", None) or getattr(loaders, "pipeline", None) or loaders
+        parts = parts if isinstance(parts, (list, tuple)) else ()
     return max((known for part in parts if (known := workers_of(part)) is not None), default=None)
+
+
+def fetches_for_itself(step: Any) -> bool:
+    """Whether a step takes ``dataloader_iter``, and so calls ``next`` itself, as often as it likes.
+
+    Args:
+        step: ``validation_step`` and the like.
+    """
+    try:
+        return "dataloader_iter" in inspect.signature(step).parameters
+    except (TypeError, ValueError):  # no Python function
+        return False
 
 
 def overrides(hook_name: str, *owners: Any) -> bool:

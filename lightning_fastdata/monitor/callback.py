@@ -7,9 +7,8 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Callback
 from rich.console import Console
 
 from lightning_fastdata.errors import FastDataError
@@ -21,7 +20,12 @@ from lightning_fastdata.monitor.sinks import JsonLinesSink, path_of_rank
 from lightning_fastdata.records import SCHEMA, RunSummary, StepRecord
 from lightning_fastdata.report.text import stages_table, summary_table
 
-__all__ = ["DataWaitMonitor"]
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback as Base
+else:
+    Base = object  # so that neither Lightning package is imported here
+
+__all__ = ["DataWaitMonitorMixin"]
 
 _STAGE_OF = {"validate": "val", "test": "test", "predict": "predict"}
 
@@ -30,7 +34,7 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
     """Let a fault in a hook end the measurement, not the training."""
 
     @functools.wraps(hook)
-    def run_hook(self: "DataWaitMonitor", *args: Any, **kwargs: Any) -> None:
+    def run_hook(self: "DataWaitMonitorMixin", *args: Any, **kwargs: Any) -> None:
         try:
             hook(self, *args, **kwargs)
         except Exception as error:
@@ -39,7 +43,7 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
     return run_hook
 
 
-class DataWaitMonitor(Callback):
+class DataWaitMonitorMixin(Base):
     """Reports how long each training step waited for data.
 
     Add it to any Trainer, with any loader; nothing else changes. The wait is timed at the real fetch, on the training
@@ -211,38 +215,64 @@ class DataWaitMonitor(Callback):
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """From here on the time is validation's."""
-        self._start_stage(trainer, "val")
+        self._start_stage(trainer, pl_module, "val")
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         """From here on the time is the test's."""
-        self._start_stage(trainer, "test")
+        self._start_stage(trainer, pl_module, "test")
 
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         """From here on the time is prediction's."""
-        self._start_stage(trainer, "predict")
+        self._start_stage(trainer, pl_module, "predict")
 
     @_guarded
-    def _start_stage(self, trainer: Any, stage: str) -> None:
+    def _start_stage(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if self._run is not None and not trainer.sanity_checking:
-            self._run.up_to_date.start_stage(stage, time.perf_counter())
+            self._run.start_stage(pl_module, stage)
+
+    # Lightning leaves dataloader_idx out where there is one loader, or where a batch is of several.
 
     @_guarded
-    def on_validation_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int | None = None,
+    ) -> None:
         """Count the batch."""
         if self._run is not None and not trainer.sanity_checking:
-            self._run.up_to_date.add_stage_batch("val")
+            self._run.end_stage_batch("val", dataloader_idx)
 
     @_guarded
-    def on_test_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+    def on_test_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int | None = None,
+    ) -> None:
         """Count the batch."""
         if self._run is not None:
-            self._run.up_to_date.add_stage_batch("test")
+            self._run.end_stage_batch("test", dataloader_idx)
 
     @_guarded
-    def on_predict_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+    def on_predict_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int | None = None,
+    ) -> None:
         """Count the batch."""
         if self._run is not None:
-            self._run.up_to_date.add_stage_batch("predict")
+            self._run.end_stage_batch("predict", dataloader_idx)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Report this validation; the time is training's again."""

@@ -14,6 +14,9 @@ from lightning_fastdata.records import RECENT_STEPS, StageWait, StepRecord, Tota
 __all__ = ["FIRST_WAITS", "StepMeter", "Window"]
 
 FIRST_WAITS = 100
+# Evaluation batches that were fetched and not yet dealt with: one, or two where Lightning reads ahead. More there are
+# only where the model fetches for itself, and those are not told apart.
+_MOST_UNDER_WAY = 4
 
 Row = tuple[int, int, "int | None", "float | None", "float | None", "float | None", float, bool, int, int, int]
 
@@ -53,7 +56,12 @@ class _Sums:
         self.wait_s_max = max(self.wait_s_max, other.wait_s_max)
         self.elapsed_s += other.elapsed_s
 
-    def record(self, stage: str, runs: int) -> StageWait:
+    def add_fetch(self, took: float) -> None:
+        self.fetches += 1
+        self.wait_s += took
+        self.wait_s_max = max(self.wait_s_max, took)
+
+    def record(self, stage: str, runs: int, loaders: tuple[StageWait, ...] = ()) -> StageWait:
         measured = self.fetches > 0
         return StageWait(
             stage=stage,
@@ -62,7 +70,16 @@ class _Sums:
             wait_s=self.wait_s if measured else None,
             wait_s_max=self.wait_s_max if measured else None,
             elapsed_s=self.elapsed_s,
+            loaders=loaders,
         )
+
+
+@dataclass
+class _LoaderSums(_Sums):
+    """What is added up for one of several loaders."""
+
+    runs: int = 0
+    last_run: int = 0
 
 
 class _Stage:
@@ -73,11 +90,43 @@ class _Stage:
         self.ended = _Sums()
         self.run = _Sums()
         self.opened_at: float | None = None
+        self._loaders: dict[str, _LoaderSums] = {}
+        self._under_way: deque[float] = deque(maxlen=_MOST_UNDER_WAY)
+        self._edge = 0.0
+        self._waited = 0.0
 
     def open(self, now: float) -> None:
         if self.opened_at is None:
             self.opened_at = now
             self.runs += 1
+            self.read_anew(now)
+
+    def read_anew(self, now: float) -> None:
+        """Another iterator is read: what was fetched and not dealt with is nobody's batch."""
+        self._under_way.clear()
+        self._edge, self._waited = now, 0.0
+
+    def add_fetch(self, took: float) -> None:
+        self.run.add_fetch(took)
+        self._under_way.append(took)
+        self._waited += took
+
+    def add_batch(self, loader: str | None, now: float) -> None:
+        """Batches are dealt with in the order in which they were fetched, so the oldest fetch was this one's."""
+        self.run.batches += 1
+        if loader is None:
+            self._under_way.clear()
+            return
+        sums = self._loaders.setdefault(loader, _LoaderSums())
+        if sums.last_run != self.runs:
+            sums.runs, sums.last_run = sums.runs + 1, self.runs
+        sums.batches += 1
+        sums.elapsed_s += max(0.0, now - self._edge - self._waited)
+        if self._under_way:
+            took = self._under_way.popleft()
+            sums.add_fetch(took)
+            sums.elapsed_s += took
+        self._edge, self._waited = now, 0.0
 
     def close(self, now: float) -> _Sums | None:
         if self.opened_at is None:
@@ -87,6 +136,10 @@ class _Stage:
         run, self.run = self.run, _Sums()
         self.ended.add(run)
         return run
+
+    def loaders(self, stage: str) -> tuple[StageWait, ...]:
+        """Each loader over all runs, in the order in which they were first read."""
+        return tuple(sums.record(f"{stage}/{name}", sums.runs) for name, sums in self._loaders.items())
 
     def so_far(self, now: float) -> _Sums:
         total = _Sums()
@@ -289,18 +342,20 @@ class StepMeter:
         self.go_away(now)
         self._stages.setdefault(stage, _Stage()).open(now)
 
+    def open_loaders(self, stage: str, now: float) -> None:
+        """The loaders of an evaluation run are about to be read, from their beginning."""
+        self.start_stage(stage, now)
+        self._stages[stage].read_anew(now)
+
     def stage_fetch(self, stage: str, start: float, end: float) -> None:
         """One ``next`` of an evaluation loader."""
         self.start_stage(stage, start)
-        run = self._stages[stage].run
-        run.fetches += 1
-        run.wait_s += end - start
-        run.wait_s_max = max(run.wait_s_max, end - start)
+        self._stages[stage].add_fetch(end - start)
 
-    def add_stage_batch(self, stage: str) -> None:
-        """One batch was evaluated."""
+    def add_stage_batch(self, stage: str, loader: str | None = None) -> None:
+        """One batch was evaluated; ``loader`` says of which of several loaders, where that is known."""
         if stage in self._stages:
-            self._stages[stage].run.batches += 1
+            self._stages[stage].add_batch(loader, self._clock())
 
     def end_stage(self, stage: str, now: float) -> StageWait | None:
         """The evaluation run is over; gives that run alone, or None where none was on."""
@@ -354,4 +409,6 @@ class StepMeter:
     def stages(self) -> list[StageWait]:
         """The evaluation stages that ran, each over all its runs."""
         now = self._clock()
-        return [entry.so_far(now).record(stage, entry.runs) for stage, entry in self._stages.items()]
+        return [
+            entry.so_far(now).record(stage, entry.runs, entry.loaders(stage)) for stage, entry in self._stages.items()
+        ]

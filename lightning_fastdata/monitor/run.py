@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lightning_fastdata.monitor.batches import overrides, samples_in, workers_of
+from lightning_fastdata.monitor.batches import fetches_for_itself, overrides, samples_in, workers_of
 from lightning_fastdata.monitor.facts import RunFacts, plans_of
 from lightning_fastdata.monitor.journal import Journal
 from lightning_fastdata.monitor.live import LiveReport
@@ -23,6 +23,7 @@ __all__ = ["MeasuredRun"]
 _SILENT_BATCHES = 5
 # Steps that are kept as events before they are worked through; bounds the memory where nothing is logged.
 _MOST_UNWRITTEN = 256
+_STEPS = {"val": "validation_step", "test": "test_step", "predict": "predict_step"}
 
 
 @dataclass
@@ -53,6 +54,7 @@ class MeasuredRun:
         self._until_written = _MOST_UNWRITTEN
         self._silent = 0
         self.hears = False
+        self._tells_loaders_apart = False
         self._failed: Callable[[Exception], None] = _nothing_to_tell
         self.journal = Journal(self.meter)
 
@@ -68,7 +70,8 @@ class MeasuredRun:
         note, owners = self.journal.note, (pl_module, trainer.datamodule)
         listeners: dict[str, Listener] = {"train": self._train_listener(trainer, monitor), "compute": note}
         # Each label that is listened to costs some 5 us a step, so those behind which nothing happens are not.
-        if trainer.strategy.root_device.type != "cpu" or overrides("transfer_batch_to_device", *owners):
+        device = getattr(trainer.strategy.root_device, "type", None)  # a strategy of one's own may have none
+        if device != "cpu" or overrides("transfer_batch_to_device", *owners):
             listeners["transfer"] = note
         if overrides("on_after_batch_transfer", *owners):
             listeners["after_transfer"] = note
@@ -78,7 +81,7 @@ class MeasuredRun:
         def opening(stage: str, now: float) -> None:
             # Evaluation begins where its loader is opened: starting its workers is none of training's time.
             if stage != "train" and monitor in trainer.callbacks and not trainer.sanity_checking:
-                self.up_to_date.start_stage(stage, now)
+                self.up_to_date.open_loaders(stage, now)
 
         self.seam = Seam(trainer, listeners, failed=failed, opening=opening, clock=self.clock)
         if not self.seam.install():
@@ -198,6 +201,20 @@ class MeasuredRun:
         sink = self.sink
         if sink is not None:
             self._write(sink, lambda: sink.write_steps(rows))
+
+    # Evaluation.
+
+    def start_stage(self, pl_module: Any, stage: str) -> None:
+        """An evaluation run begins."""
+        # With a fetch unheard, or several in a step, a wait would be given to another loader's batch.
+        heard = self.seam is not None and self.seam.hears_first_fetches
+        self._tells_loaders_apart = heard and not fetches_for_itself(getattr(pl_module, _STEPS[stage], None))
+        self.up_to_date.start_stage(stage, self.clock())
+
+    def end_stage_batch(self, stage: str, dataloader_idx: int | None) -> None:
+        """A batch was evaluated; Lightning gives the index where there are several loaders, one after the other."""
+        known = self._tells_loaders_apart and dataloader_idx is not None
+        self.up_to_date.add_stage_batch(stage, str(dataloader_idx) if known else None)
 
     def end_stage(self, stage: str) -> StageWait | None:
         """An evaluation run is over; gives that run alone."""

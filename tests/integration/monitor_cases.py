@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_fastdata.monitor.callback import DataWaitMonitor
+from lightning_fastdata import DataWaitMonitor
 
 
 class Sleeper:

@@ -16,8 +16,8 @@ from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, P
 from lightning.pytorch.tuner import Tuner
 from monitor_cases import EvalNet, Net, Sleeper, near, quiet_monitor, quiet_trainer, three_tries
 
+from lightning_fastdata import DataWaitMonitor
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.monitor.callback import DataWaitMonitor
 from lightning_fastdata.monitor.sinks import read_run
 
 

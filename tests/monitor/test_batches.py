@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fastdata.monitor.batches import overrides, samples_in, workers_of
+from lightning_fastdata.monitor.batches import fetches_for_itself, overrides, samples_in, workers_of
 
 X = torch.zeros(6, 3)
 
@@ -38,8 +38,24 @@ def test_workers_of_one_loader_or_of_many():
     assert workers_of([none, two]) == 2
     assert workers_of({"a": none}) == 0
     assert workers_of(SimpleNamespace(flattened=[none, two])) == 2
+    assert workers_of(SimpleNamespace(flattened=[SimpleNamespace(flattened=[two])])) == 2
+    assert workers_of(SimpleNamespace(pipeline=[two, len])) == 2  # WebDataset's WebLoader
+    assert workers_of(SimpleNamespace(pipeline="text")) is None
     assert workers_of(object()) is None
     assert workers_of(None) is None
+
+
+def test_steps_that_fetch_are_told_from_those_that_are_given_a_batch():
+    class Fetching:
+        def validation_step(self, dataloader_iter):
+            pass
+
+        def test_step(self, batch, batch_idx, dataloader_idx=0):
+            pass
+
+    assert fetches_for_itself(Fetching().validation_step)
+    assert not fetches_for_itself(Fetching().test_step)
+    assert not fetches_for_itself(None)
 
 
 def test_hooks_of_ones_own_are_told_from_lightnings():

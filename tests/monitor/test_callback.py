@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from lightning_fastdata import DataWaitMonitor
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.monitor.callback import DataWaitMonitor
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,65 @@ def test_each_validation_run_is_reported_alone_and_summed(play):
     assert (stage.runs, stage.batches, stage.wait_s, stage.wait_s_max) == (2, 3, 4.0, 2.0)
 
 
+def test_each_loader_of_an_evaluation_is_kept_apart(play):
+    """One after the other; its own waits, and what was done with its batches."""
+    meter = play.meter
+    for _ in range(2):
+        meter.open_loaders("val", play.clock.now)
+        play.clock.forward(0.25)  # belongs to the first loader: its workers start here
+        for loader, waits in (("0", (1.0, 3.0)), ("1", (8.0,))):
+            for seconds in waits:
+                play.during(lambda start, end: meter.stage_fetch("val", start, end), seconds)
+                play.clock.forward(0.5)
+                meter.add_stage_batch("val", loader)
+        play.clock.forward(2.0)  # the end of the evaluation is no loader's
+        meter.end_stage("val", play.clock.now)
+    (stage,) = meter.stages()
+    first, second = stage.loaders
+    assert (first.stage, first.runs, first.batches, first.wait_s, first.wait_s_max) == ("val/0", 2, 4, 8.0, 3.0)
+    assert (second.stage, second.runs, second.batches, second.wait_s, second.wait_s_max) == ("val/1", 2, 2, 16.0, 8.0)
+    assert (first.elapsed_s, second.elapsed_s, stage.elapsed_s) == (10.5, 17.0, 31.5)
+
+
+def test_a_batch_that_was_fetched_ahead_keeps_its_own_wait(play):
+    """Without a length the first batch of a loader is fetched before the last step of the one before it."""
+    meter = play.meter
+    fetch = lambda seconds: play.during(lambda start, end: meter.stage_fetch("val", start, end), seconds)  # noqa: E731
+    meter.open_loaders("val", play.clock.now)
+    fetch(1.0)
+    for loader, ahead in (("0", 2.0), ("0", 16.0), ("1", 32.0), ("1", 0.125)):
+        fetch(ahead)  # the last of them finds the loaders empty
+        play.clock.forward(0.5)
+        meter.add_stage_batch("val", loader)
+    meter.end_stage("val", play.clock.now)
+    (stage,) = meter.stages()
+    assert [(loader.wait_s, loader.elapsed_s) for loader in stage.loaders] == [(3.0, 4.0), (48.0, 49.0)]
+    assert stage.wait_s == 51.125
+
+
+def test_what_was_fetched_for_an_evaluation_that_never_came_is_nobodys_batch(play):
+    """Lightning sets loaders up, reads ahead, and after a restart skips the evaluation."""
+    meter = play.meter
+    for seconds in (64.0, 1.0):
+        meter.open_loaders("val", play.clock.now)
+        play.during(lambda start, end: meter.stage_fetch("val", start, end), seconds)
+    meter.add_stage_batch("val", "0")
+    (stage,) = meter.stages()
+    assert (stage.wait_s, stage.loaders[0].wait_s) == (65.0, 1.0)
+
+
+def test_evaluations_that_cannot_be_told_apart_have_no_loaders(play):
+    """And remember nothing, however many fetches there were."""
+    meter = play.meter
+    meter.open_loaders("val", play.clock.now)
+    for _ in range(1000):
+        play.during(lambda start, end: meter.stage_fetch("val", start, end), 1.0)
+    meter.add_stage_batch("val")
+    (stage,) = meter.stages()
+    assert (stage.batches, stage.wait_s, stage.loaders) == (1, 1000.0, ())
+    assert len(meter._stages["val"]._under_way) == 0
+
+
 def test_training_comes_back_by_itself_when_a_stage_never_ended(play):
     """A validation that Lightning sets up and then skips must not swallow the training."""
     play.fetch(1.0)

@@ -1,0 +1,15 @@
+"""The public classes that need torchvision, on the ``lightning`` package."""
+
+from lightning_fastdata.data.images import ImageFolderDataModuleMixin
+from lightning_fastdata.data.torchvision import TorchvisionDataModuleMixin
+from lightning_fastdata.lightning.core import FastDataModule
+
+__all__ = ["ImageFolderDataModule", "TorchvisionDataModule"]
+
+
+class ImageFolderDataModule(ImageFolderDataModuleMixin, FastDataModule):
+    __doc__ = ImageFolderDataModuleMixin.__doc__
+
+
+class TorchvisionDataModule(TorchvisionDataModuleMixin, FastDataModule):
+    __doc__ = TorchvisionDataModuleMixin.__doc__

@@ -1,0 +1,26 @@
+"""The public classes on the ``pytorch_lightning`` package: the logic is that of the mixins."""
+
+from pytorch_lightning import Callback, LightningDataModule
+
+from lightning_fastdata.audit.callback import DataAuditMixin
+from lightning_fastdata.data.arrays import TensorDataModuleMixin
+from lightning_fastdata.data.base import FastDataModuleMixin
+from lightning_fastdata.monitor.callback import DataWaitMonitorMixin
+
+__all__ = ["DataAudit", "DataWaitMonitor", "FastDataModule", "TensorDataModule"]
+
+
+class FastDataModule(FastDataModuleMixin, LightningDataModule):
+    __doc__ = FastDataModuleMixin.__doc__
+
+
+class TensorDataModule(TensorDataModuleMixin, FastDataModule):
+    __doc__ = TensorDataModuleMixin.__doc__
+
+
+class DataWaitMonitor(DataWaitMonitorMixin, Callback):
+    __doc__ = DataWaitMonitorMixin.__doc__
+
+
+class DataAudit(DataAuditMixin, Callback):
+    __doc__ = DataAuditMixin.__doc__
