@@ -5,13 +5,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test check format unit bench clean
+.PHONY: help demo test test-full check format unit bench docs clean
 
 help:
 	@echo "make demo    train on photographs, with plain Lightning and with the pack"
-	@echo "make test    the whole test-suite"
+	@echo "make test    the test-suite"
+	@echo "make test-full  the test-suite and the full products of which it runs a pairwise cover (minutes more)"
 	@echo "make check   formatting, lint, types, unit tests (before every commit)"
 	@echo "make format  rewrite files in the project's format"
+	@echo "make docs    the documentation as a site, in docs/_build (open index.html there)"
 	@echo "make bench   the benchmarks of benchmarks/README.md (minutes; an otherwise idle machine)"
 
 $(INSTALLED): pyproject.toml
@@ -24,6 +26,9 @@ demo: $(INSTALLED)
 	@$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 check: $(INSTALLED)
@@ -43,6 +48,11 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/monitor_overhead.py
 	$(BIN)/python benchmarks/plan_vs_default.py
 	$(BIN)/python benchmarks/cpu_training_threads.py
+	$(BIN)/python benchmarks/sameness_cost.py
+
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html -c docs . docs/_build
+	@echo "docs/_build/index.html"
 
 clean:
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache runs
+	rm -rf .venv dist build docs/_build .mypy_cache .ruff_cache .pytest_cache runs

@@ -26,7 +26,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 
-from lightning_fastdata.monitor.callback import DataWaitMonitor
+from lightning_fastdata import DataWaitMonitor
 
 TARGET_US = 25.0
 BASE = "empty callback"

@@ -1,0 +1,110 @@
+"""Claim: batches that only the seed decides cost at most 12 us of CPU per sample.
+
+A dataset whose samples cost nothing, read in this process by torch's DataLoader, by ours with ``deterministic=False``
+and by ours as it comes; and by ours as in a worker, which need not put the training process's generators back. Each
+is timed with small and with large batches, taking turns, in CPU time of the process: two figures that tell what a
+sample costs and what a batch costs. Medians over the rounds.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from unittest import mock
+
+import harness
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_fastdata import auto_dataloader
+
+SMALL, LARGE = 8, 128
+SAMPLES = 12_800
+
+
+class Nothing(Dataset[int]):
+    """Samples that cost nothing."""
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def first_of(samples: list[int]) -> int:
+    """A collate function that costs nothing."""
+    return samples[0]
+
+
+def plain(batch_size: int) -> DataLoader[int]:
+    return DataLoader(Nothing(), batch_size=batch_size, shuffle=True, collate_fn=first_of)
+
+
+def ours(batch_size: int, *, deterministic: bool = True) -> DataLoader[int]:
+    return auto_dataloader(
+        Nothing(), batch_size=batch_size, num_workers=0, collate_fn=first_of, deterministic=deterministic
+    )
+
+
+def cpu_s(loader: DataLoader[int]) -> float:
+    """CPU time of one pass (s)."""
+    started = time.process_time()
+    for _ in loader:
+        pass
+    return time.process_time() - started
+
+
+def costs(make: Callable[[int], DataLoader[int]]) -> dict[str, float]:
+    """Microseconds of one sample and of one batch, from a pass with small and one with large batches.
+
+    Each pass costs samples * a + batches * b; two numbers of batches give a and b.
+    """
+    small_s, large_s = cpu_s(make(SMALL)), cpu_s(make(LARGE))
+    small_batches, large_batches = SAMPLES // SMALL, SAMPLES // LARGE
+    batch_s = (small_s - large_s) / (small_batches - large_batches)
+    return {"sample_us": (large_s - large_batches * batch_s) / SAMPLES * 1e6, "batch_us": batch_s * 1e6}
+
+
+def as_in_a_worker(batch_size: int) -> DataLoader[int]:
+    """Ours, where the loading code believes to run in a worker."""
+    loader = ours(batch_size)
+    inner = loader.__iter__
+
+    class Pretending:
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            with mock.patch("lightning_fastdata.seeded.get_worker_info", return_value=SimpleNamespace(id=0)):
+                yield from inner()
+
+    return Pretending()  # type: ignore[return-value]
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    makers = {
+        "torch's DataLoader": plain,
+        "ours, deterministic=False": lambda size: ours(size, deterministic=False),
+        "ours, in the training process": ours,
+        "ours, in a worker": as_in_a_worker,
+    }
+    variants = {name: lambda make=make: costs(make) for name, make in makers.items()}
+    results = harness.interleaved(variants, arguments.rounds)
+    base = results["torch's DataLoader"]
+    medians, rows = {}, []
+    for name, runs in results.items():
+        figures = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        for key in ("sample_us", "batch_us"):
+            differences = [run[key] - other[key] for run, other in zip(runs, base, strict=True)]
+            figures[f"added_{key}"] = statistics.median(differences)
+        medians[name] = figures
+        rows.append([name, *(f"{figures[key]:+.1f}" for key in figures)])
+    headings = ["loader", "us per sample", "us per batch", "added per sample", "added per batch"]
+    harness.print_table("CPU time of loading, samples that cost nothing", headings, rows)
+    harness.write_json(arguments.json, {"medians": medians, "runs": results})
+
+
+if __name__ == "__main__":
+    main()
