@@ -2,6 +2,7 @@
 
 import logging
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -15,16 +16,17 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.loader import (
     GiveBackCpus,
-    PlannedDataLoader,
-    as_it_is,
     build_loader,
     check_kwargs,
     gives_whole_batches,
     is_in_memory,
 )
 from lightning_fastdata.options import FIELDS
+from lightning_fastdata.order import padding
 from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Split, Workload, make_plan
+from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.report.plan import plan_lines
+from lightning_fastdata.sharding import TellShare, iterable_warning
 from lightning_fastdata.start_method import default_start_method, fork_problem, spawn_problem
 
 __all__ = [
@@ -206,7 +208,7 @@ def tell_plan(split: str, plan: LoaderPlan) -> None:
 
 
 def auto_dataloader(
-    dataset: Any, *, trainer: Any = None, split: Split = "train", **dataloader_kwargs: Any
+    dataset: Any, *, trainer: Any = None, split: Split = "train", loaders: int = 1, **dataloader_kwargs: Any
 ) -> DataLoader[Any]:
     """A DataLoader configured for this machine, for a DataModule or LightningModule of your own.
 
@@ -220,9 +222,12 @@ def auto_dataloader(
         trainer: The Trainer (``self.trainer``), from which the device, the ranks and the epoch are read. Without it
             the ranks come from the environment and memory is not pinned.
         split: "train", "val", "test" or "predict". Training is shuffled unless ``shuffle=False``.
+        loaders: Loaders that this hook gives (count), each made by its own call. Those of training are read together
+            and share the workers that one alone would have; those of evaluation follow each other.
         **dataloader_kwargs: Arguments of ``torch.utils.data.DataLoader``; ``num_workers``, ``prefetch_factor``,
             ``pin_memory``, ``persistent_workers`` and ``multiprocessing_context`` may be "auto", which is their
-            default. Also ``seed``: an int, or None to follow ``seed_everything``.
+            default. Also ``seed``: an int, or None to follow ``seed_everything``; and ``deterministic``: False leaves
+            the random generators alone instead of seeding them for every sample.
 
     Returns:
         A torch ``DataLoader`` that Lightning can rebuild. Its plan is told once.
@@ -232,8 +237,13 @@ def auto_dataloader(
     """
     if split not in SPLITS:
         raise FastDataError(f"split={split!r}.", expected=f"one of {', '.join(SPLITS)}.", fix='pass split="train".')
+    if isinstance(loaders, bool) or not isinstance(loaders, Integral) or loaders < 1:
+        raise FastDataError(
+            f"loaders={loaders!r}.", expected="a whole number >= 1.", fix="pass how many loaders the hook gives."
+        )
     kwargs = dict(dataloader_kwargs)
     seed = resolve_seed(kwargs.pop("seed", None))
+    deterministic = kwargs.pop("deterministic", True)
     facts = trainer_facts(trainer)
     beside = trainer is not None and facts.fitting and facts.validates and split in ("train", "val")
 
@@ -241,7 +251,19 @@ def auto_dataloader(
         if facts.epoch == 0 or not facts.reload_every_n_epochs:  # a loader made anew was told when it was first made
             tell_plan(split, plan)
 
-    return make_loader(dataset, facts, split, kwargs, where=split, seed=seed, beside_other_pool=beside, keep=keep)
+    return make_loader(
+        dataset,
+        facts,
+        split,
+        kwargs,
+        where=split,
+        seed=seed,
+        deterministic=deterministic,
+        trainer=trainer,
+        loaders=int(loaders),
+        beside_other_pool=beside,
+        keep=keep,
+    )
 
 
 def make_loader(
@@ -253,6 +275,8 @@ def make_loader(
     where: str,
     seed: int,
     keep: Callable[[LoaderPlan], None],
+    deterministic: bool = True,
+    trainer: Any = None,
     loaders: int = 1,
     beside_other_pool: bool = False,
 ) -> PlannedDataLoader:
@@ -264,8 +288,10 @@ def make_loader(
         split: Which part of the data.
         kwargs: Arguments of torch's DataLoader, where the loader options may be "auto".
         where: Names the loader in messages.
-        seed: Decides the order and the workers' random state, >= 0.
+        seed: Decides the order and the random numbers of every sample, >= 0.
         keep: Gets the plan before the loader is built.
+        deterministic: Whether random generators are seeded for every sample.
+        trainer: The Trainer, or None; the loader asks it where training is.
         loaders: Loaders of this split (count).
         beside_other_pool: Whether the workers of another split live at the same time.
 
@@ -282,15 +308,15 @@ def make_loader(
     if rest.get("batch_sampler") is not None:
         samples = batch_size = None
     else:
-        samples = _samples_drawn(where, dataset, rest.get("sampler"), facts)
+        samples = _samples_drawn(where, dataset, rest.get("sampler"), facts, drop_last=drop_last)
         _check_batches(where, samples, batch_size, drop_last)
-    if isinstance(dataset, IterableDataset) and facts.world_size > 1:
-        _say_ranks_repeat(dataset, facts.world_size)
     if rest.get("collate_fn") is None and gives_whole_batches(dataset):
         rest["collate_fn"] = as_it_is
     hardware = probe(local_world_size=facts.local_world_size)
     if hardware.taken_cpus:
         rest["worker_init_fn"] = GiveBackCpus(hardware.taken_cpus, rest.get("worker_init_fn"))
+    if isinstance(dataset, IterableDataset) and facts.world_size > 1:
+        rest["worker_init_fn"] = TellShare(facts.rank, facts.world_size, rest.get("worker_init_fn"))
     plan = plan_for(
         dataset,
         facts,
@@ -304,6 +330,11 @@ def make_loader(
         hardware=hardware,
     )
     keep(plan)
+    if isinstance(dataset, IterableDataset):
+        _say_iterable(dataset, split, facts.world_size, plan.num_workers)
+    share = None if split == "predict" else facts.share  # there Lightning deals, and keeps track of the indices
+    if share and samples is not None and rest.get("sampler") is None and batch_size is not None:
+        _say_padding(where, dataset, share[1], batch_size, drop_last=drop_last)
     return build_loader(
         dataset,
         plan,
@@ -313,12 +344,15 @@ def make_loader(
         seed=seed,
         epoch=facts.epoch,
         rank=facts.rank,
-        share=facts.share if split == "train" else None,
+        share=share,
+        deterministic=deterministic,
+        counts_epochs=split == "train",
+        trainer=(lambda: None) if trainer is None else weakref.ref(trainer),
         **rest,
     )
 
 
-def _samples_drawn(where: str, dataset: Any, sampler: Any, facts: TrainerFacts) -> int | None:
+def _samples_drawn(where: str, dataset: Any, sampler: Any, facts: TrainerFacts, *, drop_last: bool) -> int | None:
     """Samples this rank draws in an epoch (count); None where only the run will tell."""
     length = length_of(dataset)
     if length == 0:
@@ -331,7 +365,10 @@ def _samples_drawn(where: str, dataset: Any, sampler: Any, facts: TrainerFacts) 
         return None
     drawn = length if sampler is None else length_of(sampler)
     ranks = facts.share[1] if facts.share else 1
-    return None if drawn is None else -(-drawn // ranks)
+    if drawn is None:
+        return None
+    dropped = drop_last and sampler is None  # the shares of a user's sampler are filled up by Lightning
+    return drawn // ranks if dropped else -(-drawn // ranks)
 
 
 def _check_batches(where: str, samples: int | None, batch_size: int | None, drop_last: bool) -> None:
@@ -344,13 +381,24 @@ def _check_batches(where: str, samples: int | None, batch_size: int | None, drop
         )
 
 
-def _say_ranks_repeat(dataset: object, world_size: int) -> None:
+def _say_padding(where: str, dataset: Any, ranks: int, batch_size: int, *, drop_last: bool) -> None:
+    """Repeated samples are the one thing that a number of ranks changes; never do it silently."""
+    from lightning_utilities.core.rank_zero import rank_zero_info
+
+    repeats = padding(len(dataset), ranks, batch_size, drop_last=drop_last)
+    if repeats:
+        rank_zero_info(
+            f"{where}: the last batch is {repeats} short of a sample for each of the {ranks} ranks, and all must make "
+            f"equally many steps: {repeats} of its samples are repeats. drop_last=True leaves that batch out."
+        )
+
+
+def _say_iterable(dataset: object, split: Split, ranks: int, workers: int) -> None:
+    """What cannot be promised; evaluation without repeats has nothing to promise."""
     from lightning_utilities.core.rank_zero import rank_zero_warn
 
-    rank_zero_warn(
-        f"{type(dataset).__name__} is an IterableDataset: each of the {world_size} ranks reads all of it, unless it "
-        "shards itself (by torch.distributed.get_rank())."
-    )
+    if split == "train" or ranks > 1 or workers > 1:
+        rank_zero_warn(iterable_warning(dataset, ranks=ranks, workers=workers))
 
 
 def length_of(dataset: Any) -> int | None:

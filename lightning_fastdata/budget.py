@@ -105,7 +105,7 @@ def _auto_workers(hardware: Hardware, workload: Workload, problem: str | None) -
     workers, reason = pool, Reason("hardware", f"{cores}, {kept_text}{share_text}")
     if workload.is_iterable and workers > 1:
         workers = 1
-        reason = Reason("rule", "an IterableDataset repeats its data in every worker unless it shards itself; set it")
+        reason = Reason("rule", "an IterableDataset repeats its data in every worker unless it uses shard(); set it")
     batches = _batches(workload)
     if batches is not None and workers > batches:
         workers, reason = batches, Reason("rule", f"no more workers than the {batches} batches of this split")

@@ -11,7 +11,19 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-__all__ = ["deals_samples", "logger_step", "publish_metrics", "skip_worker_hint", "watch_fetchers"]
+__all__ = [
+    "batches_ahead",
+    "deals_samples",
+    "fetches",
+    "keep_iterator",
+    "kept_iterator",
+    "load_waiting_states",
+    "logger_step",
+    "mend_progress",
+    "publish_metrics",
+    "skip_worker_hint",
+    "watch_fetchers",
+]
 
 # Lightning makes one data fetcher for each epoch of a reloaded train loader and for each evaluation run, through
 # a function that every loop module imports by this name.
@@ -119,8 +131,10 @@ _checks: dict[ModuleType, tuple[Callable[..., Any], Callable[..., Any]]] = {}
 def skip_worker_hint(loader: Any) -> bool:
     """Keep Lightning's static worker hint away from one loader for as long as that lives; others still get theirs.
 
+    This is also where a loader meets its Trainer, whoever made it: Lightning checks each loader that it will use.
+
     Args:
-        loader: A loader whose workers were planned.
+        loader: A loader whose workers were planned. If it has a method ``meet``, that is called with the Trainer.
 
     Returns:
         False where Lightning has no such check (then there is no hint to keep away, or it cannot be told apart).
@@ -143,9 +157,13 @@ def skip_worker_hint(loader: Any) -> bool:
 
 def _checking_others(original: Callable[..., Any]) -> Callable[..., Any]:
     def worker_check(*args: Any, **kwargs: Any) -> Any:
-        if any(id(value) in _planned for value in (*args, *kwargs.values())):
-            return None
-        return original(*args, **kwargs)
+        planned = [value for value in (*args, *kwargs.values()) if id(value) in _planned]
+        if not planned:
+            return original(*args, **kwargs)
+        for loader in planned:
+            if hasattr(loader, "meet") and kwargs.get("trainer") is not None:
+                loader.meet(kwargs["trainer"])
+        return None
 
     return worker_check
 
@@ -183,3 +201,108 @@ def deals_samples(trainer: Any) -> bool:
     Where Lightning no longer keeps the answer there, its default is assumed.
     """
     return bool(getattr(getattr(trainer, "_accelerator_connector", None), "use_distributed_sampler", True))
+
+
+def keep_iterator(loader: Any, iterator: Any) -> None:
+    """Put the iterator with persistent workers where torch keeps it, and Lightning looks to shut workers down.
+
+    Args:
+        loader: The loader that Lightning knows.
+        iterator: The iterator of the loader within.
+    """
+    if loader.persistent_workers:
+        loader._iterator = iterator
+
+
+def kept_iterator(loader: Any) -> Any:
+    """The iterator put there by ``keep_iterator``; None once Lightning has shut its workers down."""
+    return getattr(loader, "_iterator", None)
+
+
+def load_waiting_states(trainer: Any, loader: Any) -> None:
+    """Have Lightning hand out the loader states of a checkpoint that it left aside.
+
+    It hands them out when it asks for the training loader. Where that happened before the checkpoint was read, because
+    ``estimated_stepping_batches`` was asked for in ``configure_optimizers``, nobody does (Lightning#20550); nor where
+    the checkpoint is of the end of an epoch, although random generators go on from there.
+
+    Args:
+        trainer: The Trainer, or None.
+        loader: Only a loader that the Trainer trains with is served.
+    """
+    fit_loop: Any = getattr(trainer, "fit_loop", None)
+    combined = getattr(fit_loop, "_combined_loader", None)
+    load = getattr(combined, "_load_state_dicts", None)
+    waiting = getattr(fit_loop, "_combined_loader_states_to_load", None)
+    loaders = getattr(combined, "flattened", ())
+    if not waiting or not callable(load) or all(other is not loader for other in loaders):
+        return
+    fit_loop._combined_loader_states_to_load = []
+    stateful = [other for other in loaders if hasattr(other, "load_state_dict")]
+    ours = len(waiting) == len(stateful) and all("generators" in state for state in waiting)
+    if ours or fit_loop.restarting:  # in mid-epoch, states that do not belong here must be an error
+        load(waiting)
+
+
+def batches_ahead(trainer: Any, last_fetch: int | None = None, finished: bool = False) -> int:
+    """Batches of a loader that were fetched and on which the model has not been trained (count).
+
+    One while a step runs or has failed; one more where Lightning reads ahead, or where the loader beside it failed, so
+    that a fetch was not completed.
+
+    Args:
+        trainer: The Trainer, or None.
+        last_fetch: What ``fetches`` was when the loader handed out its last batch; None = no matter.
+        finished: Whether the loader has no more batches, which may be so long before the epoch's end.
+    """
+    fetched = fetches(trainer)
+    if fetched is None:
+        return 0
+    trained = int(trainer.fit_loop.epoch_loop.batch_progress.current.processed)
+    if finished:
+        return int(last_fetch is not None and last_fetch >= trained)
+    return max(0, fetched - trained) + (last_fetch == fetched)
+
+
+def fetches(trainer: Any) -> int | None:
+    """Fetches of this epoch that were completed, from all training loaders together (count).
+
+    Args:
+        trainer: The Trainer, or None: then nobody counts, and so is the answer.
+    """
+    return getattr(getattr(getattr(trainer, "fit_loop", None), "_data_fetcher", None), "fetched", None)
+
+
+def mend_progress(trainer: Any, loader: Any) -> int | None:
+    """Put right what a resumed Trainer believes of where it is, when its loader is asked for a first batch.
+
+    Three counts stay wrong for the rest of a resumed run, and a checkpoint written with them cannot be resumed exactly:
+
+    - Resumed from an epoch's last step, the next epoch is not counted as begun. In the middle of it the run then looks
+      as if at the end of an epoch: the loader's state is left aside and the epoch trained again from its first batch.
+    - Resumed after a step that failed, that step stays counted as begun. The next checkpoint is then taken for one that
+      was written before the batch was done, and one batch too many is asked for.
+    - Resumed with ``max_steps`` from a checkpoint of an epoch's end, that epoch is counted twice.
+
+    Args:
+        trainer: The Trainer, or None.
+        loader: Only a loader that the Trainer trains with is served, and only when it is asked for a batch: one
+            without a length is read ahead before the epoch begins.
+
+    Returns:
+        The epoch that is trained now, from 0; None where the loader was not served.
+    """
+    fit_loop: Any = getattr(trainer, "fit_loop", None)
+    combined = getattr(fit_loop, "_combined_loader", None)
+    sized = getattr(getattr(fit_loop, "_data_fetcher", None), "length", None) is not None
+    if not sized or not trainer.training or all(other is not loader for other in getattr(combined, "flattened", ())):
+        return None
+    epochs = fit_loop.epoch_progress
+    twice = max(0, epochs.current.processed - epochs.current.completed)
+    for counted in (epochs.current, epochs.total):
+        counted.processed -= twice
+        counted.ready = counted.started = counted.processed + 1
+    batches = fit_loop.epoch_loop.batch_progress
+    if batches.current.ready == batches.current.completed:  # not with dataloader_iter, which fetches within a step
+        batches.total.ready = batches.total.started = batches.total.processed = batches.total.completed
+    return int(epochs.current.processed)

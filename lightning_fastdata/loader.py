@@ -4,108 +4,38 @@ import contextlib
 import difflib
 import inspect
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, IterableDataset, Sampler, Subset, TensorDataset
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    Sampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
-from lightning_fastdata import internals
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan
-from lightning_fastdata.order import epoch_order, loader_seed
+from lightning_fastdata.order import loader_seed
+from lightning_fastdata.planned import PlannedDataLoader, as_it_is
+from lightning_fastdata.resumable import ResumableDataLoader, Sameness
+from lightning_fastdata.samplers import EpochSampler, RankSampler
+from lightning_fastdata.seeded import draws_random_numbers
 
 __all__ = [
-    "EpochSampler",
     "GiveBackCpus",
-    "PlannedDataLoader",
-    "RankSampler",
-    "as_it_is",
     "build_loader",
     "check_kwargs",
     "gives_whole_batches",
     "is_in_memory",
 ]
-
-
-class PlannedDataLoader(DataLoader[Any]):
-    """A torch DataLoader whose workers were planned.
-
-    It keeps no state of its own and hands every argument on, so Lightning can build it again with another sampler.
-    The one difference: Lightning's hint "does not have many workers", which knows nothing of cgroup limits, other
-    ranks or data in memory, is not given for it. Other loaders keep theirs.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        with warnings.catch_warnings():
-            # torch counts the CPUs of the affinity mask only; an override or a repaired mask knows better.
-            warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
-            super().__init__(*args, **kwargs)
-        internals.skip_worker_hint(self)
-
-
-class EpochSampler(Sampler[int]):
-    """Shuffled indices that depend on seed and epoch alone.
-
-    torch's RandomSampler draws from a generator whose state depends on what ran before, so that keeping workers
-    alive, or restarting, changes the order. This one does not.
-
-    Args:
-        length: Samples in the dataset (count).
-        seed: The run's seed, >= 0.
-        epoch: Epoch to begin with; Lightning calls ``set_epoch`` before each later one. Where nobody does, as in a
-            loop of one's own, every pass is the next epoch.
-    """
-
-    def __init__(self, length: int, seed: int, epoch: int = 0) -> None:
-        self.length, self.seed, self.epoch = length, seed, epoch
-        self._counts_itself = True
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this at the start of every epoch."""
-        self.epoch, self._counts_itself = epoch, False
-
-    def __iter__(self) -> Iterator[int]:
-        order = epoch_order(self.seed, self.epoch, self.length)
-        if self._counts_itself:
-            self.epoch += 1
-        return iter(order.tolist())
-
-    def __len__(self) -> int:
-        return self.length
-
-
-class RankSampler(DistributedSampler[int]):
-    """One rank's share of an epoch, dealt out of the order that a single process would follow.
-
-    Rank r of n takes every n-th sample, so that the ranks' k-th batches together are the k-th batch of one process
-    with the n-fold batch size. Lightning leaves a DistributedSampler as it is; its own would shuffle once more, also
-    where the user said ``shuffle=False``.
-
-    Args:
-        length: Samples in the dataset (count).
-        seed: The run's seed, >= 0.
-        ranks: Ranks that share the data (count).
-        rank: Which of them this is.
-        shuffle: Whether the order changes from epoch to epoch.
-        epoch: Epoch to begin with.
-    """
-
-    def __init__(self, length: int, seed: int, ranks: int, rank: int, *, shuffle: bool, epoch: int = 0) -> None:
-        samples: Any = range(length)  # torch only asks a dataset for its length here
-        super().__init__(samples, num_replicas=ranks, rank=rank, shuffle=shuffle, seed=seed)
-        self.length, self.epoch = length, epoch
-
-    def __iter__(self) -> Iterator[int]:
-        order = epoch_order(self.seed, self.epoch, self.length) if self.shuffle else np.arange(self.length)
-        # Ranks must make the same number of steps: the first samples come again until the share is even.
-        even = np.resize(order, self.total_size)
-        return iter(even[self.rank :: self.num_replicas].tolist())
 
 
 def build_loader(
@@ -119,6 +49,9 @@ def build_loader(
     epoch: int = 0,
     rank: int = 0,
     share: tuple[int, int] | None = None,
+    deterministic: bool = True,
+    counts_epochs: bool = True,
+    trainer: Callable[[], Any] = lambda: None,
     **kwargs: Any,
 ) -> PlannedDataLoader:
     """Build the loader that a plan describes.
@@ -129,16 +62,19 @@ def build_loader(
         batch_size: Samples per batch and rank (count).
         shuffle: Whether the order changes from epoch to epoch; left aside with a sampler or an IterableDataset.
         drop_last: Whether an incomplete last batch is left out.
-        seed: Decides the order and the workers' random state, >= 0.
+        seed: Decides the order, and the random numbers of every sample, >= 0.
         epoch: Epoch to begin with.
-        rank: Global rank; decides, with the seed, the workers' random state.
+        rank: Global rank.
         share: (rank, ranks) when this rank takes only its part of the data; None takes all of it, or leaves the
             dealing to Lightning.
+        deterministic: Seed Python's, NumPy's and torch's generators for every sample; see ``seeded.SampleView``.
+        counts_epochs: Whether random numbers differ from epoch to epoch, as in training.
+        trainer: Gives the Trainer that will use the loader, or None.
         **kwargs: Further arguments of ``torch.utils.data.DataLoader``: ``sampler``, ``batch_sampler``,
             ``collate_fn``, ``timeout``, ...
 
     Returns:
-        The loader, a torch ``DataLoader``.
+        The loader, a torch ``DataLoader``: one that resumes in mid-epoch, unless the dataset is iterable.
     """
     kwargs = {**plan.as_kwargs(), **kwargs}
     if plan.num_workers == 0:
@@ -147,20 +83,44 @@ def build_loader(
         size = None if batch_size is None else int(batch_size)  # torch knows no whole numbers but Python's
         kwargs.update(batch_size=size, drop_last=drop_last)
         if kwargs.get("sampler") is None and not isinstance(dataset, IterableDataset):
-            kwargs["sampler"] = _sampler(dataset, seed, epoch, share, shuffle=shuffle)
+            kwargs["sampler"] = _sampler(dataset, seed, epoch, share, size or 1, shuffle=shuffle, drop_last=drop_last)
     # A generator of its own: otherwise the loader draws from torch's global one, and how often it does so depends
     # on persistent_workers. That would shift dropout and initialisation with a setting that should change nothing.
     kwargs.setdefault("generator", torch.Generator().manual_seed(loader_seed(seed, epoch, rank)))
-    return PlannedDataLoader(dataset, **kwargs)
+    if isinstance(dataset, IterableDataset):
+        return PlannedDataLoader(dataset, **kwargs)
+    sameness = Sameness(
+        seed=seed,
+        # A collate function of the user's may draw too, MixUp for instance.
+        seeds_samples=deterministic and (draws_random_numbers(dataset) or _collates_own(kwargs.get("collate_fn"))),
+        counts_epochs=counts_epochs,
+        ranks=share[1] if share else 1,
+        rank=rank,
+        trainer=trainer,
+    )
+    return ResumableDataLoader(dataset, sameness=sameness, **kwargs)
+
+
+def _collates_own(collate_fn: Any) -> bool:
+    return collate_fn not in (None, as_it_is, default_collate)
 
 
 def _sampler(
-    dataset: Any, seed: int, epoch: int, share: tuple[int, int] | None, *, shuffle: bool
+    dataset: Any,
+    seed: int,
+    epoch: int,
+    share: tuple[int, int] | None,
+    batch_size: int,
+    *,
+    shuffle: bool,
+    drop_last: bool,
 ) -> Sampler[int] | None:
     length = _length(dataset)
     if share is not None:
         rank, ranks = share
-        return RankSampler(length, seed, ranks, rank, shuffle=shuffle, epoch=epoch)
+        return RankSampler(
+            length, seed, ranks, rank, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, epoch=epoch
+        )
     return EpochSampler(length, seed, epoch) if shuffle else None
 
 
@@ -281,8 +241,3 @@ def gives_whole_batches(dataset: object) -> bool:
     if isinstance(dataset, Subset):
         return gives_whole_batches(dataset.dataset)
     return getattr(dataset, "whole_batches", False) is True
-
-
-def as_it_is(batch: Any) -> Any:
-    """The collate function for a dataset that returns finished batches."""
-    return batch

@@ -25,6 +25,8 @@ __all__ = [
     "summarise",
 ]
 
+# What a reader of an older version would misread makes this number go up. Added since schema 1 was first written, and
+# passed over by a reader that does not know it: StageWait.loaders.
 SCHEMA = 1
 STAGE_NAMES = {"val": "validation", "test": "test", "predict": "prediction"}
 RECENT_STEPS = 10_000
@@ -61,7 +63,7 @@ class StepRecord:
     compute_s: float | None
     """Host time of training step, backward and optimizer, without any fetch inside it (s)."""
     other_s: float
-    """The rest: callbacks, loggers, checkpoints, epoch ends, worker start-up (s)."""
+    """The rest: callbacks, loggers, checkpoints, epoch ends, workers started at ``iter()`` (s)."""
     first_in_epoch: bool
     """True for the first step of an epoch, whose wait includes the loader's warm-up."""
     batches: int
@@ -83,12 +85,12 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class StageWait:
-    """The waiting of one evaluation stage, over all its runs."""
+    """The waiting of one evaluation stage, or of one of its loaders, over all its runs."""
 
     stage: str
-    """"val", "test" or "predict"."""
+    """"val", "test" or "predict"; of one loader with its ``dataloader_idx``, "val/0"."""
     runs: int
-    """Times the stage was run (count)."""
+    """Times the stage was run, or the loader was read from (count)."""
     batches: int
     """Batches that were evaluated (count)."""
     wait_s: float | None
@@ -96,7 +98,10 @@ class StageWait:
     wait_s_max: float | None
     """Longest single ``next`` (s)."""
     elapsed_s: float
-    """Wall time of the stage (s)."""
+    """Wall time of the stage (s). Of one loader: its waits, and what was done with its batches."""
+    loaders: tuple["StageWait", ...] = ()
+    """Each loader on its own, where there were several, read one after the other; their sums are in the figures above,
+    which also hold what belongs to no batch. Empty where a fetch cannot be said to be of one loader."""
 
     @property
     def wait_share(self) -> float | None:
@@ -114,12 +119,15 @@ class StageWait:
 
     def to_dict(self) -> dict[str, Any]:
         """The stage as plain values, with its share."""
-        return {**asdict(self), "wait_share": self.wait_share}
+        loaders = [loader.to_dict() for loader in self.loaders]
+        return {**asdict(self), "loaders": loaders, "wait_share": self.wait_share}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "StageWait":
-        """The stage that ``to_dict`` gave."""
-        return cls(**_known(cls, values))
+        """The stage that ``to_dict`` gave, also before it had loaders."""
+        known = _known(cls, values)
+        known["loaders"] = tuple(cls.from_dict(loader) for loader in known.get("loaders", ()))
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -204,7 +212,7 @@ class RunSummary:
     compute_s: float | None
     """Total host time of training steps, backward passes and optimizer steps (s)."""
     other_s: float
-    """Total of the rest: callbacks, loggers, checkpoints, epoch ends, worker start-up (s)."""
+    """Total of the rest: callbacks, loggers, checkpoints, epoch ends, workers started at ``iter()`` (s)."""
     tail_wait_s: float
     """Part of ``wait_s`` in fetches that no step used (s)."""
     samples_per_s: float | None

@@ -11,7 +11,8 @@ from lightning_fastdata import auto
 from lightning_fastdata.auto import TrainerFacts, auto_dataloader, plan_for, resolve_seed, trainer_facts
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, Limit
-from lightning_fastdata.loader import EpochSampler
+from lightning_fastdata.samplers import EpochSampler
+from lightning_fastdata.sharding import TellShare
 
 # torch counts the CPUs of this machine, not those the tests pretend
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -256,6 +257,14 @@ def test_training_beside_validation_shares_the_budget():
     assert alone.num_workers == 6
 
 
+def test_several_loaders_of_one_hook_share_the_budget():
+    """As those that FastDataModule makes itself; in evaluation they follow each other, so one pool is alive."""
+    assert [auto_dataloader(Squares(), loaders=loaders).num_workers for loaders in (1, 2, 7)] == [6, 3, 0]
+    val = auto_dataloader(Squares(), split="val", loaders=2)
+    assert (val.num_workers, val.persistent_workers) == (6, False)
+    assert auto_dataloader(Squares(), loaders=2, num_workers=5).num_workers == 5
+
+
 def test_the_users_arguments_reach_torch():
     """Everything else of DataLoader is handed on."""
     loader = auto_dataloader(Squares(), num_workers=1, prefetch_factor=3, in_order=False, drop_last=True, batch_size=8)
@@ -294,6 +303,8 @@ def test_a_plan_is_told_once_for_a_trainer(caplog):
         ({"split": "training"}, "split='training'"),
         ({"num_worker": 2}, "'num_worker'"),
         ({"num_workers": -1}, "num_workers=-1"),
+        ({"loaders": 0}, "loaders=0"),
+        ({"loaders": True}, "loaders=True"),
         ({"num_workers": 0, "prefetch_factor": 2}, "num_workers=0 together with prefetch_factor=2"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"sampler": [0], "shuffle": True}, "sampler together with shuffle"),
@@ -306,6 +317,40 @@ def test_what_cannot_work_is_refused(kwargs, words):
         auto_dataloader(Squares(), **kwargs)
     assert words in caught.value.what
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(("batch_size", "refused"), [(50, False), (51, True)])
+def test_dropping_the_only_batch_of_all_ranks_is_refused(batch_size, refused):
+    """101 samples for two ranks: 51 would fill one rank's batch, not both."""
+    trainer = FakeTrainer(world_size=2, num_devices=2, distributed_sampler_kwargs={"num_replicas": 2, "rank": 0})
+    kwargs = {"trainer": trainer, "batch_size": batch_size, "drop_last": True, "num_workers": 0}
+    if refused:
+        with pytest.raises(FastDataError, match="only 50 samples per rank"):
+            auto_dataloader(range(101), **kwargs)
+    else:
+        assert [len(batch) for batch in auto_dataloader(range(101), **kwargs)] == [50]
+
+
+@pytest.mark.parametrize(
+    ("length", "kwargs", "told"),
+    [
+        (16, {}, ""),
+        (17, {}, "1 of its samples are repeats"),
+        (18, {}, ""),
+        (17, {"drop_last": True}, ""),
+        (17, {"sampler": list(range(17))}, ""),
+    ],
+)
+def test_repeated_samples_are_spoken_of(caplog, length, kwargs, told):
+    """The one thing that a number of ranks changes; not where a user's sampler leaves the dealing to Lightning."""
+    import lightning.pytorch  # noqa: F401 (its messages are what it is told through)
+
+    caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")
+    trainer = FakeTrainer(world_size=2, num_devices=2, distributed_sampler_kwargs={"num_replicas": 2, "rank": 0})
+    auto_dataloader(range(length), trainer=trainer, batch_size=4, num_workers=0, **kwargs)
+    said = [record.getMessage() for record in caplog.records if "repeats" in record.getMessage()]
+    assert len(said) == bool(told)
+    assert all(text.startswith("train: ") and told in text for text in said)
 
 
 def test_no_data_is_refused():
@@ -362,3 +407,45 @@ def test_a_stream_on_several_ranks_is_spoken_of():
     """Each rank would read all of it."""
     with pytest.warns(UserWarning, match="each of the 2 ranks reads all of it"):
         auto_dataloader(Stream(), trainer=FakeTrainer(world_size=2, num_devices=2))
+
+
+# Iterable datasets
+
+
+def test_what_cannot_be_promised_for_a_stream_is_said_once():
+    """Order, random numbers and resume are its own affair; the warning names it and the way out."""
+    with pytest.warns(UserWarning, match=r"Stream is an IterableDataset.*shard\(\)") as said:
+        auto_dataloader(Stream(), batch_size=2)
+    assert len(said) == 1
+
+
+def test_evaluation_on_a_stream_is_only_warned_of_repeats(recwarn):
+    """One process reads it once, so there is nothing to say; two workers would read it twice."""
+    auto_dataloader(Stream(), batch_size=2, split="val", num_workers=0)
+    assert not [warning for warning in recwarn if "IterableDataset" in str(warning.message)]
+    with pytest.warns(UserWarning, match="2 workers reads all of it"):
+        auto_dataloader(Stream(), batch_size=2, split="val", num_workers=2)
+
+
+@pytest.mark.filterwarnings("ignore:.*is an IterableDataset")
+def test_workers_of_a_stream_are_told_their_share():
+    """A spawned worker knows neither torch.distributed nor its rank."""
+    trainer = FakeTrainer(world_size=2, global_rank=1)
+    loader = auto_dataloader(Stream(), trainer=trainer, batch_size=2, num_workers=2)
+    assert loader.worker_init_fn == TellShare(1, 2)
+    assert auto_dataloader(Stream(), trainer=FakeTrainer(), batch_size=2, num_workers=2).worker_init_fn is None
+
+
+# Ranks
+
+
+def test_repeats_that_make_ranks_even_are_said(capsys, caplog):
+    """21 samples in batches of 4 x 5: the last batch has one sample for four ranks."""
+    dealt = {"num_replicas": 4, "rank": 0}
+    trainer = FakeTrainer(world_size=4, distributed_sampler_kwargs=dealt)
+    with caplog.at_level("INFO"):
+        auto_dataloader(list(range(21)), trainer=trainer, batch_size=5, num_workers=0)
+    assert "3 short of a sample for each of the 4 ranks" in caplog.text + capsys.readouterr().err
+    caplog.clear()
+    auto_dataloader(list(range(24)), trainer=trainer, batch_size=5, num_workers=0)
+    assert "short of a sample" not in caplog.text + capsys.readouterr().err

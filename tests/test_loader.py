@@ -13,6 +13,7 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
+    SequentialSampler,
     StackDataset,
     Subset,
     TensorDataset,
@@ -21,9 +22,11 @@ from torch.utils.data import (
 
 from lightning_fastdata.data.splits import SplitView
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loader import EpochSampler, PlannedDataLoader, build_loader, check_kwargs, is_in_memory
+from lightning_fastdata.loader import build_loader, check_kwargs, is_in_memory
 from lightning_fastdata.options import FIELDS, LoaderPlan, Reason
 from lightning_fastdata.order import epoch_order
+from lightning_fastdata.planned import PlannedDataLoader
+from lightning_fastdata.samplers import EpochSampler
 
 
 class Squares(Dataset):
@@ -134,15 +137,71 @@ def test_torchs_global_random_state_is_not_used_up(workers, persistent):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def drawn(rank=0, seed=1, epoch=0):
-    loader = build_loader(Noise(4), plan(1), batch_size=4, seed=seed, rank=rank, epoch=epoch)
-    return next(iter(loader)).tolist()
+def drawn(rank=0, seed=1, epoch=0, workers=1, dataset=None, **kwargs):
+    loader = build_loader(
+        dataset or Noise(4), plan(workers), batch_size=4, shuffle=True, seed=seed, rank=rank, epoch=epoch, **kwargs
+    )
+    return sorted(next(iter(loader)).tolist())
 
 
-def test_workers_draw_other_numbers_on_other_ranks_and_epochs():
-    """Equal augmentations on every rank would waste the ranks; two runs of one seed agree."""
-    assert drawn() == drawn()
-    assert len({tuple(found) for found in (drawn(), drawn(rank=1), drawn(epoch=1), drawn(seed=2))}) == 4
+def test_a_samples_random_numbers_depend_on_seed_and_epoch_alone():
+    """The same in a worker, in the training process and on every rank; others in another epoch or with another seed."""
+    assert drawn() == drawn() == drawn(workers=0) == drawn(rank=1)
+    assert len({tuple(found) for found in (drawn(), drawn(epoch=1), drawn(seed=2))}) == 3
+    assert len(set(drawn())) == 4
+
+
+def test_undetermined_workers_draw_other_numbers_on_other_ranks_and_epochs():
+    """``deterministic=False``: equal augmentations on every rank would waste the ranks; two runs of one seed agree."""
+
+    def free(**kwargs):
+        return tuple(drawn(deterministic=False, **kwargs))
+
+    assert free() == free()
+    assert len({free(), free(rank=1), free(epoch=1), free(seed=2)}) == 4
+
+
+def add_noise(samples):
+    """Collates as MixUp does: with random numbers."""
+    return torch.stack([sample[0] for sample in samples]) + torch.rand(len(samples))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_collate_function_of_the_users_is_seeded_whatever_the_data(workers):
+    """Tensors in memory draw nothing, a collate function may."""
+    tensors = TensorDataset(torch.zeros(4))
+    torch.manual_seed(workers)
+    found = drawn(workers=workers, dataset=tensors, collate_fn=add_noise)
+    assert found == drawn(workers=0, dataset=tensors, collate_fn=add_noise)
+    assert found != drawn(workers=0, dataset=tensors, collate_fn=add_noise, epoch=1)
+
+
+def test_data_that_draws_nothing_is_not_seeded():
+    """Seeding costs time, for rows of a tensor more than loading them."""
+    unseeded = [TensorDataset(torch.zeros(4)), Subset(TensorDataset(torch.zeros(4)), [1])]
+    assert [build_loader(data, plan()).sameness.seeds_samples for data in unseeded] == [False, False]
+    assert build_loader(Noise(), plan()).sameness.seeds_samples
+    for collate_fn in (None, torch.utils.data.default_collate):
+        assert not build_loader(unseeded[0], plan(), collate_fn=collate_fn).sameness.seeds_samples
+
+
+def test_each_rank_draws_its_share_of_the_same_batches():
+    """Two ranks with batches of 4 together see the batches of 8, sample by sample."""
+    whole = list(build_loader(Squares(21), plan(), batch_size=8, shuffle=True))
+    ranks = [
+        build_loader(Squares(21), plan(), batch_size=4, shuffle=True, rank=rank, share=(rank, 2)) for rank in (0, 1)
+    ]
+    pairs = zip(*ranks, strict=True)
+    for batch, (zero, one) in zip(whole, pairs, strict=True):
+        assert (batch[0::2].tolist(), batch[1::2].tolist()) == (zero.tolist(), one.tolist())
+
+
+def test_drop_last_leaves_out_an_incomplete_global_batch():
+    """23 samples for two ranks with batches of 4: two steps each, not the third that one rank could still fill."""
+    for rank in (0, 1):
+        loader = build_loader(Squares(23), plan(), batch_size=4, drop_last=True, rank=rank, share=(rank, 2))
+        assert indices(loader) == list(range(16))[rank::2]
+        assert len(loader) == 2
 
 
 # Arguments
@@ -171,6 +230,37 @@ def test_a_sampler_of_the_users_replaces_shuffling():
     loader = build_loader(Squares(), plan(), batch_size=2, shuffle=True, sampler=sampler)
     assert loader.sampler is sampler
     assert indices(loader) == [3] * 6
+
+
+class ShuffledBatches(BatchSampler):
+    """Batches of neighbours in random order, as for sequences of like length."""
+
+    def __iter__(self):
+        batches = list(super().__iter__())
+        return iter([batches[number] for number in torch.randperm(len(batches)).tolist()])
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"sampler": RandomSampler(range(20)), "batch_size": 4},
+        {"batch_sampler": BatchSampler(RandomSampler(range(20)), 4, False)},
+        {"batch_sampler": ShuffledBatches(SequentialSampler(range(20)), 2, False)},
+    ],
+    ids=["sampler", "batches of it", "batch sampler"],
+)
+def test_a_sampler_of_the_users_draws_from_generators_of_its_own(own):
+    """The global ones, seeded for the epoch and put back: its order is the same in every run, and dropout as well."""
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        loader = build_loader(Squares(), plan(), seed=5, **own)
+        found.append([indices(loader), indices(loader)])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert found[0] == found[1]
+    assert found[0][0] != found[0][1]
+    assert indices(build_loader(Squares(), plan(), seed=6, **own)) != found[0][0]
 
 
 def test_a_batch_sampler_of_the_users_replaces_batching():

@@ -52,6 +52,22 @@ def test_a_summary_goes_through_json_and_back():
     assert RunSummary.from_dict(json.loads(json.dumps(summary.to_dict()))) == summary
 
 
+def test_the_loaders_of_a_stage_go_with_it():
+    parts = (StageWait("val/0", 2, 6, 0.2, 0.1, 1.0), StageWait("val/1", 2, 4, None, None, 2.5))
+    summary = summarise([], stages=[StageWait("val", 2, 10, 1.0, 0.4, 4.0, parts)])
+    written = json.loads(json.dumps(summary.to_dict()))
+    assert written == summary.to_dict()
+    assert written["stages"][0]["loaders"][0]["wait_share"] == 0.2
+    assert RunSummary.from_dict(written) == summary
+
+
+def test_a_summary_from_before_there_were_loaders_can_be_read():
+    """Of the same schema: a reader of either age passes over what it does not know."""
+    written = summarise([], stages=[StageWait("val", 2, 10, 1.0, 0.4, 4.0)]).to_dict()
+    del written["stages"][0]["loaders"]
+    assert RunSummary.from_dict(written).stages[0].loaders == ()
+
+
 def test_a_summary_of_a_later_layout_is_refused():
     with pytest.raises(FastDataError, match="schema 2"):
         RunSummary.from_dict({**summarise([]).to_dict(), "schema": 2})

@@ -137,20 +137,22 @@ def _stage_rows(stages: Sequence[StageWait]) -> Table:
     table.add_column("Evaluation")
     for heading in ("runs", "batches", "waiting", "share", "largest"):
         table.add_column(heading, justify="right")
-    for stage in stages:
+    for line in (line for stage in stages for line in (stage, *stage.loaders)):
         table.add_row(
-            _name(stage),
-            count(stage.runs),
-            count(stage.batches),
-            seconds(stage.wait_s),
-            percent(stage.wait_share),
-            milliseconds(stage.wait_s_max),
+            _name(line),
+            count(line.runs),
+            count(line.batches),
+            seconds(line.wait_s),
+            percent(line.wait_share),
+            milliseconds(line.wait_s_max),
         )
     return table
 
 
 def _name(stage: StageWait) -> str:
-    return STAGE_NAMES.get(stage.stage, stage.stage).capitalize()
+    """A stage by its name; of several loaders one after the other each below it, by its index."""
+    stage_name, _, loader = stage.stage.partition("/")
+    return f"  loader {loader}" if loader else STAGE_NAMES.get(stage_name, stage_name).capitalize()
 
 
 def _verdict(level: str, text: str) -> Text:

@@ -27,10 +27,11 @@ class Report(Callback):
             "attributes": list(getattr(getattr(loader, "dataset", None), "classes", ())),
             "plans": {name: plan.to_dict() for name, plan in trainer.datamodule.plans.items()},
             "generator": loader.generator.initial_seed() if loader is not None else None,
+            "steps": trainer.global_step,
         }
         Path(f"{self.path}-{trainer.global_rank}.json").write_text(json.dumps(found))
 
-    on_fit_end = on_predict_end = write
+    on_fit_end = on_test_end = on_predict_end = write
 
 
 class WholeBatches(BatchSampler):
@@ -40,15 +41,17 @@ class WholeBatches(BatchSampler):
 def main(folder: Path, start: str = "ddp_fork") -> None:
     def run(name, module, stage="fit", **kwargs):
         common = {"devices": 2, "strategy": start, "callbacks": [Report(str(folder / name))]}
-        more = {"return_predictions": False} if stage == "predict" else {}
+        more = {"predict": {"return_predictions": False}, "test": {"verbose": False}}.get(stage, {})
         getattr(quiet_trainer(**common, **kwargs), stage)(Recorder(), datamodule=module, **more)
 
     if start == "ddp_spawn":
         run("spawn", FastDataModule(Numbers(12), val_split=4, batch_size=2, num_workers=0), max_epochs=1)
         return
-    numbers = FastDataModule(Numbers(21), Numbers(6), batch_size=4)
+    numbers = FastDataModule(Numbers(21), Numbers(7), batch_size=4)
     run("fit", numbers, max_epochs=2)
-    run("again", FastDataModule(Numbers(21), Numbers(6), batch_size=4, num_workers=0), max_epochs=2)
+    run("again", FastDataModule(Numbers(21), Numbers(7), batch_size=4, num_workers=0), max_epochs=2)
+    run("padded", FastDataModule(Numbers(17), batch_size=4, num_workers=0), max_epochs=1)
+    run("test", FastDataModule(test_dataset=Numbers(7), batch_size=2, num_workers=0), stage="test")
     tensors = TensorDataModule(train=torch.arange(20.0), val_split=4, batch_size=3)
     run("tensors", tensors, max_epochs=2)
     run("overfit", TensorDataModule(train=torch.arange(20.0), batch_size=3), max_epochs=2, overfit_batches=2)

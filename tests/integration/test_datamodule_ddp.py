@@ -39,11 +39,21 @@ def seen(ranks, scenario, stage="train"):
     return list(zip(zero, one, strict=True))
 
 
-def test_every_sample_once_but_for_padding(ranks):
-    """21 samples for two ranks: 11 each, one of them twice, in every epoch."""
+def test_every_sample_exactly_once(ranks):
+    """21 samples for two ranks, batches of 4: three steps each, the last with 3 and 2 samples; nothing is repeated."""
     for zero, one in seen(ranks, "fit"):
-        assert len(zero) == len(one) == 11
-        assert set(zero) | set(one) == set(range(21))
+        assert (len(zero), len(one)) == (11, 10)
+        assert sorted(zero + one) == list(range(21))
+    assert [ranks[0][f"fit-{rank}"]["steps"] for rank in (0, 1)] == [6, 6]
+
+
+def test_one_sample_is_repeated_where_a_rank_would_have_none(ranks):
+    """17 samples for two ranks, batches of 4: the last one alone cannot give both ranks a step. That is said once."""
+    ((zero, one),) = seen(ranks, "padded")
+    order = epoch_order(42, 0, 17).tolist()
+    assert (zero, one) == (order[0::2], [*order[1::2], order[0]])
+    assert [ranks[0][f"padded-{rank}"]["steps"] for rank in (0, 1)] == [3, 3]
+    assert ranks[1].count("1 of its samples are repeats") == 1
 
 
 def test_epochs_differ(ranks):
@@ -62,13 +72,13 @@ def test_the_ranks_follow_the_order_of_one_process(ranks):
     """Rank r takes every second sample of the epoch's order, so that together the ranks follow it."""
     for epoch, (zero, one) in enumerate(seen(ranks, "fit")):
         order = epoch_order(42, epoch, 21).tolist()
-        assert (zero, one) == (order[0::2], [*order[1::2], order[0]])
+        assert (zero, one) == (order[0::2], order[1::2])
 
 
 def test_shuffle_false_is_kept(ranks):
     """Lightning's own sampler shuffles training data whatever the user said; ours does not."""
     in_order = list(range(21))
-    assert seen(ranks, "in-order") == [(in_order[0::2], [*in_order[1::2], 0])] * 2
+    assert seen(ranks, "in-order") == [(in_order[0::2], in_order[1::2])] * 2
 
 
 def test_a_trainer_that_deals_nothing_is_respected(ranks):
@@ -76,15 +86,21 @@ def test_a_trainer_that_deals_nothing_is_respected(ranks):
     assert [(sorted(zero), sorted(one)) for zero, one in seen(ranks, "everything")] == [(list(range(21)),) * 2]
 
 
-def test_validation_sees_every_sample(ranks):
-    """Divided between the ranks, in both epochs."""
-    assert [sorted(zero + one) for zero, one in seen(ranks, "fit", "val")] == [list(range(6))] * 2
+def test_validation_sees_every_sample_once(ranks):
+    """Dealt between the ranks in order, in both epochs; Lightning's own sampler would count one of the 7 twice."""
+    assert seen(ranks, "fit", "val") == [([0, 2, 4, 6], [1, 3, 5])] * 2
+
+
+def test_testing_sees_every_sample_once(ranks):
+    """7 samples, batches of 2: two steps for either rank, without a word of Lightning's about replicated samples."""
+    assert seen(ranks, "test", "test") == [([0, 2, 4, 6], [1, 3, 5])]
+    assert "replicates" not in ranks[1]
 
 
 def test_the_loader_lightning_built_again_is_ours(ranks):
     """The class is kept, and the dataset still answers the user's attributes."""
     for rank in (0, 1):
-        assert ranks[0][f"fit-{rank}"]["loader"] == "PlannedDataLoader"
+        assert ranks[0][f"fit-{rank}"]["loader"] == "ResumableDataLoader"
         assert ranks[0][f"fit-{rank}"]["attributes"] == ["even", "odd"]
 
 
@@ -107,7 +123,7 @@ def test_the_workers_of_the_ranks_draw_other_numbers(ranks):
 
 def test_plans_are_told_by_one_rank(ranks):
     """Once for each loader of each DataModule, not once per rank."""
-    assert ranks[1].count("Data loading for train:") == 7
+    assert ranks[1].count("Data loading for train:") == 8
     assert ranks[1].count("Data loading for predict:") == 2
 
 

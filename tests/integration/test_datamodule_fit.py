@@ -14,8 +14,10 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Weighted
 
 from lightning_fastdata import FastDataModule, TensorDataModule, auto_dataloader
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loader import EpochSampler, PlannedDataLoader
 from lightning_fastdata.order import epoch_order
+from lightning_fastdata.planned import PlannedDataLoader
+from lightning_fastdata.resumable import ResumableDataLoader
+from lightning_fastdata.samplers import EpochSampler
 
 NO_SPLIT = "ignore:Total length of `list` across ranks is zero"  # Lightning's word for a split without data
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -87,7 +89,7 @@ def test_overfit_batches_gives_the_same_batches_each_epoch(tensors):
     module = TensorDataModule(train=data, val=data, batch_size=4) if tensors else inline(Numbers(), Numbers())
     model, trainer = fit(module, max_epochs=3, overfit_batches=2)
     assert model.samples() == [list(range(8))] * 3
-    assert type(trainer.train_dataloader) is PlannedDataLoader
+    assert type(trainer.train_dataloader) is ResumableDataLoader
 
 
 def test_limits_are_kept():
@@ -184,6 +186,7 @@ def test_dicts_of_datasets_as_lightning_takes_them():
     assert {"val", "val1"} <= set(model.seen)
 
 
+@pytest.mark.filterwarnings("ignore:.*is an IterableDataset")
 def test_a_stream_in_a_run():
     """An IterableDataset trains for as long as it lasts, each sample once."""
 

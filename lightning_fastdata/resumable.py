@@ -1,0 +1,329 @@
+"""A loader whose batches only the seed decides, and which continues in mid-epoch where it stopped."""
+
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+
+from lightning_fastdata import internals
+from lightning_fastdata.order import ORDER, RANK, mix, stream
+from lightning_fastdata.planned import PlannedDataLoader, as_it_is
+from lightning_fastdata.progress import LoaderProgress
+from lightning_fastdata.samplers import EpochSampler, RankSampler, has_fixed_order
+from lightning_fastdata.seeded import (
+    Ask,
+    Delivered,
+    SampleView,
+    load_generators,
+    save_generators,
+    seed_generators,
+    seeded_generators,
+)
+
+__all__ = ["Given", "ResumableDataLoader", "Sameness"]
+
+HANDED_ON = (
+    *("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator"),
+    *("prefetch_factor", "persistent_workers", "pin_memory_device", "in_order"),
+)
+"""Arguments of torch's DataLoader that the inner loader shares with the outer one."""
+
+
+def nobody() -> None:
+    """The Trainer of a loader that has none."""
+
+
+@dataclass(frozen=True)
+class Sameness:
+    """What decides the batches of a loader, beside its dataset and its sampler."""
+
+    seed: int
+    """The run's seed, >= 0."""
+    seeds_samples: bool = True
+    """Whether every sample gets its own random numbers; False leaves the generators alone."""
+    counts_epochs: bool = True
+    """Whether epochs differ, as in training; False serves every pass with the random numbers of epoch 0."""
+    ranks: int = 1
+    """Ranks that share a global batch (count)."""
+    rank: int = 0
+    """Global rank of this process."""
+    trainer: Callable[[], Any] = field(default=nobody, compare=False)
+    """Gives the Trainer, or None where it is not known or gone; a loader does not keep its Trainer alive."""
+
+
+class Given(NamedTuple):
+    """Which samples a batch held."""
+
+    epoch: int
+    """Epoch of the batch."""
+    cycle: int
+    """How often the loader had come round within the epoch."""
+    number: int
+    """Which batch of the epoch, from 0."""
+    indices: list[Any]
+    """Samples of this rank's batch, by index."""
+    padded: int = 0
+    """Samples at its end that are repeats, there to make the steps of all ranks equal (count)."""
+
+
+@dataclass
+class Pass:
+    """One pass over a loader."""
+
+    epoch: int
+    cycle: int
+    first: int
+    """Batch it began with; not 0 after a resume."""
+    given: int
+    """Batches of the epoch handed out so far, those before ``first`` included (count)."""
+    finished: bool = False
+    fetch: int | None = None
+    """Fetch of Lightning's in which the last batch was handed out, from 0."""
+    asked: dict[int, list[Any]] = field(default_factory=dict)
+    """Samples of the batches that are under way, by batch number."""
+
+
+class Asks:
+    """What the inner loader draws instead of indices; each pass puts its own iterator here."""
+
+    def __init__(self) -> None:
+        self.next_pass: Iterator[Ask] = iter(())
+
+    def __iter__(self) -> Iterator[Ask]:
+        return self.next_pass
+
+
+class ResumableDataLoader(PlannedDataLoader):
+    """A torch DataLoader for map-style data that gives the same batches whatever the workers, ranks and restarts.
+
+    To its user, and to Lightning, it is a DataLoader with the arguments it was made with: ``dataset`` and ``sampler``
+    are the user's own, and Lightning may build it again with another sampler. Its batches come from an inner
+    DataLoader with the same options, which asks a view of the dataset (``seeded.SampleView``) for whole batches
+    together with the epoch they belong to, so that persistent workers seed each sample rightly.
+
+    The inner loader is made, and its workers start, when the first batch is fetched, not at ``iter()``: Lightning
+    calls that before it knows, after a restart, in which epoch it is.
+
+    ``state_dict`` and ``load_state_dict`` follow the interface that Lightning saves with its loop: a mid-epoch
+    checkpoint holds a few integers, the same on every rank.
+
+    Args:
+        *args: Arguments of torch's DataLoader.
+        sameness: What decides the batches.
+        **kwargs: Arguments of torch's DataLoader.
+    """
+
+    def __init__(self, *args: Any, sameness: Sameness | None = None, **kwargs: Any) -> None:
+        self.sameness = sameness or Sameness(seed=0)
+        super().__init__(*args, **kwargs)
+        self.last_given: Given | None = None
+        """The batch handed out last."""
+        self._inner: DataLoader[Any] | None = None
+        self._asks = Asks()
+        self._pass: Pass | None = None
+        self._passes = 0
+        self._saved: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, as with ``ddp_spawn``: without the workers and the Trainer of this one."""
+        sameness = replace(self.sameness, trainer=nobody)
+        return {**vars(self), "sameness": sameness, "_inner": None, "_iterator": None, "_asks": Asks()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        internals.skip_worker_hint(self)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        now = self._begin()
+        self._asks.next_pass = self._ask_for(now)
+        inner = iter(self._inner_loader())
+        internals.keep_iterator(self, inner)
+        # No local name holds a batch: while the model works on it, the loader must not keep it alive.
+        yield from map(partial(self._hand_over, now), inner)
+        now.finished = True
+
+    def meet(self, trainer: Any) -> None:
+        """Know the Trainer that uses this loader; it is asked where training is.
+
+        Args:
+            trainer: It is not kept alive.
+        """
+        self.sameness = replace(self.sameness, trainer=weakref.ref(trainer))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the model is in this loader's data, for a checkpoint.
+
+        Batches count that the model was trained on, not those prefetched.
+
+        Returns:
+            The fields of ``LoaderProgress``, and the states of this process's random generators.
+        """
+        trainer = self.sameness.trainer()
+        internals.load_waiting_states(trainer, self)
+        if self._saved:  # resumed, and nothing fetched since
+            return dict(self._saved)
+        now = self._pass or Pass(self._epoch(), 0, 0, 0)
+        progress = self._progress(now, max(0, now.given - internals.batches_ahead(trainer, now.fetch, now.finished)))
+        return {**progress.to_dict(), "generators": save_generators(self.sameness.rank, self._device())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint with the next pass, if that is of the epoch it was written in.
+
+        Args:
+            state_dict: What ``state_dict`` gave, here or on another rank.
+
+        Raises:
+            FastDataError: It was written by something else.
+        """
+        progress = LoaderProgress.from_dict(state_dict)
+        self._saved = dict(state_dict)
+        self._passes = progress.epoch
+        if isinstance(self.sampler, (EpochSampler, RankSampler)):
+            self.sampler.continue_from(progress.epoch)
+        # Once more at the first batch, the last moment before the model draws; but with loaders made anew for each
+        # epoch, a checkpoint of an epoch's last step never sees a batch from this loader.
+        self._load_generators(progress)
+
+    def _begin(self) -> Pass:
+        """Find out, at the last moment, what this pass is."""
+        trainer = self.sameness.trainer()
+        internals.load_waiting_states(trainer, self)
+        epoch = internals.mend_progress(trainer, self)
+        if epoch is not None and isinstance(self.sampler, (EpochSampler, RankSampler)):
+            self.sampler.set_epoch(epoch)
+        now, before = Pass(self._epoch(), 0, 0, 0), self._pass
+        if self._saved:
+            self._continue(now)
+            self._saved = {}
+        elif before is not None and before.epoch == now.epoch and _in_mid_epoch(trainer):
+            now.cycle = before.cycle + before.finished
+        if isinstance(self.sampler, (EpochSampler, RankSampler)):
+            self.sampler.cycle = now.cycle
+        self._passes += 1
+        self._pass = now
+        return now
+
+    def _continue(self, now: Pass) -> None:
+        """Take up what a checkpoint saved."""
+        progress = LoaderProgress.from_dict(self._saved)
+        if progress.epoch == now.epoch:
+            progress.check_continues(self._progress(now, 0), _length(self))
+            now.cycle = progress.cycle
+            now.first = now.given = progress.batches_consumed
+        self._load_generators(progress)
+
+    def _load_generators(self, progress: LoaderProgress) -> None:
+        """Go on with the random numbers that followed when the checkpoint was written."""
+        generators = self._saved.get("generators")
+        if generators is None:
+            return
+        if generators["rank"] == self.sameness.rank:
+            load_generators(generators, self._device())
+        else:  # Lightning saves rank 0 only; the others must neither draw its numbers nor those of the run's start
+            start = stream(self.sameness.seed, progress.epoch, progress.batches_consumed)
+            seed_generators(mix(mix(start + RANK) + self.sameness.rank))
+
+    def _epoch(self) -> int:
+        """The epoch of a pass that begins now."""
+        if not self.sameness.counts_epochs:
+            return 0
+        if isinstance(self.sampler, (EpochSampler, RankSampler)):
+            return self.sampler.epoch
+        trainer = self.sameness.trainer()
+        return self._passes if trainer is None else int(trainer.current_epoch)
+
+    def _ask_for(self, now: Pass) -> Iterator[Ask]:
+        batched = self.batch_sampler is not None
+        drawn = None if self._has_fixed_order() else Counter[Any]()
+        for number, chosen in enumerate(self._order(now)):
+            indices = list(chosen) if batched else [chosen]
+            occurrences = None if drawn is None else _count(drawn, indices)
+            if number >= now.first:
+                now.asked[number] = indices
+                yield Ask(now.epoch, now.cycle, number, indices, occurrences)
+
+    def _order(self, now: Pass) -> Iterator[Any]:
+        source: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
+        if self._has_fixed_order() or _length(source) is None:
+            return iter(source)
+        # A sampler of the user's may draw from the global generators: give it the same numbers in every run. They
+        # are put back at once, so its whole order has to be drawn now.
+        with seeded_generators(mix(stream(self.sameness.seed, now.epoch, now.cycle) + ORDER)):
+            return iter(list(source))
+
+    def _has_fixed_order(self) -> bool:
+        if self.batch_sampler is None:
+            return has_fixed_order(self.sampler)
+        return type(self.batch_sampler) is BatchSampler and has_fixed_order(self.batch_sampler.sampler)
+
+    def _inner_loader(self) -> DataLoader[Any]:
+        if self._inner is not None and self.persistent_workers and internals.kept_iterator(self) is not None:
+            return self._inner
+        options = {name: getattr(self, name) for name in HANDED_ON if getattr(self, name, None) not in (None, "")}
+        batched = self.batch_sampler is not None
+        options |= {"batch_sampler": self._asks} if batched else {"sampler": self._asks, "batch_size": None}
+        seed = self.sameness.seed if self.sameness.seeds_samples else None
+        view = SampleView(self.dataset, self.collate_fn, seed, batched=batched)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
+            self._inner = DataLoader(view, collate_fn=as_it_is, **options)
+        return self._inner
+
+    def _hand_over(self, now: Pass, delivered: Delivered) -> Any:
+        now.given += 1
+        now.fetch = internals.fetches(self.sameness.trainer())
+        indices = now.asked.pop(delivered.number)
+        self._pass = now
+        padded = self.sampler.padded if isinstance(self.sampler, RankSampler) and now.given == _length(self) else 0
+        self.last_given = Given(now.epoch, now.cycle, delivered.number, indices, padded)
+        return delivered.batch
+
+    def _progress(self, now: Pass, batches: int) -> LoaderProgress:
+        own = isinstance(self.sampler, (EpochSampler, RankSampler))
+        batch = (self.batch_size or 0) * self.sameness.ranks
+        length = _length(self.dataset) or 0
+        in_order = isinstance(self.sampler, SequentialSampler) or (own and not getattr(self.sampler, "shuffle", True))
+        return LoaderProgress(
+            seed=self.sameness.seed,
+            epoch=now.epoch,
+            cycle=now.cycle,
+            batches_consumed=batches,
+            samples_consumed=min(batches * batch, length) if own else batches * batch,
+            global_batch_size=batch,
+            dataset_length=length,
+            order="own sampler" if not self._has_fixed_order() else "in order" if in_order else "shuffled",
+        )
+
+    def _device(self) -> Any:
+        return getattr(getattr(self.sameness.trainer(), "strategy", None), "root_device", None)
+
+
+def _in_mid_epoch(trainer: Any) -> bool:
+    """Whether the Trainer has begun its epoch, so that a loader that starts again comes round within it."""
+    if trainer is None or not trainer.training:
+        return False
+    return bool(trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0)
+
+
+def _count(drawn: "Counter[Any]", indices: list[Any]) -> list[int] | None:
+    """How often each sample was drawn before; the counter goes on counting."""
+    occurrences = []
+    for index in indices:
+        try:
+            occurrences.append(drawn[index])
+        except TypeError:  # a key that cannot be counted, a list for instance
+            return None
+        drawn[index] += 1
+    return occurrences if any(occurrences) else None
+
+
+def _length(sized: Any) -> int | None:
+    try:
+        return len(sized)
+    except TypeError:
+        return None

@@ -1,0 +1,252 @@
+"""Random numbers of a sample that only (seed, epoch, index) decides, in whichever process loads it."""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, get_worker_info
+
+from lightning_fastdata.order import BATCH, mix, sample_seed, stream
+
+__all__ = [
+    "Ask",
+    "Delivered",
+    "SampleView",
+    "draws_random_numbers",
+    "load_generators",
+    "loads_whole_batches",
+    "random_state",
+    "save_generators",
+    "seed_generators",
+    "seeded_generators",
+    "set_random_state",
+]
+
+
+class Ask(NamedTuple):
+    """What a loader asks its dataset for: one batch."""
+
+    epoch: int
+    """Epoch whose random numbers apply."""
+    cycle: int
+    """How often the loader has come round within the epoch."""
+    number: int
+    """Which batch of the epoch, from 0."""
+    indices: list[Any]
+    """Samples of the batch, as the sampler gave them."""
+    occurrences: list[int] | None
+    """For each sample how often the epoch has drawn it before (count); None = not once."""
+
+
+class Delivered(NamedTuple):
+    """A batch on its way from the worker, with the number by which it was asked for."""
+
+    number: int
+    """Which batch of the epoch, from 0."""
+    batch: Any
+    """What the user's collate function made."""
+
+
+class SampleView(Dataset[Any]):
+    """A dataset as the workers see it: asked for whole batches, each sample with its own random numbers.
+
+    Before every ``__getitem__`` of the user's dataset, the global generators of Python, NumPy and torch are seeded
+    from (seed, epoch, index), so that any existing transform gives the same result in any process. The collate
+    function is called here too, seeded from the batch's first sample. In the training process the generators are put
+    back afterwards: they belong to the model.
+
+    Attributes that are not its own are read from, and written to, the user's dataset: a ``worker_init_fn`` finds it
+    as ``get_worker_info().dataset``.
+
+    Args:
+        dataset: The user's map-style dataset.
+        collate_fn: Makes a batch of samples; without batching it gets the one sample.
+        seed: The run's seed, or None to leave all generators alone.
+        batched: False for ``batch_size=None``, where an ask has one index, which may be anything.
+    """
+
+    def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any], seed: int | None, *, batched: bool) -> None:
+        vars(self).update(dataset=dataset, collate_fn=collate_fn, seed=seed, batched=batched)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset" or name.startswith("__"):  # while unpickling there is no dataset yet
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.dataset, name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, ask: Ask) -> Delivered:
+        """Load the batch that was asked for; torch calls this without batching."""
+        if self.seed is None:
+            return Delivered(ask.number, self.collate_fn(self._plain(ask)))
+        state = random_state() if get_worker_info() is None else None
+        try:
+            start = stream(self.seed, ask.epoch, ask.cycle)
+            samples = self._seeded(ask, start)
+            seed_generators(mix(sample_seed(start, _number(ask.indices[0])) + BATCH))
+            return Delivered(ask.number, self.collate_fn(samples))
+        finally:
+            if state is not None:
+                set_random_state(state)
+
+    __getitems__ = __getitem__
+    """torch calls this one with batching, once per batch."""
+
+    def _plain(self, ask: Ask) -> Any:
+        if not self.batched:
+            return self.dataset[ask.indices[0]]
+        if loads_whole_batches(self.dataset):
+            return self.dataset.__getitems__(ask.indices)
+        return [self.dataset[index] for index in ask.indices]
+
+    def _seeded(self, ask: Ask, start: int) -> Any:
+        if not self.batched or loads_whole_batches(self.dataset):
+            seed_generators(sample_seed(start, _number(ask.indices[0])))
+            return self._plain(ask)
+        samples = []
+        for position, index in enumerate(ask.indices):
+            occurrence = ask.occurrences[position] if ask.occurrences else 0
+            seed_generators(sample_seed(start, _number(index), occurrence))
+            samples.append(self.dataset[index])
+        return samples
+
+
+def loads_whole_batches(dataset: Any) -> bool:
+    """Whether a dataset has a ``__getitems__`` of its own, which torch calls once per batch.
+
+    Args:
+        dataset: Any dataset. A ``Subset`` only hands the call on, so what it is a part of counts.
+    """
+    if isinstance(dataset, Subset):
+        return loads_whole_batches(dataset.dataset)
+    return callable(getattr(dataset, "__getitems__", None))
+
+
+def draws_random_numbers(dataset: Any) -> bool:
+    """Whether loading a sample may use random numbers.
+
+    Args:
+        dataset: Any dataset. torch's own views are looked through.
+
+    Returns:
+        False for torch's TensorDataset and for classes that say ``draws_random_numbers = False`` themselves (a
+        subclass has to say so again: it may transform). So may a ``Subset`` with a ``__getitem__`` of its own.
+    """
+    if isinstance(dataset, Subset) and _only_chooses(type(dataset)):
+        return draws_random_numbers(dataset.dataset)
+    if type(dataset) is ConcatDataset:
+        return any(draws_random_numbers(part) for part in dataset.datasets)
+    return not (type(dataset) is TensorDataset or vars(type(dataset)).get("draws_random_numbers") is False)
+
+
+def _only_chooses(view: type) -> bool:
+    """Whether a kind of Subset fetches its samples as torch's does."""
+    return all(getattr(view, name) is getattr(Subset, name) for name in ("__getitem__", "__getitems__"))
+
+
+def _number(index: Any) -> int:
+    """A sample's index as an integer; keys of another kind (names, tuples) by the BLAKE2b digest of their repr."""
+    try:
+        return int(index)
+    except (TypeError, ValueError):
+        return int.from_bytes(blake2b(repr(index).encode(), digest_size=8).digest(), "little")
+
+
+def seed_generators(word: int) -> None:
+    """Seed the global generators of Python, NumPy and torch (CPU).
+
+    NumPy and torch both run a Mersenne Twister that takes 32 bits; they get different halves, or their numbers would
+    be the same ones.
+
+    Args:
+        word: 64 bits.
+    """
+    random.seed(word)
+    np.random.seed(word >> 32)
+    torch.default_generator.manual_seed(word & 0xFFFFFFFF)
+
+
+RandomState = dict[str, Any]
+
+
+def random_state() -> RandomState:
+    """The state of the three global generators."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.default_generator.get_state(),
+    }
+
+
+def set_random_state(state: RandomState) -> None:
+    """Put the three global generators into a state that ``random_state`` gave."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.default_generator.set_state(state["torch"])
+
+
+def save_generators(rank: int, device: torch.device | None = None) -> dict[str, Any]:
+    """The training process's generators in a form that a checkpoint may hold: integers and tensors.
+
+    Args:
+        rank: Global rank whose generators they are.
+        device: The model's device; a CUDA device's own generator is saved too (awaits a GPU).
+    """
+    state = random_state()
+    version, words, gauss = state["python"]
+    kind, key, position, has_gauss, cached_gaussian = state["numpy"]
+    saved: dict[str, Any] = {
+        "rank": rank,
+        "python": [version, torch.tensor(words), gauss],
+        "numpy": [kind, torch.from_numpy(key.astype(np.int64)), position, has_gauss, cached_gaussian],
+        "torch": state["torch"],
+    }
+    if device is not None and device.type == "cuda":
+        saved["cuda"] = torch.cuda.get_rng_state(device)
+    return saved
+
+
+def load_generators(saved: Mapping[str, Any], device: torch.device | None = None) -> None:
+    """Continue with the random numbers that followed when ``save_generators`` was called.
+
+    Args:
+        saved: What it gave.
+        device: The model's device.
+    """
+    version, words, gauss = saved["python"]
+    kind, key, position, has_gauss, cached_gaussian = saved["numpy"]
+    set_random_state(
+        {
+            "python": (version, tuple(words.tolist()), gauss),
+            "numpy": (kind, key.numpy().astype(np.uint32), position, has_gauss, cached_gaussian),
+            "torch": saved["torch"].cpu(),
+        }
+    )
+    if "cuda" in saved and device is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(saved["cuda"].cpu(), device)
+
+
+@contextlib.contextmanager
+def seeded_generators(word: int) -> Iterator[None]:
+    """Seed the three global generators for a while, and put them back.
+
+    Args:
+        word: 64 bits.
+    """
+    state = random_state()
+    try:
+        seed_generators(word)
+        yield
+    finally:
+        set_random_state(state)

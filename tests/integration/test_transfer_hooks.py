@@ -1,0 +1,174 @@
+"""Batch-transfer hooks: the model's run with every DataModule of ours, and beside those of a subclass."""
+
+import numpy as np
+import pytest
+import torch
+from datamodule_cases import Numbers
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from monitor_cases import quiet_monitor, quiet_trainer
+from PIL import Image
+
+from lightning_fastdata import FastDataModule, ImageFolderDataModule, TensorDataModule, TorchvisionDataModule
+
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+STAGES = ("fit", "validate", "test", "predict")
+# Lightning says so whenever a model has such a hook and there is any DataModule.
+pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `(on_|transfer_)")
+
+
+class Model(LightningModule):
+    """Has all three hooks and writes down when each ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.calls = []
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        self.calls.append("model before")
+        return batch
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        self.calls.append(f"model transfer to {device}")
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        self.calls.append("model after")
+        return batch
+
+    def training_step(self, batch, batch_idx):
+        self.calls.append("step")
+        return self.weight * 1.0
+
+    validation_step = test_step = predict_step = training_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+BATCH = ["model before", "model transfer to cpu", "model after", "step"]
+
+
+def fast(tmp_path):
+    return FastDataModule(Numbers(4), Numbers(4), Numbers(4), Numbers(4), batch_size=4, num_workers=0)
+
+
+def tensors(tmp_path):
+    return TensorDataModule(**dict.fromkeys(("train", "val", "test", "predict"), torch.ones(4)), batch_size=4)
+
+
+def images(tmp_path):
+    for split in ("train", "val", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(2):
+                image = Image.fromarray(np.full((8, 8, 3), number, np.uint8))
+                image.save(tmp_path / split / name / f"{number}.png")
+    return ImageFolderDataModule(tmp_path, image_size=8, batch_size=4, num_workers=0)
+
+
+def torchvision(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind, array in (
+            ("images-idx3-ubyte", np.zeros((8, 28, 28), np.uint8)),
+            ("labels-idx1-ubyte", np.arange(8, dtype=np.uint8)),
+        ):
+            sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+            (raw / f"{part}-{kind}").write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
+    return TorchvisionDataModule("MNIST", tmp_path, batch_size=4, val_split=4, num_workers=0, download=False)
+
+
+def run(stage, data, *callbacks):
+    model = Model()
+    trainer = quiet_trainer(*callbacks, limit_train_batches=1, limit_val_batches=1, limit_test_batches=1)
+    getattr(trainer, stage)(model, datamodule=data, **({"verbose": False} if stage in ("validate", "test") else {}))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "stage"),
+    [
+        *((make, stage) for make in (fast, tensors) for stage in STAGES),
+        *((make, stage) for make in (images, torchvision) for stage in STAGES[:-1]),  # these have nothing to predict on
+    ],
+)
+def test_the_models_hooks_run_with_every_data_module_of_ours(make, stage, tmp_path):
+    """None of ours has such a hook, which would shadow the model's."""
+    data = make(tmp_path)
+    assert not any(is_overridden(hook, data) for hook in HOOKS)
+    assert run(stage, data).calls == BATCH * (2 if stage == "fit" else 1)  # a training batch and a validation batch
+
+
+@pytest.mark.parametrize("module", ["lightning_fastdata", "lightning_fastdata.pytorch_lightning"])
+def test_no_data_module_of_either_package_has_a_hook(module):
+    """The same in words of the classes, for both packages of Lightning."""
+    if module.endswith("pytorch_lightning"):
+        pytest.importorskip("pytorch_lightning")
+    package = __import__(module, fromlist=["FastDataModule"])
+    for name in ("FastDataModule", "TensorDataModule", "ImageFolderDataModule", "TorchvisionDataModule"):
+        ours = getattr(package, name)
+        lightnings = ours.__mro__[[base.__name__ for base in ours.__mro__].index("LightningDataModule")]
+        for hook in HOOKS:
+            assert getattr(ours, hook) is getattr(lightnings, hook), f"{name}.{hook}"
+
+
+class Handing(FastDataModule):
+    """The recipe of FastDataModule's docstring, for each of the hooks."""
+
+    def setup(self, stage):
+        self.train_dataset = self.val_dataset = self.test_dataset = self.predict_dataset = Numbers(4)
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        self.trainer.lightning_module.calls.append("data before")
+        return self.trainer.lightning_module.on_before_batch_transfer(batch + 1, dataloader_idx)
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        self.trainer.lightning_module.calls.append("data transfer")
+        return self.trainer.lightning_module.transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        self.trainer.lightning_module.calls.append("data after")
+        return self.trainer.lightning_module.on_after_batch_transfer(batch, dataloader_idx)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_subclass_with_hooks_hands_the_batch_on(stage):
+    """The DataModule's first, then the model's, each once a batch; the monitor hears them all the same."""
+    monitor = quiet_monitor()
+    model = run(stage, Handing(batch_size=4, num_workers=0), monitor)
+    batch = [word for call in BATCH[:-1] for word in (call.replace("model", "data").removesuffix(" to cpu"), call)]
+    assert model.calls == [*batch, "step"] * (2 if stage == "fit" else 1)
+    if stage == "fit":
+        (record,) = monitor.records()
+        assert record.transfer_s is not None
+
+
+def test_the_recipe_works_where_the_model_has_no_hook():
+    """Lightning's defaults move the batch and change nothing."""
+
+    class Plain(LightningModule):
+        calls = []  # noqa: RUF012
+        seen = []  # noqa: RUF012
+
+        def test_step(self, batch, batch_idx):
+            self.seen.append(batch.tolist())
+
+    quiet_trainer().test(Plain(), datamodule=Handing(batch_size=4, num_workers=0), verbose=False)
+    assert Plain.seen == [[1.0, 2.0, 3.0, 4.0]]
+    assert Plain.calls == ["data before", "data transfer", "data after"]
+
+
+def test_without_the_recipe_lightning_takes_the_data_modules():
+    """What the recipe is for; this is Lightning's rule for any DataModule, and would be news if it changed."""
+
+    class Shadowing(LightningDataModule):
+        def test_dataloader(self):
+            return FastDataModule(test_dataset=Numbers(4), batch_size=4, num_workers=0).test_dataloader()
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch
+
+    assert run("test", Shadowing()).calls == ["model before", "model transfer to cpu", "step"]
