@@ -44,7 +44,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|lightning|torchvision|numpy|PIL|multiprocessing)\..*"),
     (r"py:.*", r"(collections|os|pathlib|typing)\..*|(Any|Callable|Mapping|Sequence|Iterable|Iterator|Path|PathLike)"),
-    (r"py:.*", r"DataLoader|Dataset|Image|lightning_fastdata\.(sharding\.T|.*Mixin)"),
+    (r"py:.*", r"DataLoader|Dataset|Image|lightning_fastdata\.(sharding\.T|data\.base\.M|.*Mixin)"),
 ]
 
 html_theme = "furo"

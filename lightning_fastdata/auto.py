@@ -277,6 +277,7 @@ def make_loader(
     keep: Callable[[LoaderPlan], None],
     deterministic: bool = True,
     trainer: Any = None,
+    part: str | None = None,
     loaders: int = 1,
     beside_other_pool: bool = False,
 ) -> PlannedDataLoader:
@@ -292,6 +293,7 @@ def make_loader(
         keep: Gets the plan before the loader is built.
         deterministic: Whether random generators are seeded for every sample.
         trainer: The Trainer, or None; the loader asks it where training is.
+        part: Its name among several loaders of the split; None = the only one.
         loaders: Loaders of this split (count).
         beside_other_pool: Whether the workers of another split live at the same time.
 
@@ -347,6 +349,7 @@ def make_loader(
         share=share,
         deterministic=deterministic,
         counts_epochs=split == "train",
+        part=part,
         trainer=(lambda: None) if trainer is None else weakref.ref(trainer),
         **rest,
     )

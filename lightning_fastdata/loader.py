@@ -23,7 +23,7 @@ from torch.utils.data import (
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan
-from lightning_fastdata.order import loader_seed
+from lightning_fastdata.order import apart, loader_seed
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.resumable import ResumableDataLoader, Sameness
 from lightning_fastdata.samplers import EpochSampler, RankSampler
@@ -51,6 +51,7 @@ def build_loader(
     share: tuple[int, int] | None = None,
     deterministic: bool = True,
     counts_epochs: bool = True,
+    part: str | None = None,
     trainer: Callable[[], Any] = lambda: None,
     **kwargs: Any,
 ) -> PlannedDataLoader:
@@ -69,6 +70,7 @@ def build_loader(
             dealing to Lightning.
         deterministic: Seed Python's, NumPy's and torch's generators for every sample; see ``seeded.SampleView``.
         counts_epochs: Whether random numbers differ from epoch to epoch, as in training.
+        part: The loader's name where several are read together, which then draw orders of their own; None = alone.
         trainer: Gives the Trainer that will use the loader, or None.
         **kwargs: Further arguments of ``torch.utils.data.DataLoader``: ``sampler``, ``batch_sampler``,
             ``collate_fn``, ``timeout``, ...
@@ -83,14 +85,17 @@ def build_loader(
         size = None if batch_size is None else int(batch_size)  # torch knows no whole numbers but Python's
         kwargs.update(batch_size=size, drop_last=drop_last)
         if kwargs.get("sampler") is None and not isinstance(dataset, IterableDataset):
-            kwargs["sampler"] = _sampler(dataset, seed, epoch, share, size or 1, shuffle=shuffle, drop_last=drop_last)
+            kwargs["sampler"] = _sampler(
+                dataset, apart(seed, part), epoch, share, size or 1, shuffle=shuffle, drop_last=drop_last
+            )
     # A generator of its own: otherwise the loader draws from torch's global one, and how often it does so depends
     # on persistent_workers. That would shift dropout and initialisation with a setting that should change nothing.
-    kwargs.setdefault("generator", torch.Generator().manual_seed(loader_seed(seed, epoch, rank)))
+    kwargs.setdefault("generator", torch.Generator().manual_seed(loader_seed(apart(seed, part), epoch, rank)))
     if isinstance(dataset, IterableDataset):
         return PlannedDataLoader(dataset, **kwargs)
     sameness = Sameness(
         seed=seed,
+        part=part,
         # A collate function of the user's may draw too, MixUp for instance.
         seeds_samples=deterministic and (draws_random_numbers(dataset) or _collates_own(kwargs.get("collate_fn"))),
         counts_epochs=counts_epochs,

@@ -5,6 +5,7 @@ that a run can be resumed under a newer release of any of them. Tests pin values
 """
 
 from collections.abc import Mapping
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from lightning_fastdata.errors import FastDataError
 
 __all__ = [
+    "apart",
     "epoch_order",
     "loader_seed",
     "mix",
@@ -62,6 +64,21 @@ def stream(seed: int, epoch: int, cycle: int = 0) -> int:
         An integer in [0, 2**64).
     """
     return mix(mix(mix(seed) + epoch) + cycle)
+
+
+def apart(seed: int, part: str | None) -> int:
+    """The seed of one of several loaders: without it, datasets of equal length would be paired alike in every epoch.
+
+    Args:
+        seed: The run's seed, >= 0.
+        part: The loader's name among several; None = the only one.
+
+    Returns:
+        ``seed`` for None, else ``mix(mix(seed) + the name's 64-bit BLAKE2b digest)``.
+    """
+    if part is None:
+        return seed
+    return mix(mix(seed) + int.from_bytes(blake2b(part.encode(), digest_size=8).digest(), "little"))
 
 
 def sample_seed(start: int, index: int, occurrence: int = 0) -> int:

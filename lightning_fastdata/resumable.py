@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from lightning_fastdata import internals
-from lightning_fastdata.order import ORDER, RANK, mix, stream
+from lightning_fastdata.order import ORDER, RANK, apart, mix, stream
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.progress import LoaderProgress
 from lightning_fastdata.samplers import EpochSampler, RankSampler, has_fixed_order
@@ -44,6 +44,8 @@ class Sameness:
 
     seed: int
     """The run's seed, >= 0."""
+    part: str | None = None
+    """The loader's name where several are read together; None = alone."""
     seeds_samples: bool = True
     """Whether every sample gets its own random numbers; False leaves the generators alone."""
     counts_epochs: bool = True
@@ -54,6 +56,11 @@ class Sameness:
     """Global rank of this process."""
     trainer: Callable[[], Any] = field(default=nobody, compare=False)
     """Gives the Trainer, or None where it is not known or gone; a loader does not keep its Trainer alive."""
+
+    @property
+    def source(self) -> int:
+        """The seed this loader draws from."""
+        return apart(self.seed, self.part)
 
 
 class Given(NamedTuple):
@@ -225,7 +232,7 @@ class ResumableDataLoader(PlannedDataLoader):
         if generators["rank"] == self.sameness.rank:
             load_generators(generators, self._device())
         else:  # Lightning saves rank 0 only; the others must neither draw its numbers nor those of the run's start
-            start = stream(self.sameness.seed, progress.epoch, progress.batches_consumed)
+            start = stream(self.sameness.source, progress.epoch, progress.batches_consumed)
             seed_generators(mix(mix(start + RANK) + self.sameness.rank))
 
     def _epoch(self) -> int:
@@ -253,7 +260,7 @@ class ResumableDataLoader(PlannedDataLoader):
             return iter(source)
         # A sampler of the user's may draw from the global generators: give it the same numbers in every run. They
         # are put back at once, so its whole order has to be drawn now.
-        with seeded_generators(mix(stream(self.sameness.seed, now.epoch, now.cycle) + ORDER)):
+        with seeded_generators(mix(stream(self.sameness.source, now.epoch, now.cycle) + ORDER)):
             return iter(list(source))
 
     def _has_fixed_order(self) -> bool:
@@ -267,7 +274,7 @@ class ResumableDataLoader(PlannedDataLoader):
         options = {name: getattr(self, name) for name in HANDED_ON if getattr(self, name, None) not in (None, "")}
         batched = self.batch_sampler is not None
         options |= {"batch_sampler": self._asks} if batched else {"sampler": self._asks, "batch_size": None}
-        seed = self.sameness.seed if self.sameness.seeds_samples else None
+        seed = self.sameness.source if self.sameness.seeds_samples else None
         view = SampleView(self.dataset, self.collate_fn, seed, batched=batched)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")

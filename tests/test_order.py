@@ -14,6 +14,7 @@ from lightning_fastdata.order import (
     BATCH,
     ORDER,
     RANK,
+    apart,
     epoch_order,
     loader_seed,
     mix,
@@ -245,3 +246,11 @@ def test_a_part_without_samples_is_refused(length, shares, words):
         split_indices(length, shares, 42)
     assert words in caught.value.what
     assert caught.value.fix
+
+
+def test_loaders_side_by_side_draw_from_seeds_of_their_own():
+    """One loader keeps the run's seed; names give others, the same in every run."""
+    assert apart(42, None) == 42
+    seeds = {apart(seed, name) for seed in range(20) for name in (None, "train/a", "train/b", "train/0", "val/0")}
+    assert len(seeds) == 100
+    assert apart(42, "train/a") == 0xB61A569E012542B8

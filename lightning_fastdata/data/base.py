@@ -257,6 +257,7 @@ class FastDataModuleMixin(Base):
             deterministic=self.deterministic,
             trainer=self.trainer,
             keep=lambda plan: self._keep(name, plan),
+            part=None if name == split else name,
             loaders=loaders,
             beside_other_pool=self._beside_other_pool(split, facts),
         )

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_fastdata import FastDataModule, auto_dataloader, cli
 from lightning_fastdata.monitor.sinks import read_run
-from lightning_fastdata.order import epoch_order
+from lightning_fastdata.order import apart, epoch_order
 from lightning_fastdata.report.text import summary_table
 
 pytestmark = [
@@ -91,9 +91,12 @@ def test_each_mode_of_training_gives_the_right_samples(mode, steps, workers):
     trainer.fit(model, datamodule=data)
     assert trainer.global_step == 2 * steps
     for epoch in range(2):
-        a = batches_of(epoch_order(42, epoch, 10))
-        b = [[100 + index for index in batch] for batch in batches_of(epoch_order(42, epoch, 5))]
-        again = [[100 + index for index in batch] for batch in batches_of(epoch_order(42, epoch, 5, cycle=1))]
+        a = batches_of(epoch_order(apart(42, "train/a"), epoch, 10))
+        b = [[100 + index for index in batch] for batch in batches_of(epoch_order(apart(42, "train/b"), epoch, 5))]
+        again = [
+            [100 + index for index in batch]
+            for batch in batches_of(epoch_order(apart(42, "train/b"), epoch, 5, cycle=1))
+        ]
         rest = {"min_size": [], "max_size": [None, None], "max_size_cycle": again[:2]}[mode]
         given = model.seen["train"][epoch]
         assert [batch["a"] for batch in given] == a[:steps]
@@ -163,7 +166,9 @@ def test_reloaded_collections_go_on_in_their_order(every):
     model, monitor = Seen(), quiet_monitor()
     quiet_trainer(monitor, max_epochs=4, reload_dataloaders_every_n_epochs=every).fit(model, datamodule=data)
     for epoch in range(4):
-        assert [batch["a"] for batch in model.seen["train"][epoch]] == batches_of(epoch_order(42, epoch, 8), 4)
+        assert [batch["a"] for batch in model.seen["train"][epoch]] == batches_of(
+            epoch_order(apart(42, "train/a"), epoch, 8), 4
+        )
         assert model.seen["val"][epoch] == [(0, [0, 1, 2, 3]), (1, [50, 51])]
     (stage,) = monitor.summary().stages
     assert [(part.stage, part.runs, part.batches) for part in (stage, *stage.loaders)] == [
@@ -470,3 +475,17 @@ def test_foreign_and_own_loaders_side_by_side():
         quiet_trainer(limit_val_batches=0).fit(model, datamodule=Mixed(Numbers(8), batch_size=4, num_workers=0))
     assert [batch["torch"] for batch in model.seen["train"][0]] == [[50, 51], [52, 53]]
     assert sorted(number for batch in model.seen["train"][0] for number in batch["ours"]) == list(range(8))
+
+
+def test_datasets_of_equal_length_are_paired_anew_in_every_epoch():
+    """Read together, they draw orders of their own: sample i of the one does not always meet sample i of the other."""
+    data = FastDataModule({"a": Numbers(10), "b": Numbers(10)}, batch_size=2, num_workers=0)
+    model = Seen()
+    quiet_trainer(max_epochs=2).fit(model, datamodule=data)
+    pairs = [
+        {pair for batch in epoch for pair in zip(batch["a"], batch["b"], strict=True)}
+        for epoch in model.seen["train"].values()
+    ]
+    assert all(len(epoch) == 10 for epoch in pairs)
+    assert len(pairs[0] & pairs[1]) < 5
+    assert len({a for a, b in pairs[0] if a == b}) < 5
