@@ -65,8 +65,8 @@ class LoaderProgress:
         Raises:
             FastDataError: Seed, dataset length, global batch size or order differ from the checkpoint's.
         """
-        if self.batches_consumed == 0 or self.batches_consumed == batches:
-            return  # nothing of this epoch was begun, or nothing is left of it
+        if self.batches_consumed == 0 or self._is_at_end(here, batches):
+            return
         for name, what, fix in (
             ("seed", "the seed", f"pass seed={self.seed}"),
             ("dataset_length", "the number of samples in the training data", "use the data it was written with"),
@@ -85,3 +85,10 @@ class LoaderProgress:
                     expected="the same, or samples of this epoch would be lost and others repeated.",
                     fix=f"{fix}, resume from a checkpoint of the end of an epoch, or load the weights alone.",
                 )
+
+    def _is_at_end(self, here: "LoaderProgress", batches: int | None) -> bool:
+        """Whether nothing of the epoch was left; by its own numbers, for another batch size makes other batches."""
+        if self.order != "own sampler" and self.samples_consumed >= self.dataset_length:
+            return True
+        sizes = (self.global_batch_size, self.dataset_length) == (here.global_batch_size, here.dataset_length)
+        return sizes and self.batches_consumed == batches

@@ -19,7 +19,9 @@ from lightning_fastdata.seeded import (
     Ask,
     Delivered,
     SampleView,
+    drawn_apart,
     load_generators,
+    sample_number,
     save_generators,
     seed_generators,
     seeded_generators,
@@ -147,7 +149,9 @@ class ResumableDataLoader(PlannedDataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         now = self._begin()
-        self._asks.next_pass = self._ask_for(now)
+        batched = self.batch_sampler is not None
+        drawn = None if self._has_fixed_order() else Counter[int]()
+        self._asks.next_pass = _ask_for(now, self._order(now), drawn, batched=batched)
         inner = iter(self._inner_loader())
         internals.keep_iterator(self, inner)
         # No local name holds a batch: while the model works on it, the loader must not keep it alive.
@@ -244,23 +248,16 @@ class ResumableDataLoader(PlannedDataLoader):
         trainer = self.sameness.trainer()
         return self._passes if trainer is None else int(trainer.current_epoch)
 
-    def _ask_for(self, now: Pass) -> Iterator[Ask]:
-        batched = self.batch_sampler is not None
-        drawn = None if self._has_fixed_order() else Counter[Any]()
-        for number, chosen in enumerate(self._order(now)):
-            indices = list(chosen) if batched else [chosen]
-            occurrences = None if drawn is None else _count(drawn, indices)
-            if number >= now.first:
-                now.asked[number] = indices
-                yield Ask(now.epoch, now.cycle, number, indices, occurrences)
-
     def _order(self, now: Pass) -> Iterator[Any]:
         source: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
-        if self._has_fixed_order() or _length(source) is None:
+        if self._has_fixed_order():
             return iter(source)
+        word = mix(stream(self.sameness.source, now.epoch, now.cycle) + ORDER)
+        if _length(source) is None:
+            return drawn_apart(source, word)
         # A sampler of the user's may draw from the global generators: give it the same numbers in every run. They
         # are put back at once, so its whole order has to be drawn now.
-        with seeded_generators(mix(stream(self.sameness.source, now.epoch, now.cycle) + ORDER)):
+        with seeded_generators(word):
             return iter(list(source))
 
     def _has_fixed_order(self) -> bool:
@@ -317,15 +314,27 @@ def _in_mid_epoch(trainer: Any) -> bool:
     return bool(trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0)
 
 
-def _count(drawn: "Counter[Any]", indices: list[Any]) -> list[int] | None:
+def _ask_for(now: Pass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool) -> Iterator[Ask]:
+    """What a pass asks its dataset for.
+
+    No method: the loader holds this iterator, and were it to hold the loader, a pass that is left in the middle would
+    be freed by the garbage collector only. That takes torch's queues apart before it shuts the workers down, and then
+    waits 5 s for each of them.
+    """
+    for number, chosen in enumerate(order):
+        indices = list(chosen) if batched else [chosen]
+        occurrences = None if drawn is None else _count(drawn, indices)
+        if number >= now.first:
+            now.asked[number] = indices
+            yield Ask(now.epoch, now.cycle, number, indices, occurrences)
+
+
+def _count(drawn: "Counter[int]", indices: list[Any]) -> list[int] | None:
     """How often each sample was drawn before; the counter goes on counting."""
     occurrences = []
-    for index in indices:
-        try:
-            occurrences.append(drawn[index])
-        except TypeError:  # a key that cannot be counted, a list for instance
-            return None
-        drawn[index] += 1
+    for number in map(sample_number, indices):
+        occurrences.append(drawn[number])
+        drawn[number] += 1
     return occurrences if any(occurrences) else None
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -16,10 +16,12 @@ __all__ = [
     "Ask",
     "Delivered",
     "SampleView",
+    "drawn_apart",
     "draws_random_numbers",
     "load_generators",
     "loads_whole_batches",
     "random_state",
+    "sample_number",
     "save_generators",
     "seed_generators",
     "seeded_generators",
@@ -94,7 +96,7 @@ class SampleView(Dataset[Any]):
         try:
             start = stream(self.seed, ask.epoch, ask.cycle)
             samples = self._seeded(ask, start)
-            seed_generators(mix(sample_seed(start, _number(ask.indices[0])) + BATCH))
+            seed_generators(mix(sample_seed(start, sample_number(ask.indices[0])) + BATCH))
             return Delivered(ask.number, self.collate_fn(samples))
         finally:
             if state is not None:
@@ -112,12 +114,12 @@ class SampleView(Dataset[Any]):
 
     def _seeded(self, ask: Ask, start: int) -> Any:
         if not self.batched or loads_whole_batches(self.dataset):
-            seed_generators(sample_seed(start, _number(ask.indices[0])))
+            seed_generators(sample_seed(start, sample_number(ask.indices[0])))
             return self._plain(ask)
         samples = []
         for position, index in enumerate(ask.indices):
             occurrence = ask.occurrences[position] if ask.occurrences else 0
-            seed_generators(sample_seed(start, _number(index), occurrence))
+            seed_generators(sample_seed(start, sample_number(index), occurrence))
             samples.append(self.dataset[index])
         return samples
 
@@ -155,8 +157,12 @@ def _only_chooses(view: type) -> bool:
     return all(getattr(view, name) is getattr(Subset, name) for name in ("__getitem__", "__getitems__"))
 
 
-def _number(index: Any) -> int:
-    """A sample's index as an integer; keys of another kind (names, tuples) by the BLAKE2b digest of their repr."""
+def sample_number(index: Any) -> int:
+    """A sample's index as an integer; keys of another kind (names, tuples) by the BLAKE2b digest of their repr.
+
+    Args:
+        index: What a sampler gave.
+    """
     try:
         return int(index)
     except (TypeError, ValueError):
@@ -235,6 +241,32 @@ def load_generators(saved: Mapping[str, Any], device: torch.device | None = None
     )
     if "cuda" in saved and device is not None and device.type == "cuda":
         torch.cuda.set_rng_state(saved["cuda"].cpu(), device)
+
+
+def drawn_apart(source: Iterable[Any], word: int) -> Iterator[Any]:
+    """Draw from an iterable that may use the global generators, which have states of their own meanwhile.
+
+    Args:
+        source: A sampler without a length, which may never end: it can only be drawn as it is asked.
+        word: 64 bits that the generators are seeded from at its beginning.
+
+    Yields:
+        What the source gives.
+    """
+    with seeded_generators(word):
+        iterator = iter(source)
+        inside = random_state()
+    while True:
+        outside = random_state()
+        set_random_state(inside)
+        try:
+            item = next(iterator)
+            inside = random_state()
+        except StopIteration:
+            return
+        finally:
+            set_random_state(outside)
+        yield item
 
 
 @contextlib.contextmanager

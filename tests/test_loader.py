@@ -1,7 +1,9 @@
 """Plan + dataset -> torch DataLoader: order, random state, arguments."""
 
+import gc
 import inspect
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     StackDataset,
     Subset,
@@ -204,6 +207,23 @@ def test_drop_last_leaves_out_an_incomplete_global_batch():
         assert len(loader) == 2
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_loader_left_in_mid_epoch_is_freed_at_once(shuffle):
+    """Without waiting for the garbage collector, which takes torch's queues apart before it shuts workers down.
+
+    Those then miss their last message, and the training process waits 5 s for each of them.
+    """
+    loader = build_loader(Squares(), plan(), batch_size=4, shuffle=shuffle)
+    freed, batches = weakref.ref(loader), iter(loader)
+    next(batches)
+    gc.disable()
+    try:
+        del loader, batches
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
 # Arguments
 
 
@@ -240,14 +260,23 @@ class ShuffledBatches(BatchSampler):
         return iter([batches[number] for number in torch.randperm(len(batches)).tolist()])
 
 
+class WithoutLength(Sampler):
+    """Nobody knows how long it will go on, so it cannot be drawn in advance."""
+
+    def __iter__(self):
+        for _ in range(20):
+            yield int(torch.randint(20, ()))
+
+
 @pytest.mark.parametrize(
     "own",
     [
         {"sampler": RandomSampler(range(20)), "batch_size": 4},
+        {"sampler": WithoutLength(), "batch_size": 4},
         {"batch_sampler": BatchSampler(RandomSampler(range(20)), 4, False)},
         {"batch_sampler": ShuffledBatches(SequentialSampler(range(20)), 2, False)},
     ],
-    ids=["sampler", "batches of it", "batch sampler"],
+    ids=["sampler", "without length", "batches of it", "batch sampler"],
 )
 def test_a_sampler_of_the_users_draws_from_generators_of_its_own(own):
     """The global ones, seeded for the epoch and put back: its order is the same in every run, and dropout as well."""

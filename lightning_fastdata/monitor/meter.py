@@ -105,6 +105,9 @@ class _Stage:
         """Another iterator is read: what was fetched and not dealt with is nobody's batch."""
         self._under_way.clear()
         self._edge, self._waited = now, 0.0
+        if not self.run.batches:
+            # The evaluation itself begins only here: a batch-size finder has read the loaders for its trials meanwhile.
+            self.opened_at, self.run = now, _Sums()
 
     def add_fetch(self, took: float) -> None:
         self.run.add_fetch(took)
@@ -407,8 +410,10 @@ class StepMeter:
         return ([] if self._first_wait is None else [self._first_wait]) + list(self._later_first_waits)
 
     def stages(self) -> list[StageWait]:
-        """The evaluation stages that ran, each over all its runs."""
+        """The evaluation stages that ran, each over all its runs; one that ended before it read anything did not."""
         now = self._clock()
         return [
-            entry.so_far(now).record(stage, entry.runs, entry.loaders(stage)) for stage, entry in self._stages.items()
+            entry.so_far(now).record(stage, entry.runs, entry.loaders(stage))
+            for stage, entry in self._stages.items()
+            if entry.opened_at is not None or entry.ended.fetches or entry.ended.batches
         ]

@@ -167,7 +167,7 @@ class Moments(Callback):
 
 def every_step(folder: Path, **kwargs: Any) -> ModelCheckpoint:
     """A checkpoint after every optimizer step, as ``step=3.ckpt``."""
-    return ModelCheckpoint(folder, filename="{step}", **{"every_n_train_steps": 1, "save_top_k": -1, **kwargs})
+    return ModelCheckpoint(folder, **{"filename": "{step}", "every_n_train_steps": 1, "save_top_k": -1, **kwargs})
 
 
 def data(workers: int = 0, length: int = 22, **kwargs: Any) -> FastDataModule:

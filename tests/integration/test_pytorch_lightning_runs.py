@@ -23,7 +23,9 @@ from lightning_fastdata.monitor.sinks import read_run
 from lightning_fastdata.order import epoch_order
 
 SCRIPT = Path(__file__).with_name("only_pytorch_lightning.py")
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:.*tensorboardX")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Total length of `list`", "ignore:You defined a `validation_step`", "ignore:This DataLoader will create"
+)
 
 
 def run_script(folder, *arguments):
@@ -159,6 +161,7 @@ def test_a_model_with_its_own_loader():
     assert counts(model) == {"train": 24}
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_resuming_in_the_middle_of_an_epoch_is_exact(tmp_path):
     """Cut after the fourth of six batches of the second epoch, the rest is what the uninterrupted run saw."""
 

@@ -200,12 +200,12 @@ def test_resumed_twice(setup, step, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setup", [{}, SETUPS["limit"]], ids=str)
-def test_resumed_twice_from_any_moment(setup, tmp_path):
-    """The whole product: any moment, then any later moment."""
+@pytest.mark.parametrize(("setup", "stride"), [({}, 2), (SETUPS["limit"], 3)], ids=str)
+def test_resumed_twice_from_any_moment(setup, stride, tmp_path):
+    """Any moment, then any later moment."""
     first = Moments(tmp_path)
     full = fit(data(), callbacks=[first], **setup)
-    for number, (path, seen) in enumerate(first.seen.items()):
+    for number, (path, seen) in enumerate([*first.seen.items()][::stride]):
         folder = tmp_path / str(number)
         second = Moments(folder, before=seen)
         assert rest(fit(data(), callbacks=[second], path=path, **setup), 0) == rest(full, seen), path.name
@@ -415,6 +415,7 @@ class Stream(IterableDataset):
 
 
 @pytest.mark.filterwarnings("ignore:Stream is an IterableDataset")
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
 def test_a_stream_is_still_warned_of(tmp_path):
     """An IterableDataset is not resumed in mid-epoch, and Lightning's warning comes."""
 

@@ -15,7 +15,7 @@ from sameness_cases import LENGTH, Augmented, fit, make_model, make_module, make
 from torch.utils.data import BatchSampler, RandomSampler, Sampler, WeightedRandomSampler
 
 from lightning_fastdata import FastDataModule, auto_dataloader
-from lightning_fastdata.order import epoch_order
+from lightning_fastdata.order import apart, epoch_order
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,10 +29,6 @@ WORKERS = pytest.mark.parametrize("workers", [0, 2])
 def numbers(model, stage="train"):
     """The samples of each epoch, batches joined."""
     return [[n for batch in epoch for n in batch] for epoch in model.epochs("numbers", stage)]
-
-
-def orders(epochs, length=LENGTH, cycle=0):
-    return [epoch_order(42, epoch, length, cycle).tolist() for epoch in epochs]
 
 
 @pytest.fixture(scope="module")
@@ -191,14 +187,19 @@ def of(model, name, what="numbers"):
     ]
 
 
+def orders_of_long(epoch):
+    """Loaders side by side draw orders of their own."""
+    return epoch_order(apart(42, "train/long"), epoch, 24).tolist()
+
+
 def orders_of_short(epoch, cycle=0):
-    return [100 + index for index in epoch_order(42, epoch, 10, cycle).tolist()]
+    return [100 + index for index in epoch_order(apart(42, "train/short"), epoch, 10, cycle).tolist()]
 
 
 def test_a_shorter_loader_comes_round():
     """max_size_cycle, Lightning's default: each time round has an order and random numbers of its own."""
     model = both(lambda n: combined("max_size_cycle", n), max_epochs=2)
-    assert of(model, "long") == orders(range(2), 24)
+    assert of(model, "long") == [orders_of_long(epoch) for epoch in range(2)]
     assert of(model, "short") == [orders_of_short(epoch) + orders_of_short(epoch, 1) for epoch in range(2)]
     noise = [value for epoch in of(model, "short", "noise") for value in epoch]
     assert len(set(noise)) == len(noise) == 40
@@ -214,14 +215,14 @@ def test_a_dict_of_datasets_is_what_that_combines():
 def test_the_shortest_loader_ends_the_epoch():
     """min_size: the longer one begins anew in the next epoch."""
     model = both(lambda n: combined("min_size", n), max_epochs=2)
-    assert of(model, "long") == [order[:12] for order in orders(range(2), 24)]
+    assert of(model, "long") == [orders_of_long(epoch)[:12] for epoch in range(2)]
     assert of(model, "short") == [orders_of_short(epoch) for epoch in range(2)]
 
 
 def test_the_longest_loader_goes_on_alone():
     """max_size: the shorter one gives nothing once it is used up."""
     model = both(lambda n: combined("max_size", n), max_epochs=2)
-    assert of(model, "long") == orders(range(2), 24)
+    assert of(model, "long") == [orders_of_long(epoch) for epoch in range(2)]
     assert of(model, "short") == [orders_of_short(epoch) for epoch in range(2)]
 
 
@@ -289,6 +290,19 @@ def test_tensors_drawn_with_replacement_are_augmented_differently():
     model = both(with_kwargs(lambda: {"sampler": Twice()}))
     noise = [value for epoch in model.epochs("noise") for batch in epoch for value in batch]
     assert len(set(noise)) == len(noise) == 8
+
+
+def test_a_sampler_without_a_length_is_drawn_apart():
+    """It is drawn while the model works, earlier with more prefetching: that must not shift dropout."""
+
+    class Endless(Sampler):
+        def __iter__(self):
+            while True:
+                yield int(torch.randint(LENGTH, ()))
+
+    model = both(with_kwargs(lambda: {"sampler": Endless()}), limit_train_batches=4)
+    first, second = numbers(model)
+    assert first != second
 
 
 def test_a_generator_of_the_users_decides_the_order():
@@ -418,6 +432,6 @@ def test_combined_loaders_are_dealt_loader_by_loader(ranks):
             ]
             for name in ("long", "short")
         )
-        assert long == orders([epoch], 24)[0]
+        assert long == orders_of_long(epoch)
         assert short == (orders_of_short(epoch) + orders_of_short(epoch, 1))[: len(short)]
         assert len(short) == 18

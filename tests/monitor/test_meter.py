@@ -199,6 +199,28 @@ def test_each_loader_of_an_evaluation_is_kept_apart(play):
     assert (first.elapsed_s, second.elapsed_s, stage.elapsed_s) == (10.5, 17.0, 31.5)
 
 
+def test_what_a_batch_size_finder_did_before_an_evaluation_is_not_its_time(play):
+    """Loaders that are opened again before any batch: the evaluation begins with the last opening."""
+    meter = play.meter
+    meter.open_loaders("val", play.clock.now)
+    play.during(lambda start, end: meter.stage_fetch("val", start, end), 4.0)  # read ahead, then thrown away
+    play.clock.forward(30.0)  # the trials, which nobody hears
+    meter.open_loaders("val", play.clock.now)
+    play.validate(1.0)
+    (stage,) = meter.stages()
+    assert (stage.runs, stage.batches, stage.wait_s, stage.elapsed_s) == (1, 1, 1.0, 1.5)
+
+
+def test_an_evaluation_that_ended_before_it_read_anything_is_none(play):
+    """A tuner ends it in its first hook; while it is on, it is there."""
+    meter = play.meter
+    meter.open_loaders("val", play.clock.now)
+    assert len(meter.stages()) == 1
+    play.clock.forward(30.0)
+    meter.end_stages(play.clock.now)
+    assert meter.stages() == []
+
+
 def test_a_batch_that_was_fetched_ahead_keeps_its_own_wait(play):
     """Without a length the first batch of a loader is fetched before the last step of the one before it."""
     meter = play.meter
