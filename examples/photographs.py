@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 
 PHOTOGRAPHS = {
@@ -44,7 +45,8 @@ def write_photographs(folder: Path, tiles: dict[str, int] = TILES) -> Path:
     unfinished = folder.with_name(f"{folder.name}.unfinished-{os.getpid()}")
     rng = np.random.default_rng(0)
     work = [(name, split) for name in PHOTOGRAPHS for split in tiles]
-    for name, split in track(work, description=f"Writing photographs to {folder}"):
+    console = Console(force_jupyter=False)  # in a notebook the bar would ask for ipywidgets
+    for name, split in track(work, description=f"Writing photographs to {folder}", console=console):
         target = unfinished / split / name
         target.mkdir(parents=True)
         with Image.open(source / PHOTOGRAPHS[name]) as file:

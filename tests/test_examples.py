@@ -1,10 +1,14 @@
 """Every example runs as its first lines say, from a folder that is not the repository."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
+import yaml
 
 from lightning_fastdata.monitor.sinks import read_run
 
@@ -79,3 +83,93 @@ def test_the_callback_alone_measures_a_plain_project(tmp_path):
     _, records, _ = read_run(tmp_path / "runs" / "only_the_callback.jsonl")
     assert len(records) == 80
     assert all(record.wait_s >= 0.032 for record in records)
+
+
+@pytest.mark.slow
+def test_tensors_in_memory(tmp_path):
+    """No worker, and the reason; validation on a tenth."""
+    printed = run_example("tensors_in_memory.py", folder=tmp_path)
+    assert "Workers: 0, because the data is in memory" in printed
+    assert "Share of time waiting" in printed
+
+
+@pytest.mark.slow
+def test_two_processes_see_each_sample_once(tmp_path):
+    """Both ranks are named with their samples, epoch by epoch, in one voice."""
+    printed = run_example("two_processes.py", folder=tmp_path)
+    ranks = re.findall(r"rank (\d) of 2 saw (\d+) samples: ([\d ]+)$", printed, re.MULTILINE)
+    assert [(rank, count) for rank, count, _ in ranks] == [("0", "11"), ("1", "10")] * 2
+    for first, second in (ranks[:2], ranks[2:]):
+        assert sorted(map(int, f"{first[2]} {second[2]}".split())) == list(range(21))
+    assert ranks[0] != ranks[2]
+    assert printed.count("together every sample once: True") == 2
+
+
+@pytest.mark.slow
+def test_lightning_cli(tmp_path):
+    """The run of the file, with a value changed on the command line; what ran is written down."""
+    config = str(EXAMPLES / "lightning_cli" / "config.yaml")
+    printed = run_example("lightning_cli/main.py", "fit", "--config", config, "--data.batch_size=256", folder=tmp_path)
+    assert "Share of time waiting" in printed
+    folder = tmp_path / "runs" / "lightning_cli"
+    assert read_run(folder / "run.jsonl")[2].steps == 3 * 13  # 3200 of 4000 points, in batches of 256
+    ran = yaml.safe_load((folder / "config.yaml").read_text())["data"]
+    assert (ran["points"], ran["batch_size"], ran["num_workers"], ran["pin_memory"]) == (4000, 256, "auto", "auto")
+
+
+@pytest.mark.slow
+def test_the_configuration_of_lightning_cli_prints_clean(tmp_path):
+    """Nothing but YAML on the one stream, and no warning on the other."""
+    command = ["fit", "--config", str(EXAMPLES / "lightning_cli" / "config.yaml"), "--print_config"]
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "lightning_cli" / "main.py"), *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert yaml.safe_load(done.stdout)["data"]["num_workers"] == "auto"
+
+
+@pytest.mark.slow
+def test_hydra_style(tmp_path):
+    """The file, changed on the command line."""
+    printed = run_example("hydra_style/main.py", "trainer.max_epochs=1", "data.num_workers=2", folder=tmp_path)
+    assert "FastDataModule(batch_size=32, num_workers=2" in printed
+    _, records, summary = read_run(tmp_path / "runs" / "hydra_style" / "run.jsonl")
+    assert len(records) == summary.steps == 15  # 500 of 600 samples, in whole batches of 32
+    assert summary.plans["train"]["num_workers"]["value"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Jupyter's own machinery
+def test_notebook(photographs, tmp_path, monkeypatch):
+    """From the first cell to the last: the machine, the picture, the summary, the plan with reasons."""
+    _, folder = photographs
+    for name in ("XDG_CACHE_HOME", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    cache = tmp_path / "XDG_CACHE_HOME" / "lightning_fastdata"
+    cache.mkdir(parents=True)
+    folder.rename(cache / "photographs")
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "committed without outputs"
+    resources = {"metadata": {"path": str(EXAMPLES)}}
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    text = "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+    assert "What this means for a loader" in text
+    assert [output.data["text/plain"] for output in outputs if "image/png" in output.get("data", {})]
+    assert "Share of time waiting" in text
+    assert re.search(r"num_workers = \d+: \d+ usable cores", text)
+    assert "Longest wait: " in text
+
+
+def test_every_example_is_listed():
+    """In the folder's own README, each with a line."""
+    text = (EXAMPLES / "README.md").read_text()
+    programs = [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*/main.py"), *EXAMPLES.glob("*.ipynb")]
+    assert len(programs) >= 9
+    assert {path.relative_to(EXAMPLES).as_posix() for path in programs} <= set(re.findall(r"\]\(([^)]+)\)", text))
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (EXAMPLES / link).exists(), link

@@ -106,8 +106,8 @@ class _Stage:
         self._under_way.clear()
         self._edge, self._waited = now, 0.0
         if not self.run.batches:
-            # The evaluation itself begins only here: a batch-size finder has read the loaders for its trials meanwhile.
-            self.opened_at, self.run = now, _Sums()
+            # The evaluation itself begins only here: what came between was a batch-size finder's trials, or training.
+            self.opened_at = now - self.run.wait_s
 
     def add_fetch(self, took: float) -> None:
         self.run.add_fetch(took)

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import OnExceptionCheckpoint
-from resume_cases import Net, RaiseAt, StopError, data, every_step, fit
-
-from lightning_fastdata.errors import FastDataError
+from resume_cases import Net, data, every_step, fit
 
 LENGTH, STEPS = 21, 6
 """Two epochs of three global batches of eight, the last of them five."""
@@ -36,12 +33,9 @@ class Report(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, trainer, model, *args) -> None:
+    def on_fit_end(self, trainer, model) -> None:
         seen = [(epoch, batch) for epoch, _, batch in model.seen]
-        written = {"seen": seen, "drawn": model.drawn, "error": str(args[0]) if args else ""}
-        torch.save(written, f"{self.path}-{trainer.global_rank}.pt")
-
-    on_fit_end = on_exception = write
+        torch.save({"seen": seen, "drawn": model.drawn}, f"{self.path}-{trainer.global_rank}.pt")
 
 
 def run(name, folder, workers=0, callbacks=(), batch_size=4, devices=2, **kwargs):
@@ -56,17 +50,10 @@ def main(folder: Path) -> None:
     for step in range(1, STEPS + 1):
         run(f"one-to-two-{step}", folder, path=folder / f"one-step={step}.ckpt")
         run(f"two-to-two-{step}", folder, path=folder / f"two-step={step}.ckpt")
-    for name, error in (("failed", StopError), ("refused", FastDataError)):
-        try:
-            if name == "failed":
-                fails = [RaiseAt("on_train_batch_start", 1, 1), OnExceptionCheckpoint(folder, "failed")]
-                run("failed", folder, callbacks=fails)
-            else:
-                run("refused", folder, path=folder / "one-step=2.ckpt", batch_size=8)
-        except Exception as caught:  # torch's own, with the traceback of the rank in its text
-            assert error.__name__ in str(caught)  # noqa: PT017
-        else:
-            raise AssertionError(name)
+    try:
+        run("refused", folder, path=folder / "one-step=2.ckpt", batch_size=8)
+    except Exception as caught:  # torch's own, with the traceback of the rank in its text
+        (folder / "refused.txt").write_text(str(caught))
 
 
 if __name__ == "__main__":

@@ -536,6 +536,7 @@ class RateFinder(Tried, LearningRateFinder):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor_first", [True, False])
 @pytest.mark.parametrize("mode", ["power", "binsearch"])
 def test_batch_size_finder(tmp_path, mode, monitor_first):
@@ -558,6 +559,7 @@ def test_batch_size_finder(tmp_path, mode, monitor_first):
     assert {"train", "val"} == set(summary.plans) == set(data.plans)
 
 
+@pytest.mark.slow
 def test_batch_size_finder_does_not_stumble_over_a_size_that_does_not_fit(tmp_path):
     """What it does on running out of memory: half the size, new loaders."""
 
@@ -575,6 +577,7 @@ def test_batch_size_finder_does_not_stumble_over_a_size_that_does_not_fit(tmp_pa
     assert monitor.summary().steps == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor_first", [True, False])
 def test_learning_rate_finder(tmp_path, monitor_first):
     """A rate is found on planned loaders; the summary, the run file and the audit hold the run alone."""
@@ -595,6 +598,7 @@ def test_learning_rate_finder(tmp_path, monitor_first):
     assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor_first", [True, False])
 def test_batch_size_finder_in_an_evaluation(monitor_first):
     """Its trials are no part of the evaluation's figures, and of its time."""
@@ -623,6 +627,7 @@ def test_batch_size_finder_in_an_evaluation(monitor_first):
     assert stage.wait_share > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fit", "validate", "test", "predict"])
 def test_the_tuner_scales_the_batches_of_every_stage(tmp_path, method):
     """The monitor, which is taken away for the trials, has nothing to say of them."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from resume_cases import (
@@ -213,17 +214,27 @@ def test_resumed_twice_from_any_moment(setup, stride, tmp_path):
             assert rest(fit(data(), path=later, **setup), 0) == rest(full, then), (path.name, later.name)
 
 
-def test_a_resumed_run_that_fetches_nothing_keeps_its_place(whole, tmp_path):
-    """A run that fails before its first batch writes the place that it was resumed from, not the epoch's beginning."""
+class Fails(Callback):
+    """Fails before the first batch."""
 
-    def broken(trainer, model):
+    def on_train_start(self, trainer, model):
         raise StopError
 
-    fails, saves = RaiseAt("none", 0, 0), OnExceptionCheckpoint(tmp_path, "second")
-    fails.on_train_start = broken
-    run = fit(data(), path=cuts(whole[1])[8], callbacks=[fails, saves], catches=(StopError,))
+
+@pytest.mark.parametrize("estimates", [False, True], ids=["", "estimates"])
+@pytest.mark.parametrize("step", [6, 8])
+def test_a_resumed_run_that_fetches_nothing_keeps_its_place(step, estimates, tmp_path):
+    """A run that fails before its first batch writes the place that it was resumed from, not the epoch's beginning."""
+
+    def model():
+        return Net(estimates=estimates)
+
+    full = fit(data(), model=model, callbacks=[every_step(tmp_path / "first")])
+    path, saves = cuts(tmp_path / "first")[step], OnExceptionCheckpoint(tmp_path, "second")
+    run = fit(data(), model=model, path=path, callbacks=[Fails(), saves], catches=(StopError,))
     assert run.error is not None
-    assert rest(fit(data(), path=tmp_path / "second.ckpt"), 0) == rest(whole[0], 8)
+    assert {**loader_states(saves.ckpt_path)[0], "generators": 0} == {**loader_states(path)[0], "generators": 0}
+    assert rest(fit(data(), model=model, path=saves.ckpt_path), 0) == rest(full, step)
 
 
 # Exceptions
