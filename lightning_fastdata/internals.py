@@ -13,14 +13,17 @@ from typing import Any
 
 __all__ = [
     "batches_ahead",
+    "counts_fetches",
     "deals_samples",
     "fetches",
+    "in_mid_epoch",
     "keep_iterator",
     "kept_iterator",
     "load_waiting_states",
     "logger_step",
     "mend_progress",
     "publish_metrics",
+    "reads_by_hand",
     "skip_worker_hint",
     "watch_fetchers",
 ]
@@ -237,10 +240,10 @@ def load_waiting_states(trainer: Any, loader: Any) -> None:
     loaders = getattr(combined, "flattened", ())
     if not waiting or not callable(load) or all(other is not loader for other in loaders):
         return
-    fit_loop._combined_loader_states_to_load = []
     stateful = [other for other in loaders if hasattr(other, "load_state_dict")]
     ours = len(waiting) == len(stateful) and all("generators" in state for state in waiting)
-    if ours or fit_loop.restarting:  # in mid-epoch, states that do not belong here must be an error
+    if ours or getattr(fit_loop, "restarting", True):  # in mid-epoch, states that do not belong here must be an error
+        fit_loop._combined_loader_states_to_load = []
         load(waiting)
 
 
@@ -255,12 +258,15 @@ def batches_ahead(trainer: Any, last_fetch: int | None = None, finished: bool = 
         last_fetch: What ``fetches`` was when the loader handed out its last batch; None = no matter.
         finished: Whether the loader has no more batches, which may be so long before the epoch's end.
     """
-    fetched = fetches(trainer)
-    if fetched is None:
+    counted = _batch_progress(trainer)
+    if counted is None or last_fetch is None:
         return 0
-    trained = int(trainer.fit_loop.epoch_loop.batch_progress.current.processed)
+    trained = int(counted.processed)
     if finished:
-        return int(last_fetch is not None and last_fetch >= trained)
+        return int(last_fetch >= trained)
+    fetched = fetches(trainer)
+    if fetched is None:  # the fit has been torn down, perhaps by an exception in the middle of a step
+        return max(0, last_fetch + 1 - trained)
     return max(0, fetched - trained) + (last_fetch == fetched)
 
 
@@ -273,8 +279,53 @@ def fetches(trainer: Any) -> int | None:
     return getattr(getattr(getattr(trainer, "fit_loop", None), "_data_fetcher", None), "fetched", None)
 
 
-def mend_progress(trainer: Any, loader: Any) -> int | None:
-    """Put right what a resumed Trainer believes of where it is, when its loader is asked for a first batch.
+def counts_fetches(trainer: Any) -> bool:
+    """Whether the Trainer still has the counts from which ``batches_ahead`` is found."""
+    fit_loop = getattr(trainer, "fit_loop", None)
+    return hasattr(fit_loop, "_data_fetcher") and _batch_progress(trainer) is not None
+
+
+def in_mid_epoch(trainer: Any) -> bool:
+    """Whether the Trainer has begun to train an epoch, so that a loader that starts again comes round within it.
+
+    Args:
+        trainer: The Trainer, or None.
+    """
+    counted = _batch_progress(trainer)
+    return counted is not None and bool(getattr(trainer, "training", False)) and counted.ready > 0
+
+
+def reads_by_hand(trainer: Any, loader: Any, reader: Any) -> bool:
+    """Whether somebody beside the Trainer reads a loader that the Trainer trains with, a callback for instance.
+
+    Args:
+        trainer: The Trainer, or None.
+        loader: The loader.
+        reader: The iterator that was made of it.
+
+    Returns:
+        False for the Trainer's own reading, for loaders it does not train with, and where it cannot be told.
+    """
+    combined = getattr(getattr(trainer, "fit_loop", None), "_combined_loader", None)
+    if combined is None or not hasattr(combined, "_iterator"):
+        return False
+    if all(other is not loader for other in getattr(combined, "flattened", ())):
+        return False
+    own = getattr(combined._iterator, "iterators", ())
+    return all(iterator is not reader for iterator in own)
+
+
+def _batch_progress(trainer: Any) -> Any:
+    """Lightning's counts of this epoch's batches, or None."""
+    return getattr(_batches_of(getattr(trainer, "fit_loop", None)), "current", None)
+
+
+def _batches_of(fit_loop: Any) -> Any:
+    return getattr(getattr(fit_loop, "epoch_loop", None), "batch_progress", None)
+
+
+def mend_progress(trainer: Any, loader: Any, *, resumed: bool) -> int | None:
+    """Put right what a resumed Trainer believes of where it is, when it asks its loader for a first batch.
 
     Three counts stay wrong for the rest of a resumed run, and a checkpoint written with them cannot be resumed exactly:
 
@@ -285,24 +336,28 @@ def mend_progress(trainer: Any, loader: Any) -> int | None:
     - Resumed with ``max_steps`` from a checkpoint of an epoch's end, that epoch is counted twice.
 
     Args:
-        trainer: The Trainer, or None.
+        trainer: The Trainer, or None; only one that resumed a fit and has fetched nothing since is touched.
         loader: Only a loader that the Trainer trains with is served, and only when it is asked for a batch: one
             without a length is read ahead before the epoch begins.
+        resumed: Whether the loader itself has a state from a checkpoint that it has not used yet.
 
     Returns:
-        The epoch that is trained now, from 0; None where the loader was not served.
+        The epoch that is trained now, from 0; None where nothing was done.
     """
     fit_loop: Any = getattr(trainer, "fit_loop", None)
+    if fit_loop is None or not trainer.training or not (resumed or getattr(fit_loop, "is_resuming", False)):
+        return None
     combined = getattr(fit_loop, "_combined_loader", None)
     sized = getattr(getattr(fit_loop, "_data_fetcher", None), "length", None) is not None
-    if not sized or not trainer.training or all(other is not loader for other in getattr(combined, "flattened", ())):
+    epochs, batches = getattr(fit_loop, "epoch_progress", None), _batches_of(fit_loop)
+    if not sized or epochs is None or batches is None:
         return None
-    epochs = fit_loop.epoch_progress
+    if all(other is not loader for other in getattr(combined, "flattened", ())):
+        return None
     twice = max(0, epochs.current.processed - epochs.current.completed)
     for counted in (epochs.current, epochs.total):
         counted.processed -= twice
         counted.ready = counted.started = counted.processed + 1
-    batches = fit_loop.epoch_loop.batch_progress
     if batches.current.ready == batches.current.completed:  # not with dataloader_iter, which fetches within a step
         batches.total.ready = batches.total.started = batches.total.processed = batches.total.completed
     return int(epochs.current.processed)

@@ -90,7 +90,8 @@ def build_loader(
             )
     # A generator of its own: otherwise the loader draws from torch's global one, and how often it does so depends
     # on persistent_workers. That would shift dropout and initialisation with a setting that should change nothing.
-    kwargs.setdefault("generator", torch.Generator().manual_seed(loader_seed(apart(seed, part), epoch, rank)))
+    if kwargs.get("generator") is None:
+        kwargs["generator"] = torch.Generator().manual_seed(loader_seed(apart(seed, part), epoch, rank))
     if isinstance(dataset, IterableDataset):
         return PlannedDataLoader(dataset, **kwargs)
     sameness = Sameness(

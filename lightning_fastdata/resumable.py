@@ -3,12 +3,13 @@
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, SubsetRandomSampler
 
 from lightning_fastdata import internals
 from lightning_fastdata.order import ORDER, RANK, apart, mix, stream
@@ -93,6 +94,8 @@ class Pass:
     finished: bool = False
     fetch: int | None = None
     """Fetch of Lightning's in which the last batch was handed out, from 0."""
+    by_hand: bool = False
+    """Read by somebody beside the Trainer that trains with the loader; it must leave no trace."""
     asked: dict[int, list[Any]] = field(default_factory=dict)
     """Samples of the batches that are under way, by batch number."""
 
@@ -105,6 +108,37 @@ class Asks:
 
     def __iter__(self) -> Iterator[Ask]:
         return self.next_pass
+
+
+class Batches(Iterator[Any]):
+    """One pass over a loader; what it is, and the workers, wait for the first batch.
+
+    Args:
+        loader: The loader.
+    """
+
+    def __init__(self, loader: "ResumableDataLoader") -> None:
+        self._loader = loader
+        self._pass = Pass(0, 0, 0, 0)
+        self._inner: Iterator[Delivered] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last batch has been handed out."""
+        return self._pass.finished
+
+    def __next__(self) -> Any:
+        if self._inner is None:
+            self._pass, self._inner = self._loader.begin(self)
+        try:
+            # No name holds a batch: while the model works on it, the loader must not keep it alive.
+            return self._loader.hand_over(self._pass, next(self._inner))
+        except StopIteration:
+            self._pass.finished = True
+            raise
+
+    def __len__(self) -> int:
+        return len(self._loader)
 
 
 class ResumableDataLoader(PlannedDataLoader):
@@ -128,35 +162,55 @@ class ResumableDataLoader(PlannedDataLoader):
     """
 
     def __init__(self, *args: Any, sameness: Sameness | None = None, **kwargs: Any) -> None:
-        self.sameness = sameness or Sameness(seed=0)
+        self.sameness = sameness or Sameness(seed=42)
         super().__init__(*args, **kwargs)
         self.last_given: Given | None = None
         """The batch handed out last."""
         self._inner: DataLoader[Any] | None = None
         self._asks = Asks()
         self._pass: Pass | None = None
+        self._reader: Callable[[], Batches | None] = nobody
         self._passes = 0
         self._saved: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, as with ``ddp_spawn``: without the workers and the Trainer of this one."""
         sameness = replace(self.sameness, trainer=nobody)
-        return {**vars(self), "sameness": sameness, "_inner": None, "_iterator": None, "_asks": Asks()}
+        ours = {"sameness": sameness, "_inner": None, "_reader": nobody, "_asks": Asks()}
+        return {**vars(self), **ours, "_iterator": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         internals.skip_worker_hint(self)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        now = self._begin()
+        return Batches(self)
+
+    def begin(self, reader: Batches) -> tuple[Pass, Iterator[Delivered]]:
+        """Begin a pass, at the moment when its first batch is wanted.
+
+        Args:
+            reader: Who reads it.
+
+        Returns:
+            What the pass is, and the batches of the inner loader.
+        """
+        now = self._find_place(reader)
         batched = self.batch_sampler is not None
-        drawn = None if self._has_fixed_order() else Counter[int]()
-        self._asks.next_pass = _ask_for(now, self._order(now), drawn, batched=batched)
-        inner = iter(self._inner_loader())
+        drawn = Counter[int]() if self._may_repeat() else None
+        asks = _ask_for(now, self._order(now), drawn, batched=batched)
+        other = self._reader()
+        if now.by_hand or (other is not None and other is not reader and not other.finished):
+            # Persistent workers can serve one pass at a time, and the other one is in the middle of its own.
+            return now, iter(self._make_inner(asks, persistent=False))
+        self._reader = weakref.ref(reader)
+        self._asks.next_pass = asks
+        reusable = self._inner is not None and self.persistent_workers and internals.kept_iterator(self) is not None
+        if self._inner is None or not reusable:
+            self._inner = self._make_inner(self._asks, persistent=self.persistent_workers)
+        inner = iter(self._inner)
         internals.keep_iterator(self, inner)
-        # No local name holds a batch: while the model works on it, the loader must not keep it alive.
-        yield from map(partial(self._hand_over, now), inner)
-        now.finished = True
+        return now, inner
 
     def meet(self, trainer: Any) -> None:
         """Know the Trainer that uses this loader; it is asked where training is.
@@ -178,6 +232,11 @@ class ResumableDataLoader(PlannedDataLoader):
         internals.load_waiting_states(trainer, self)
         if self._saved:  # resumed, and nothing fetched since
             return dict(self._saved)
+        if trainer is not None and not internals.counts_fetches(trainer):
+            rank_zero_warn(
+                "This Lightning does not show what it has fetched and trained on. A checkpoint in the middle of an epoch "
+                "may count a batch too many, which a resumed run would leave out."
+            )
         now = self._pass or Pass(self._epoch(), 0, 0, 0)
         progress = self._progress(now, max(0, now.given - internals.batches_ahead(trainer, now.fetch, now.finished)))
         return {**progress.to_dict(), "generators": save_generators(self.sameness.rank, self._device())}
@@ -200,24 +259,32 @@ class ResumableDataLoader(PlannedDataLoader):
         # epoch, a checkpoint of an epoch's last step never sees a batch from this loader.
         self._load_generators(progress)
 
-    def _begin(self) -> Pass:
-        """Find out, at the last moment, what this pass is."""
+    def _find_place(self, reader: Batches) -> Pass:
+        """Find out, at the last moment, what a pass is."""
         trainer = self.sameness.trainer()
+        own = self.sampler if isinstance(self.sampler, (EpochSampler, RankSampler)) else None
+        if own is not None:
+            own.length = _length(self.dataset) or own.length  # a dataset may grow between epochs
+        if internals.reads_by_hand(trainer, self, reader):
+            return Pass(self._epoch(), 0, 0, 0, by_hand=True)
         internals.load_waiting_states(trainer, self)
-        epoch = internals.mend_progress(trainer, self)
-        if epoch is not None and isinstance(self.sampler, (EpochSampler, RankSampler)):
-            self.sampler.set_epoch(epoch)
+        epoch = internals.mend_progress(trainer, self, resumed=bool(self._saved))
+        if epoch is not None and own is not None:
+            own.set_epoch(epoch)
         now, before = Pass(self._epoch(), 0, 0, 0), self._pass
         if self._saved:
             self._continue(now)
             self._saved = {}
-        elif before is not None and before.epoch == now.epoch and _in_mid_epoch(trainer):
-            now.cycle = before.cycle + before.finished
-        if isinstance(self.sampler, (EpochSampler, RankSampler)):
-            self.sampler.cycle = now.cycle
+        elif self._comes_round(before, now):
+            now.cycle = before.cycle + before.finished  # type: ignore[union-attr]
         self._passes += 1
         self._pass = now
         return now
+
+    def _comes_round(self, before: Pass | None, now: Pass) -> bool:
+        """Whether a longer loader beside this one is still in the epoch in which this one began."""
+        began = self.sameness.counts_epochs and before is not None and before.epoch == now.epoch
+        return began and internals.in_mid_epoch(self.sameness.trainer())
 
     def _continue(self, now: Pass) -> None:
         """Take up what a checkpoint saved."""
@@ -250,36 +317,55 @@ class ResumableDataLoader(PlannedDataLoader):
 
     def _order(self, now: Pass) -> Iterator[Any]:
         source: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
+        if isinstance(self.sampler, (EpochSampler, RankSampler)):
+            self.sampler.cycle = now.cycle
         if self._has_fixed_order():
             return iter(source)
         word = mix(stream(self.sameness.source, now.epoch, now.cycle) + ORDER)
-        if _length(source) is None:
+        length = _length(source)
+        if length is None:
             return drawn_apart(source, word)
         # A sampler of the user's may draw from the global generators: give it the same numbers in every run. They
-        # are put back at once, so its whole order has to be drawn now.
+        # are put back at once, so its whole order has to be drawn now; as long as it says it is, for it may go on.
         with seeded_generators(word):
-            return iter(list(source))
+            return iter(list(islice(source, length)))
+
+    def _may_repeat(self) -> bool:
+        """Whether an epoch may draw a sample again, as far as is known."""
+        sampler = self.sampler if self.batch_sampler is None else getattr(self.batch_sampler, "sampler", None)
+        once = type(sampler) is SubsetRandomSampler or (type(sampler) is RandomSampler and not sampler.replacement)
+        return not (self._has_fixed_order() or (once and type(self.batch_sampler) in (BatchSampler, type(None))))
 
     def _has_fixed_order(self) -> bool:
         if self.batch_sampler is None:
             return has_fixed_order(self.sampler)
         return type(self.batch_sampler) is BatchSampler and has_fixed_order(self.batch_sampler.sampler)
 
-    def _inner_loader(self) -> DataLoader[Any]:
-        if self._inner is not None and self.persistent_workers and internals.kept_iterator(self) is not None:
-            return self._inner
+    def _make_inner(self, asks: Iterable[Ask], *, persistent: bool) -> DataLoader[Any]:
         options = {name: getattr(self, name) for name in HANDED_ON if getattr(self, name, None) not in (None, "")}
         batched = self.batch_sampler is not None
-        options |= {"batch_sampler": self._asks} if batched else {"sampler": self._asks, "batch_size": None}
+        options |= {"batch_sampler": asks} if batched else {"sampler": asks, "batch_size": None}
+        options["persistent_workers"] = persistent
         seed = self.sameness.source if self.sameness.seeds_samples else None
         view = SampleView(self.dataset, self.collate_fn, seed, batched=batched)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
-            self._inner = DataLoader(view, collate_fn=as_it_is, **options)
-        return self._inner
+            return DataLoader(view, collate_fn=as_it_is, **options)
 
-    def _hand_over(self, now: Pass, delivered: Delivered) -> Any:
+    def hand_over(self, now: Pass, delivered: Delivered) -> Any:
+        """Give a batch to whoever reads the loader, and remember it.
+
+        Args:
+            now: The pass it belongs to.
+            delivered: The batch, with its number.
+
+        Returns:
+            The batch as the user's collate function made it.
+        """
         now.given += 1
+        if now.by_hand:
+            del now.asked[delivered.number]
+            return delivered.batch
         now.fetch = internals.fetches(self.sameness.trainer())
         indices = now.asked.pop(delivered.number)
         self._pass = now
@@ -305,13 +391,6 @@ class ResumableDataLoader(PlannedDataLoader):
 
     def _device(self) -> Any:
         return getattr(getattr(self.sameness.trainer(), "strategy", None), "root_device", None)
-
-
-def _in_mid_epoch(trainer: Any) -> bool:
-    """Whether the Trainer has begun its epoch, so that a loader that starts again comes round within it."""
-    if trainer is None or not trainer.training:
-        return False
-    return bool(trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0)
 
 
 def _ask_for(now: Pass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool) -> Iterator[Ask]:

@@ -1,6 +1,7 @@
 """Random numbers of a sample that only (seed, epoch, index) decides, in whichever process loads it."""
 
 import contextlib
+import operator
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
@@ -72,32 +73,36 @@ class SampleView(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any], seed: int | None, *, batched: bool) -> None:
-        vars(self).update(dataset=dataset, collate_fn=collate_fn, seed=seed, batched=batched)
+        vars(self).update(
+            _fastdata_dataset=dataset, _fastdata_collate_fn=collate_fn, _fastdata_seed=seed, _fastdata_batched=batched
+        )
 
     def __getattr__(self, name: str) -> Any:
-        if name == "dataset" or name.startswith("__"):  # while unpickling there is no dataset yet
+        if name.startswith(("_fastdata_", "__")):  # while unpickling there is no dataset yet
             raise AttributeError(name)
-        return getattr(self.dataset, name)
+        return getattr(self._fastdata_dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.dataset, name, value)
+        setattr(self._fastdata_dataset, name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self._fastdata_dataset)
 
-    def __getitem__(self, ask: Ask) -> Delivered:
+    def __getitem__(self, ask: Any) -> Any:
         """Load the batch that was asked for; torch calls this without batching."""
-        if self.seed is None:
-            return Delivered(ask.number, self.collate_fn(self._plain(ask)))
+        if not isinstance(ask, Ask):  # a worker_init_fn that tries a sample
+            return self._fastdata_dataset[ask]
+        if self._fastdata_seed is None:
+            return Delivered(ask.number, self._fastdata_collate_fn(self._plain(ask)))
         state = random_state() if get_worker_info() is None else None
         try:
-            start = stream(self.seed, ask.epoch, ask.cycle)
+            start = stream(self._fastdata_seed, ask.epoch, ask.cycle)
             samples = self._seeded(ask, start)
-            seed_generators(mix(sample_seed(start, sample_number(ask.indices[0])) + BATCH))
-            return Delivered(ask.number, self.collate_fn(samples))
+            seed_generators(mix(_seed_of(ask, 0, start) + BATCH))
+            return Delivered(ask.number, self._fastdata_collate_fn(samples))
         finally:
             if state is not None:
                 set_random_state(state)
@@ -106,22 +111,26 @@ class SampleView(Dataset[Any]):
     """torch calls this one with batching, once per batch."""
 
     def _plain(self, ask: Ask) -> Any:
-        if not self.batched:
-            return self.dataset[ask.indices[0]]
-        if loads_whole_batches(self.dataset):
-            return self.dataset.__getitems__(ask.indices)
-        return [self.dataset[index] for index in ask.indices]
+        if not self._fastdata_batched:
+            return self._fastdata_dataset[ask.indices[0]]
+        if loads_whole_batches(self._fastdata_dataset):
+            return self._fastdata_dataset.__getitems__(ask.indices)
+        return [self._fastdata_dataset[index] for index in ask.indices]
 
     def _seeded(self, ask: Ask, start: int) -> Any:
-        if not self.batched or loads_whole_batches(self.dataset):
-            seed_generators(sample_seed(start, sample_number(ask.indices[0])))
+        if not self._fastdata_batched or loads_whole_batches(self._fastdata_dataset):
+            seed_generators(_seed_of(ask, 0, start))
             return self._plain(ask)
         samples = []
-        for position, index in enumerate(ask.indices):
-            occurrence = ask.occurrences[position] if ask.occurrences else 0
-            seed_generators(sample_seed(start, sample_number(index), occurrence))
-            samples.append(self.dataset[index])
+        for place, index in enumerate(ask.indices):
+            seed_generators(_seed_of(ask, place, start))
+            samples.append(self._fastdata_dataset[index])
         return samples
+
+
+def _seed_of(ask: Ask, place: int, start: int) -> int:
+    """The seed of one sample of a batch."""
+    return sample_seed(start, sample_number(ask.indices[place]), ask.occurrences[place] if ask.occurrences else 0)
 
 
 def loads_whole_batches(dataset: Any) -> bool:
@@ -131,7 +140,10 @@ def loads_whole_batches(dataset: Any) -> bool:
         dataset: Any dataset. A ``Subset`` only hands the call on, so what it is a part of counts.
     """
     if isinstance(dataset, Subset):
-        return loads_whole_batches(dataset.dataset)
+        if type(dataset).__getitem__ is not Subset.__getitem__:
+            return False  # the user's own way to a sample; torch advises to write __getitems__ as a loop over it
+        if type(dataset).__getitems__ is Subset.__getitems__:
+            return loads_whole_batches(dataset.dataset)
     return callable(getattr(dataset, "__getitems__", None))
 
 
@@ -158,15 +170,26 @@ def _only_chooses(view: type) -> bool:
 
 
 def sample_number(index: Any) -> int:
-    """A sample's index as an integer; keys of another kind (names, tuples) by the BLAKE2b digest of their repr.
+    """A sample's index as an integer; keys of another kind (names, tuples, arrays) by a 64-bit BLAKE2b digest.
 
     Args:
         index: What a sampler gave.
     """
     try:
-        return int(index)
-    except (TypeError, ValueError):
-        return int.from_bytes(blake2b(repr(index).encode(), digest_size=8).digest(), "little")
+        return operator.index(index)
+    except TypeError:
+        return int.from_bytes(blake2b(_bytes_of(index), digest_size=8).digest(), "little")
+
+
+def _bytes_of(key: Any) -> bytes:
+    """A key in bytes that are the same in every process; ``repr`` would leave out the middle of a long array."""
+    if isinstance(key, torch.Tensor):
+        key = key.numpy(force=True)
+    if isinstance(key, np.ndarray):
+        return f"{key.dtype}{key.shape}".encode() + key.tobytes()
+    if isinstance(key, (list, tuple)):
+        return b"(" + b",".join(_bytes_of(part) for part in key) + b")"
+    return repr(key.item() if isinstance(key, np.generic) else key).encode()
 
 
 def seed_generators(word: int) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -77,6 +78,20 @@ def test_every_pass_is_the_next_epoch():
     first, second = plain(loader), plain(loader)
     assert [n for batch, _ in first for n in batch] == epoch_order(SEED, 0, LENGTH).tolist()
     assert [n for batch, _ in second for n in batch] == epoch_order(SEED, 1, LENGTH).tolist()
+    one, other = (torch.cat(list(make(shuffle=False, sampler=range(LENGTH)))) for _ in range(2))
+    assert torch.equal(one, other)
+    loader = make(sampler=range(LENGTH))
+    one, other = (torch.cat(list(loader)) for _ in range(2))
+    assert torch.equal(one[:, 0], other[:, 0])
+    assert set(one[:, 1:].flatten().tolist()).isdisjoint(other[:, 1:].flatten().tolist())
+
+
+def test_set_epoch_decides_the_epoch():
+    """Who calls it, as Lightning does, counts; passes do not any more."""
+    loader = make()
+    loader.sampler.set_epoch(5)
+    assert plain(loader) == plain(loader)
+    assert loader.last_given.epoch == 5
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "in order", "weighted", "batches", "single", "drop_last"])
@@ -298,10 +313,13 @@ def test_an_iterator_that_is_given_up():
 
 
 def test_two_iterators_at_once():
-    """Each has its own place, as with torch."""
+    """Each has its own place, as with torch; the state is that of the one that gave a batch last."""
     loader = make(shuffle=False)
     one, other = iter(loader), iter(loader)
     assert [numbers(next(one)), numbers(next(other)), numbers(next(one))] == [[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7]]
+    assert loader.state_dict()["batches_consumed"] == 2
+    next(other), next(one)
+    assert loader.state_dict()["batches_consumed"] == 3
 
 
 def test_evaluation_is_the_same_each_time():
@@ -418,10 +436,9 @@ def test_a_sampler_without_a_length():
 
     class Endless(Sampler):
         def __iter__(self):
-            index = 0
-            while True:
+            for index in range(100):
                 yield index % LENGTH
-                index += 1
+            raise AssertionError("drawn ahead of time")
 
     loader = make(sampler=Endless())
     seen = [numbers(batch) for batch, _ in zip(loader, range(8), strict=False)]
@@ -644,3 +661,65 @@ def test_a_resumed_pass_with_other_workers():
     whole = make()
     assert plain(resumed) == plain(whole)[1:]
     assert plain(resumed) == plain(whole)
+
+
+def test_a_pass_goes_on_after_a_sample_that_cannot_be_read():
+    """Whoever catches the error gets the other batches, as from torch."""
+
+    class Broken(Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, index):
+            if index == 3:
+                raise ValueError("broken")
+            return index
+
+    loader = make(Broken(), batch_size=2, shuffle=False)
+    batches, got, failed = iter(loader), [], 0
+    assert len(batches) == 6
+    while True:
+        try:
+            got.append(next(batches).tolist())
+        except ValueError:
+            failed += 1
+        except StopIteration:
+            break
+    assert (got, failed) == ([[0, 1], [4, 5], [6, 7], [8, 9], [10, 11]], 1)
+
+
+def test_a_sampler_that_never_ends_is_read_as_far_as_it_is_long():
+    """Samplers that go on exist; Lightning stops at their length."""
+
+    class Endless(Sampler):
+        def __iter__(self):
+            return itertools.cycle([3, 1, 2])
+
+        def __len__(self):
+            return 6
+
+    loader = make(list(range(4)), batch_size=2, sampler=Endless())
+    assert [batch.tolist() for batch in loader] == [[3, 1], [2, 3], [1, 2]]
+
+
+def test_a_generator_of_none_is_no_generator():
+    """The loader would draw from the model's."""
+    before = torch.get_rng_state()
+    list(make(list(range(4)), batch_size=2, generator=None))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_lightning_that_hides_its_counts_is_said():
+    """Then a checkpoint may be a batch off; never silently."""
+
+    class Trainer:
+        """Without the loops of Lightning."""
+
+        training = True
+
+    trainer = Trainer()
+    loader = make()
+    loader.meet(trainer)
+    next(iter(loader))
+    with pytest.warns(UserWarning, match="may count a batch too many"):
+        assert loader.state_dict()["batches_consumed"] == 1

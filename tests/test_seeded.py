@@ -21,6 +21,7 @@ from lightning_fastdata.seeded import (
     load_generators,
     loads_whole_batches,
     random_state,
+    sample_number,
     save_generators,
     seed_generators,
     seeded_generators,
@@ -453,3 +454,58 @@ def test_a_cpu_run_continues_a_cuda_checkpoint_and_the_reverse(fake_cuda):
     load_generators(save_generators(0, torch.device("cpu")), torch.device("cuda:1"))
     load_generators(save_generators(0, torch.device("cuda:1")))
     assert {name: state.tolist() for name, state in fake_cuda.items()} == {"cuda:0": [0], "cuda:1": [1]}
+
+
+def test_a_part_that_fetches_batches_its_own_way_is_asked_for_them():
+    """Torch calls the ``__getitems__`` of a Subset's subclass; so does the view."""
+
+    class Negated(Subset):
+        def __getitems__(self, indices):
+            return [-self.dataset[self.indices[index]] for index in indices]
+
+    assert load(view(Negated(range(10), [3, 4])), [0, 1]) == [-3, -4]
+
+
+def test_repeats_differ_on_every_way_to_a_sample():
+    """Without batching, with a dataset's own ``__getitems__``, and in the collate function."""
+
+    class Batches(Noise):
+        def __getitems__(self, indices):
+            return [torch.rand(()) for _ in indices]
+
+    def draw(asked, occurrence, indices):
+        return asked.__getitems__(Ask(0, 0, 0, indices, [occurrence] * len(indices))).batch
+
+    def mixed(samples):
+        return torch.rand(())
+
+    single = SampleView(Noise(), as_it_is, 7, batched=False)
+    whole = SampleView(Batches(), as_it_is, 7, batched=True)
+    collated = SampleView(range(9), mixed, 7, batched=True)
+    assert repr(draw(single, 0, [3])) != repr(draw(single, 1, [3]))
+    assert draw(whole, 0, [3, 4]) != draw(whole, 1, [3, 4])
+    assert draw(collated, 0, [3, 4]) != draw(collated, 1, [3, 4])
+
+
+def test_long_keys_that_differ_in_the_middle_are_told_apart():
+    """The repr of an array leaves its middle out; NumPy's versions also write numbers differently."""
+    keys = [np.arange(2000), np.arange(2000)]
+    keys[1][1000] = 7
+    assert sample_number(keys[0]) != sample_number(keys[1])
+    assert sample_number(torch.from_numpy(keys[0])) == sample_number(keys[0])
+    assert sample_number([np.int64(3)]) == sample_number([3])
+    assert sample_number(0.2) != sample_number(0.7)
+    assert sample_number(torch.tensor(3)) == sample_number(np.int64(3)) == 3
+
+
+def test_names_of_the_view_hide_none_of_the_dataset():
+    """``get_worker_info().dataset.seed`` is the dataset's; a Subset's ``dataset`` is what it is a part of."""
+    noise = Noise()
+    noise.seed = 99
+    asked = view(Subset(noise, [1, 2]))
+    assert asked.dataset is noise
+    asked = view(noise)
+    assert asked.seed == 99
+    asked.seed = 7
+    assert noise.seed == asked.seed == 7
+    assert type(view([5, 6])[1]) is int
