@@ -3,9 +3,11 @@
 A dataset whose samples cost nothing, read in this process by torch's DataLoader, by ours with ``deterministic=False``
 and by ours as it comes; and by ours as in a worker, which need not put the training process's generators back. Each
 is timed with small and with large batches, taking turns, in CPU time of the process: two figures that tell what a
-sample costs and what a batch costs. Medians over the rounds.
+sample costs and what a batch costs. Medians over the rounds. Also the order of 50,000 samples, drawn by NumPy's frozen
+``RandomState``, by its ``Generator``, and by Python's ``random.shuffle``.
 """
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -13,10 +15,12 @@ from types import SimpleNamespace
 from unittest import mock
 
 import harness
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_fastdata import auto_dataloader
+from lightning_fastdata.order import epoch_order
 
 SMALL, LARGE = 8, 128
 SAMPLES = 12_800
@@ -79,6 +83,24 @@ def as_in_a_worker(batch_size: int) -> DataLoader[int]:
     return Pretending()  # type: ignore[return-value]
 
 
+def order_s(draw: Callable[[], object]) -> float:
+    """CPU time of drawing one order (s)."""
+    started = time.process_time()
+    draw()
+    return time.process_time() - started
+
+
+def orders(rounds: int, length: int = 50_000) -> dict[str, float]:
+    """Milliseconds of CPU time per order, medians (ms)."""
+    ways = {
+        "ours (RandomState)": lambda: epoch_order(1, 1, length),
+        "NumPy's Generator": lambda: np.random.default_rng(1).permutation(length),
+        "random.shuffle": lambda: random.Random(1).shuffle(list(range(length))),
+    }
+    runs = harness.interleaved({name: lambda way=way: order_s(way) for name, way in ways.items()}, rounds)
+    return {name: statistics.median(times) * 1e3 for name, times in runs.items()}
+
+
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
@@ -103,7 +125,11 @@ def main() -> None:
         rows.append([name, *(f"{figures[key]:+.1f}" for key in figures)])
     headings = ["loader", "us per sample", "us per batch", "added per sample", "added per batch"]
     harness.print_table("CPU time of loading, samples that cost nothing", headings, rows)
-    harness.write_json(arguments.json, {"medians": medians, "runs": results})
+    orders_ms = orders(arguments.rounds)
+    harness.print_table(
+        "CPU time of an order of 50,000", ["way", "ms"], [[name, f"{ms:.2f}"] for name, ms in orders_ms.items()]
+    )
+    harness.write_json(arguments.json, {"medians": medians, "orders_ms": orders_ms, "runs": results})
 
 
 if __name__ == "__main__":
