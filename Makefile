@@ -5,12 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test test-full check format unit bench docs clean
+.PHONY: help demo test test-full check lint format unit bench docs clean
 
 help:
 	@echo "make demo    train on photographs, with plain Lightning and with the pack"
 	@echo "make test    the test-suite"
 	@echo "make test-full  the test-suite and the full products of which it runs a pairwise cover (minutes more)"
+	@echo "make lint    formatting, lint, types"
 	@echo "make check   formatting, lint, types, unit tests (before every commit)"
 	@echo "make format  rewrite files in the project's format"
 	@echo "make docs    the documentation as a site, in docs/_build (open index.html there)"
@@ -31,14 +32,15 @@ test: $(INSTALLED)
 test-full: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-check: $(INSTALLED)
+lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
 
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
+
+check: lint unit
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -234,8 +234,8 @@ class ResumableDataLoader(PlannedDataLoader):
             return dict(self._saved)
         if trainer is not None and not internals.counts_fetches(trainer):
             rank_zero_warn(
-                "This Lightning does not show what it has fetched and trained on: a checkpoint in mid-epoch may count a "
-                "batch too many, which a resumed run would leave out."
+                "This Lightning does not show what it has fetched and trained on: a checkpoint in mid-epoch may count "
+                "a batch too many, which a resumed run would leave out."
             )
         now = self._pass or Pass(self._epoch(), 0, 0, 0)
         progress = self._progress(now, max(0, now.given - internals.batches_ahead(trainer, now.fetch, now.finished)))
