@@ -1,5 +1,6 @@
 """Fixtures that several test modules use."""
 
+import gc
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,3 +42,15 @@ def fake_root(tmp_path: Path) -> FakeRoot:
         return root
 
     return build
+
+
+@pytest.fixture
+def no_planned_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no loader of another test were alive: a library may hold on to the Trainer of a run that is over."""
+    from lightning_fastdata import internals  # not before the environment is set above
+
+    gc.collect()
+    for module, (original, _) in internals._checks.items():
+        monkeypatch.setattr(module, "_worker_check", original)
+    monkeypatch.setattr(internals, "_planned", {})
+    monkeypatch.setattr(internals, "_checks", {})

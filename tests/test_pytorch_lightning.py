@@ -148,7 +148,7 @@ def test_hyperparameters_are_kept_as_they_were_given(package, tmp_path):
 
 
 @pytest.mark.filterwarnings("default:.*does not have many workers")
-def test_a_planned_loader_gets_no_hint_from_the_other_package_either(monkeypatch):
+def test_a_planned_loader_gets_no_hint_from_the_other_package_either(no_planned_loaders, monkeypatch):
     """A plain loader beside it still does; the function comes back with the last planned loader."""
 
     class FakeTrainer:
@@ -158,7 +158,6 @@ def test_a_planned_loader_gets_no_hint_from_the_other_package_either(monkeypatch
     def check(loader):
         data_connector._worker_check(FakeTrainer(), loader, "train_dataloader")
 
-    gc.collect()
     monkeypatch.setattr(data_connector, "suggested_max_num_workers", lambda num_devices: 7)
     original = data_connector._worker_check
     planned = PlannedDataLoader(range(4))

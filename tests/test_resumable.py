@@ -615,7 +615,6 @@ def test_workers_end_with_their_pass():
     iterator = iter(loader)
     next(iterator)
     assert set(multiprocessing.active_children()) - before
-    iterator.close()
     del iterator
     gc.collect()
     assert not set(multiprocessing.active_children()) - before

@@ -150,9 +150,21 @@ class Fetches(Net):
 
 
 @pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")
-def test_every_cut_with_dataloader_iter(tmp_path):
+@pytest.mark.parametrize("setup", [{}, SETUPS["limit"]], ids=str)
+def test_every_cut_with_dataloader_iter(setup, tmp_path):
     """A training_step that draws its own batches is resumed as exactly; only Lightning's batch_idx begins anew."""
-    check_every_cut(tmp_path, data, Fetches)
+    check_every_cut(tmp_path, data, Fetches, **setup)
+
+
+@pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")
+def test_resumed_twice_with_dataloader_iter(tmp_path):
+    """It fetches within a step, when that counts as begun already."""
+    setup = SETUPS["limit"]
+    full = fit(data(), model=Fetches, callbacks=[every_step(tmp_path / "first")], **setup)
+    moments = Moments(tmp_path / "second", before=1)
+    fit(data(), model=Fetches, callbacks=[moments], path=cuts(tmp_path / "first")[1], **setup)
+    for path, seen in moments.seen.items():
+        assert rest(fit(data(), model=Fetches, path=path, **setup), 0) == rest(full, seen), path.name
 
 
 # Every moment
