@@ -22,6 +22,7 @@ __all__ = [
     "load_waiting_states",
     "logger_step",
     "mend_progress",
+    "own_attributes",
     "publish_metrics",
     "reads_by_hand",
     "skip_worker_hint",
@@ -215,6 +216,17 @@ def keep_iterator(loader: Any, iterator: Any) -> None:
     """
     if loader.persistent_workers:
         loader._iterator = iterator
+
+
+def own_attributes(loader: Any) -> dict[str, Any]:
+    """A loader's attributes without Lightning's record of how it was made, which may hold what does not pickle.
+
+    Lightning keeps that record for every loader that is made in a hook, and for all later ones once a hook has raised.
+
+    Args:
+        loader: The loader.
+    """
+    return {name: value for name, value in vars(loader).items() if not name.startswith("__pl_")}
 
 
 def kept_iterator(loader: Any) -> Any:

@@ -177,7 +177,7 @@ class ResumableDataLoader(PlannedDataLoader):
         """For another process, as with ``ddp_spawn``: without the workers and the Trainer of this one."""
         sameness = replace(self.sameness, trainer=nobody)
         ours = {"sameness": sameness, "_inner": None, "_reader": nobody, "_asks": Asks()}
-        return {**vars(self), **ours, "_iterator": None}
+        return {**internals.own_attributes(self), **ours, "_iterator": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

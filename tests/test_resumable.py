@@ -1,5 +1,6 @@
 """ResumableDataLoader in a loop of one's own, without a Trainer."""
 
+import contextlib
 import copy
 import gc
 import itertools
@@ -12,8 +13,17 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.data import _replace_dunder_methods
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch.utils.data import BatchSampler, Dataset, Sampler, WeightedRandomSampler, default_collate, get_worker_info
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    Sampler,
+    WeightedRandomSampler,
+    default_collate,
+    get_worker_info,
+)
 
 from lightning_fastdata import auto_dataloader
 from lightning_fastdata.errors import FastDataError
@@ -348,10 +358,12 @@ def test_the_users_own():
     assert (loader.batch_size, len(loader), loader.dataset.label) == (4, 6, "mine")
 
 
+@pytest.mark.parametrize("hooked", [False, True])
 @pytest.mark.parametrize("begun", [False, True])
-def test_copies_and_pickles(begun):
-    """With ddp_spawn a loader travels to another process; it leaves workers and Trainer behind."""
-    loader = make()
+def test_copies_and_pickles(begun, hooked):
+    """With ddp_spawn a loader travels to another process; it leaves workers, Trainer and Lightning's record behind."""
+    with _replace_dunder_methods(DataLoader, "dataset") if hooked else contextlib.nullcontext():
+        loader = make()
     loader.meet(torch.nn.Identity())  # anything that can be referred to weakly
     usual = make()
     if begun:
@@ -604,6 +616,19 @@ def test_workers_are_kept_and_shut_down():
     assert again.isdisjoint(pids[0])
     assert len(again) == 1
     combined.reset()
+
+
+@pytest.mark.slow
+def test_two_iterators_at_once_with_kept_workers():
+    """Workers that are kept serve one pass; another beside it has its own place all the same, and so has the next."""
+    loader, usual = make(num_workers=1, persistent_workers=True, split="val"), plain(make(split="val"))
+    one = iter(loader)
+    first = plain([next(one), next(one)])
+    other = plain(loader)
+    assert first + plain(one) == usual
+    assert other == usual
+    assert plain(loader) == usual
+    CombinedLoader(loader).reset()
 
 
 @pytest.mark.slow

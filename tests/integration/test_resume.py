@@ -202,7 +202,11 @@ def test_a_run_stopped_by_max_steps_goes_on(whole, tmp_path):
 
 
 @pytest.mark.parametrize("step", [2, 6, 7])
-@pytest.mark.parametrize("setup", [{}, pytest.param(SETUPS["no validation"], marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "setup",
+    [{}, *(pytest.param(SETUPS[name], marks=pytest.mark.slow) for name in ("no validation", "loaders made anew"))],
+    ids=str,
+)
 def test_resumed_twice(setup, step, tmp_path):
     """Killed, resumed, killed again at any moment, resumed: Lightning's counts must not go astray in between."""
     full = fit(data(), callbacks=[every_step(tmp_path / "first")], **setup)
