@@ -55,3 +55,4 @@ if __name__ == "__main__":
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", **quiet)
     trainer.fit(Listing(), datamodule=FastDataModule(Numbers(), batch_size=4, seed=1))
+    torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
