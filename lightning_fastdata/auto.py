@@ -4,14 +4,12 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_fastdata import internals
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.loader import (
@@ -26,86 +24,22 @@ from lightning_fastdata.order import padding
 from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Split, Workload, make_plan
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.report.plan import plan_lines
+from lightning_fastdata.resumable import nobody
+from lightning_fastdata.samplers import length_of
 from lightning_fastdata.sharding import TellShare, iterable_warning
 from lightning_fastdata.start_method import default_start_method, fork_problem, spawn_problem
+from lightning_fastdata.trainer_facts import TrainerFacts, trainer_facts
 
 __all__ = [
-    "TrainerFacts",
     "auto_dataloader",
     "make_loader",
     "plan_for",
     "resolve_seed",
     "tell_plan",
-    "trainer_facts",
 ]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
 DEFAULT_SEED = 42
-
-
-@dataclass(frozen=True)
-class TrainerFacts:
-    """What planning needs to know of a Trainer; the defaults stand for "no Trainer"."""
-
-    device_type: str | None = None
-    """Type of the device that computes ("cpu", "cuda", "mps", ...)."""
-    local_world_size: int | None = None
-    """Ranks on this node (count); None = ask the environment."""
-    world_size: int = 1
-    """Ranks of the run (count)."""
-    rank: int = 0
-    """Global rank."""
-    share: tuple[int, int] | None = None
-    """(rank, ranks) among which training samples are dealt; None = one process, or the user deals them himself."""
-    epoch: int = 0
-    """Current epoch; not 0 when a run was resumed."""
-    reload_every_n_epochs: int = 0
-    """reload_dataloaders_every_n_epochs."""
-    fitting: bool = True
-    """True within ``trainer.fit``, where loaders of training and validation live together."""
-    validates: bool = True
-    """False when the Trainer will not validate (limit_val_batches=0)."""
-    max_epochs: int | None = None
-    """Epochs the run will have at most; None or -1 = no bound."""
-
-
-def trainer_facts(trainer: Any) -> TrainerFacts:
-    """Read the facts off a Trainer of either Lightning package.
-
-    Args:
-        trainer: A Trainer, or None.
-    """
-    if trainer is None:
-        return TrainerFacts()
-    device = getattr(getattr(trainer, "strategy", None), "root_device", None)
-    fn = getattr(getattr(trainer, "state", None), "fn", None)
-    return TrainerFacts(
-        device_type=getattr(device, "type", None),
-        local_world_size=trainer.num_devices,
-        world_size=trainer.world_size,
-        rank=trainer.global_rank,
-        share=_share(trainer),
-        epoch=trainer.current_epoch,
-        reload_every_n_epochs=trainer.reload_dataloaders_every_n_epochs,
-        fitting=fn is None or fn == "fit",
-        validates=_validates(trainer),
-        max_epochs=trainer.max_epochs,
-    )
-
-
-def _validates(trainer: Any) -> bool:
-    """False where the Trainer will not validate: no batches, no validation_step, or nothing that gives a loader."""
-    if trainer.limit_val_batches == 0:
-        return False
-    started = getattr(trainer, "lightning_module", None) is not None  # before that the Trainer cannot tell
-    return bool(trainer.enable_validation) if started else True
-
-
-def _share(trainer: Any) -> tuple[int, int] | None:
-    dealt = getattr(trainer, "distributed_sampler_kwargs", None)  # None with a strategy that has no ranks
-    if not dealt or dealt["num_replicas"] == 1 or not internals.deals_samples(trainer):
-        return None
-    return dealt["rank"], dealt["num_replicas"]
 
 
 def resolve_seed(seed: int | None, environ: Mapping[str, str] = os.environ) -> int:
@@ -312,13 +246,8 @@ def make_loader(
     else:
         samples = _samples_drawn(where, dataset, rest.get("sampler"), facts, drop_last=drop_last)
         _check_batches(where, samples, batch_size, drop_last)
-    if rest.get("collate_fn") is None and gives_whole_batches(dataset):
-        rest["collate_fn"] = as_it_is
     hardware = probe(local_world_size=facts.local_world_size)
-    if hardware.taken_cpus:
-        rest["worker_init_fn"] = GiveBackCpus(hardware.taken_cpus, rest.get("worker_init_fn"))
-    if isinstance(dataset, IterableDataset) and facts.world_size > 1:
-        rest["worker_init_fn"] = TellShare(facts.rank, facts.world_size, rest.get("worker_init_fn"))
+    rest.update(_worker_parts_of_ours(dataset, facts, hardware, rest))
     plan = plan_for(
         dataset,
         facts,
@@ -332,10 +261,10 @@ def make_loader(
         hardware=hardware,
     )
     keep(plan)
+    share = None if split == "predict" else facts.share  # there Lightning deals, and keeps track of the indices
     if isinstance(dataset, IterableDataset):
         _say_iterable(dataset, split, facts.world_size, plan.num_workers)
-    share = None if split == "predict" else facts.share  # there Lightning deals, and keeps track of the indices
-    if share and samples is not None and rest.get("sampler") is None and batch_size is not None:
+    elif share and samples is not None and rest.get("sampler") is None and batch_size is not None:
         _say_padding(where, dataset, share[1], batch_size, drop_last=drop_last)
     return build_loader(
         dataset,
@@ -350,9 +279,24 @@ def make_loader(
         deterministic=deterministic,
         counts_epochs=split == "train",
         part=part,
-        trainer=(lambda: None) if trainer is None else weakref.ref(trainer),
+        trainer=nobody if trainer is None else weakref.ref(trainer),
         **rest,
     )
+
+
+def _worker_parts_of_ours(
+    dataset: Any, facts: TrainerFacts, hardware: Hardware, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What workers get beside the dataset and cannot find out themselves, around what the user gave them."""
+    parts: dict[str, Any] = {}
+    if given.get("collate_fn") is None and gives_whole_batches(dataset):
+        parts["collate_fn"] = as_it_is
+    init = given.get("worker_init_fn")
+    if hardware.taken_cpus:
+        init = GiveBackCpus(hardware.taken_cpus, init)
+    if isinstance(dataset, IterableDataset) and facts.world_size > 1:
+        init = TellShare(facts.rank, facts.world_size, init)
+    return parts if init is None else {**parts, "worker_init_fn": init}
 
 
 def _samples_drawn(where: str, dataset: Any, sampler: Any, facts: TrainerFacts, *, drop_last: bool) -> int | None:
@@ -402,14 +346,6 @@ def _say_iterable(dataset: object, split: Split, ranks: int, workers: int) -> No
 
     if split == "train" or ranks > 1 or workers > 1:
         rank_zero_warn(iterable_warning(dataset, ranks=ranks, workers=workers))
-
-
-def length_of(dataset: Any) -> int | None:
-    """Samples in a dataset or sampler (count); None for one without a length."""
-    try:
-        return len(dataset)
-    except TypeError:
-        return None
 
 
 def worker_parts(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -259,7 +259,7 @@ def load_waiting_states(trainer: Any, loader: Any) -> None:
         load(waiting)
 
 
-def batches_ahead(trainer: Any, last_fetch: int | None = None, finished: bool = False) -> int:
+def batches_ahead(trainer: Any, last_fetch: int | None, *, finished: bool) -> int:
     """Batches of a loader that were fetched and on which the model has not been trained (count).
 
     One while a step runs or has failed; one more where Lightning reads ahead, or where the loader beside it failed, so
@@ -267,7 +267,8 @@ def batches_ahead(trainer: Any, last_fetch: int | None = None, finished: bool = 
 
     Args:
         trainer: The Trainer, or None.
-        last_fetch: What ``fetches`` was when the loader handed out its last batch; None = no matter.
+        last_fetch: What ``fetches`` was when the loader handed out its last batch; None = it has
+            handed out none, or nobody counts.
         finished: Whether the loader has no more batches, which may be so long before the epoch's end.
     """
     counted = _batch_progress(trainer)

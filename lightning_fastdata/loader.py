@@ -25,7 +25,7 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan
 from lightning_fastdata.order import apart, loader_seed
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
-from lightning_fastdata.resumable import ResumableDataLoader, Sameness
+from lightning_fastdata.resumable import ResumableDataLoader, Sameness, nobody
 from lightning_fastdata.samplers import EpochSampler, RankSampler
 from lightning_fastdata.seeded import draws_random_numbers
 
@@ -52,7 +52,7 @@ def build_loader(
     deterministic: bool = True,
     counts_epochs: bool = True,
     part: str | None = None,
-    trainer: Callable[[], Any] = lambda: None,
+    trainer: Callable[[], Any] = nobody,
     **kwargs: Any,
 ) -> PlannedDataLoader:
     """Build the loader that a plan describes.

@@ -1,34 +1,33 @@
 """A loader whose batches only the seed decides, and which continues in mid-epoch where it stopped."""
 
-import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, SubsetRandomSampler
 
 from lightning_fastdata import internals
 from lightning_fastdata.order import ORDER, RANK, apart, mix, stream
+from lightning_fastdata.passes import Asks, Given, Pass, ask_for
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.progress import LoaderProgress
-from lightning_fastdata.samplers import EpochSampler, RankSampler, has_fixed_order
+from lightning_fastdata.samplers import EpochSampler, RankSampler, has_fixed_order, length_of
 from lightning_fastdata.seeded import (
     Ask,
     Delivered,
     SampleView,
     drawn_apart,
     load_generators,
-    sample_number,
     save_generators,
     seed_generators,
     seeded_generators,
 )
 
-__all__ = ["Given", "ResumableDataLoader", "Sameness"]
+__all__ = ["ResumableDataLoader", "Sameness", "nobody"]
 
 HANDED_ON = (
     *("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator"),
@@ -64,50 +63,6 @@ class Sameness:
     def source(self) -> int:
         """The seed this loader draws from."""
         return apart(self.seed, self.part)
-
-
-class Given(NamedTuple):
-    """Which samples a batch held."""
-
-    epoch: int
-    """Epoch of the batch."""
-    cycle: int
-    """How often the loader had come round within the epoch."""
-    number: int
-    """Which batch of the epoch, from 0."""
-    indices: list[Any]
-    """Samples of this rank's batch, by index."""
-    padded: int = 0
-    """Samples at its end that are repeats, there to make the steps of all ranks equal (count)."""
-
-
-@dataclass
-class Pass:
-    """One pass over a loader."""
-
-    epoch: int
-    cycle: int
-    first: int
-    """Batch it began with; not 0 after a resume."""
-    given: int
-    """Batches of the epoch handed out so far, those before ``first`` included (count)."""
-    finished: bool = False
-    fetch: int | None = None
-    """Fetch of Lightning's in which the last batch was handed out, from 0."""
-    by_hand: bool = False
-    """Read by somebody beside the Trainer that trains with the loader; it must leave no trace."""
-    asked: dict[int, list[Any]] = field(default_factory=dict)
-    """Samples of the batches that are under way, by batch number."""
-
-
-class Asks:
-    """What the inner loader draws instead of indices; each pass puts its own iterator here."""
-
-    def __init__(self) -> None:
-        self.next_pass: Iterator[Ask] = iter(())
-
-    def __iter__(self) -> Iterator[Ask]:
-        return self.next_pass
 
 
 class Batches(Iterator[Any]):
@@ -198,7 +153,7 @@ class ResumableDataLoader(PlannedDataLoader):
         now = self._find_place(reader)
         batched = self.batch_sampler is not None
         drawn = Counter[int]() if self._may_repeat() else None
-        asks = _ask_for(now, self._order(now), drawn, batched=batched)
+        asks = ask_for(now, self._order(now), drawn, batched=batched)
         other = self._reader()
         if now.by_hand or (other is not None and other is not reader and not other.finished):
             # Persistent workers can serve one pass at a time, and the other one is in the middle of its own.
@@ -238,7 +193,9 @@ class ResumableDataLoader(PlannedDataLoader):
                 "a batch too many, which a resumed run would leave out."
             )
         now = self._pass or Pass(self._epoch(), 0, 0, 0)
-        progress = self._progress(now, max(0, now.given - internals.batches_ahead(trainer, now.fetch, now.finished)))
+        progress = self._progress(
+            now, max(0, now.given - internals.batches_ahead(trainer, now.fetch, finished=now.finished))
+        )
         return {**progress.to_dict(), "generators": save_generators(self.sameness.rank, self._device())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -253,18 +210,17 @@ class ResumableDataLoader(PlannedDataLoader):
         progress = LoaderProgress.from_dict(state_dict)
         self._saved = dict(state_dict)
         self._passes = progress.epoch
-        if isinstance(self.sampler, (EpochSampler, RankSampler)):
-            self.sampler.continue_from(progress.epoch)
+        if self._own_sampler is not None:
+            self._own_sampler.continue_from(progress.epoch)
         # Once more at the first batch, the last moment before the model draws; but with loaders made anew for each
         # epoch, a checkpoint of an epoch's last step never sees a batch from this loader.
         self._load_generators(progress)
 
     def _find_place(self, reader: Batches) -> Pass:
         """Find out, at the last moment, what a pass is."""
-        trainer = self.sameness.trainer()
-        own = self.sampler if isinstance(self.sampler, (EpochSampler, RankSampler)) else None
+        trainer, own = self.sameness.trainer(), self._own_sampler
         if own is not None:
-            own.length = _length(self.dataset) or own.length  # a dataset may grow between epochs
+            own.length = length_of(self.dataset) or own.length  # a dataset may grow between epochs
         if internals.reads_by_hand(trainer, self, reader):
             return Pass(self._epoch(), 0, 0, 0, by_hand=True)
         internals.load_waiting_states(trainer, self)
@@ -275,22 +231,22 @@ class ResumableDataLoader(PlannedDataLoader):
         if self._saved:
             self._continue(now)
             self._saved = {}
-        elif self._comes_round(before, now):
-            now.cycle = before.cycle + before.finished  # type: ignore[union-attr]
+        elif before is not None and self._comes_round(before, now):
+            now.cycle = before.cycle + before.finished
         self._passes += 1
         self._pass = now
         return now
 
-    def _comes_round(self, before: Pass | None, now: Pass) -> bool:
+    def _comes_round(self, before: Pass, now: Pass) -> bool:
         """Whether a longer loader beside this one is still in the epoch in which this one began."""
-        began = self.sameness.counts_epochs and before is not None and before.epoch == now.epoch
-        return began and internals.in_mid_epoch(self.sameness.trainer())
+        same = self.sameness.counts_epochs and before.epoch == now.epoch
+        return same and internals.in_mid_epoch(self.sameness.trainer())
 
     def _continue(self, now: Pass) -> None:
         """Take up what a checkpoint saved."""
         progress = LoaderProgress.from_dict(self._saved)
         if progress.epoch == now.epoch:
-            progress.check_continues(self._progress(now, 0), _length(self))
+            progress.check_continues(self._progress(now, 0), length_of(self))
             now.cycle = progress.cycle
             now.first = now.given = progress.batches_consumed
         self._load_generators(progress)
@@ -306,23 +262,28 @@ class ResumableDataLoader(PlannedDataLoader):
             start = stream(self.sameness.source, progress.epoch, progress.batches_consumed)
             seed_generators(mix(mix(start + RANK) + self.sameness.rank))
 
+    @property
+    def _own_sampler(self) -> EpochSampler | RankSampler | None:
+        """The sampler if it is one of ours; None for the user's and Lightning's."""
+        return self.sampler if isinstance(self.sampler, (EpochSampler, RankSampler)) else None
+
     def _epoch(self) -> int:
         """The epoch of a pass that begins now."""
         if not self.sameness.counts_epochs:
             return 0
-        if isinstance(self.sampler, (EpochSampler, RankSampler)):
-            return self.sampler.epoch
+        if self._own_sampler is not None:
+            return self._own_sampler.epoch
         trainer = self.sameness.trainer()
         return self._passes if trainer is None else int(trainer.current_epoch)
 
     def _order(self, now: Pass) -> Iterator[Any]:
         source: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
-        if isinstance(self.sampler, (EpochSampler, RankSampler)):
-            self.sampler.cycle = now.cycle
+        if self._own_sampler is not None:
+            self._own_sampler.cycle = now.cycle
         if self._has_fixed_order():
             return iter(source)
         word = mix(stream(self.sameness.source, now.epoch, now.cycle) + ORDER)
-        length = _length(source)
+        length = length_of(source)
         if length is None:
             return drawn_apart(source, word)
         # A sampler of the user's may draw from the global generators: give it the same numbers in every run. They
@@ -348,9 +309,7 @@ class ResumableDataLoader(PlannedDataLoader):
         options["persistent_workers"] = persistent
         seed = self.sameness.source if self.sameness.seeds_samples else None
         view = SampleView(self.dataset, self.collate_fn, seed, batched=batched)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
-            return DataLoader(view, collate_fn=as_it_is, **options)
+        return PlannedDataLoader(view, collate_fn=as_it_is, **options)
 
     def hand_over(self, now: Pass, delivered: Delivered) -> Any:
         """Give a batch to whoever reads the loader, and remember it.
@@ -369,21 +328,21 @@ class ResumableDataLoader(PlannedDataLoader):
         now.fetch = internals.fetches(self.sameness.trainer())
         indices = now.asked.pop(delivered.number)
         self._pass = now
-        padded = self.sampler.padded if isinstance(self.sampler, RankSampler) and now.given == _length(self) else 0
+        padded = self.sampler.padded if isinstance(self.sampler, RankSampler) and now.given == length_of(self) else 0
         self.last_given = Given(now.epoch, now.cycle, delivered.number, indices, padded)
         return delivered.batch
 
     def _progress(self, now: Pass, batches: int) -> LoaderProgress:
-        own = isinstance(self.sampler, (EpochSampler, RankSampler))
+        own = self._own_sampler
         batch = (self.batch_size or 0) * self.sameness.ranks
-        length = _length(self.dataset) or 0
-        in_order = isinstance(self.sampler, SequentialSampler) or (own and not getattr(self.sampler, "shuffle", True))
+        length = length_of(self.dataset) or 0
+        in_order = isinstance(self.sampler, SequentialSampler) or (isinstance(own, RankSampler) and not own.shuffle)
         return LoaderProgress(
             seed=self.sameness.seed,
             epoch=now.epoch,
             cycle=now.cycle,
             batches_consumed=batches,
-            samples_consumed=min(batches * batch, length) if own else batches * batch,
+            samples_consumed=min(batches * batch, length) if own is not None else batches * batch,
             global_batch_size=batch,
             dataset_length=length,
             order="own sampler" if not self._has_fixed_order() else "in order" if in_order else "shuffled",
@@ -391,34 +350,3 @@ class ResumableDataLoader(PlannedDataLoader):
 
     def _device(self) -> Any:
         return getattr(getattr(self.sameness.trainer(), "strategy", None), "root_device", None)
-
-
-def _ask_for(now: Pass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool) -> Iterator[Ask]:
-    """What a pass asks its dataset for.
-
-    No method: the loader holds this iterator, and were it to hold the loader, a pass that is left in the middle would
-    be freed by the garbage collector only. That takes torch's queues apart before it shuts the workers down, and then
-    waits 5 s for each of them.
-    """
-    for number, chosen in enumerate(order):
-        indices = list(chosen) if batched else [chosen]
-        occurrences = None if drawn is None else _count(drawn, indices)
-        if number >= now.first:
-            now.asked[number] = indices
-            yield Ask(now.epoch, now.cycle, number, indices, occurrences)
-
-
-def _count(drawn: "Counter[int]", indices: list[Any]) -> list[int] | None:
-    """How often each sample was drawn before; the counter goes on counting."""
-    occurrences = []
-    for number in map(sample_number, indices):
-        occurrences.append(drawn[number])
-        drawn[number] += 1
-    return occurrences if any(occurrences) else None
-
-
-def _length(sized: Any) -> int | None:
-    try:
-        return len(sized)
-    except TypeError:
-        return None

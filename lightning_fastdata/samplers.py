@@ -9,7 +9,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lightning_fastdata.order import epoch_order, padding, rank_share
 
-__all__ = ["EpochSampler", "RankSampler", "has_fixed_order"]
+__all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "length_of"]
 
 
 class EpochSampler(Sampler[int]):
@@ -121,3 +121,11 @@ def has_fixed_order(sampler: object) -> bool:
     """
     own = isinstance(sampler, (EpochSampler, RankSampler))
     return own or type(sampler) in (SequentialSampler, DistributedSampler)
+
+
+def length_of(sized: Any) -> int | None:
+    """Samples in a dataset or sampler (count); None for one without a length."""
+    try:
+        return len(sized)
+    except TypeError:
+        return None

@@ -1,27 +1,20 @@
 """The logic of the DataModule meant to be subclassed; `lightning/` and `pytorch_lightning/` put it on a base class."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
-import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
-from lightning_fastdata.auto import (
-    SPLITS,
-    TrainerFacts,
-    make_loader,
-    resolve_seed,
-    tell_plan,
-    trainer_facts,
-)
+from lightning_fastdata.auto import SPLITS, make_loader, resolve_seed, tell_plan
+from lightning_fastdata.data.members import COLLECTIONS, as_given, check_members, flattened
 from lightning_fastdata.data.plain import as_plain
 from lightning_fastdata.data.splits import check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loader import check_kwargs, is_in_memory
 from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan, Split
+from lightning_fastdata.trainer_facts import TrainerFacts, trainer_facts
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule as Base
@@ -170,8 +163,8 @@ class FastDataModuleMixin(Base):
         for name, value in given.items():
             setattr(module, name, value)  # also where __init__ does not take it
         module._check_arguments()
-        module.train_dataset, module.val_dataset = _as_given(train_dataset), _as_given(val_dataset)
-        module.test_dataset, module.predict_dataset = _as_given(test_dataset), _as_given(predict_dataset)
+        module.train_dataset, module.val_dataset = as_given(train_dataset), as_given(val_dataset)
+        module.test_dataset, module.predict_dataset = as_given(test_dataset), as_given(predict_dataset)
         return module
 
     def train_dataloader(self) -> Any:
@@ -288,8 +281,8 @@ class FastDataModuleMixin(Base):
             )
         if not isinstance(found, COLLECTIONS):
             return self.make_dataloader(split, found)
-        _check_members(split, found)
-        return self._collection(split, found, split, len(_flattened(found)))
+        check_members(split, found)
+        return self._collection(split, found, split, len(flattened(found)))
 
     def _collection(self, split: Split, found: Any, name: str, loaders: int) -> Any:
         """Loaders in the structure of their datasets, which may be nested: Lightning gives batches in the same one."""
@@ -320,7 +313,7 @@ class FastDataModuleMixin(Base):
         found = self._source(other)
         if found is None or self._kwargs_for(other).get("num_workers", self.num_workers) == 0:
             return False
-        return not all(is_in_memory(member) for member in _flattened(found))
+        return not all(is_in_memory(member) for member in flattened(found))
 
     def _source(self, split: Split) -> Any:
         """What a split is taken from, uncut: its own data, or that of training when a part of it is held out."""
@@ -384,48 +377,3 @@ def _is_per_split(given: Mapping[str, Any]) -> bool:
             fix=f"move {', '.join(rest)} into the splits' dicts.",
         )
     return bool(named)
-
-
-COLLECTIONS = (Mapping, list, tuple)
-"""What may hold datasets, also within each other."""
-NO_DATASETS = (str, bytes, int, float, torch.Tensor, np.ndarray, DataLoader)
-"""What a list of samples, rather than of datasets, is made of."""
-
-
-def _flattened(found: Any) -> list[Any]:
-    """The datasets of a collection, or the one dataset."""
-    if not isinstance(found, COLLECTIONS):
-        return [found]
-    return [dataset for part in _parts(found) for dataset in _flattened(part)]
-
-
-def _parts(found: Any) -> Collection[Any]:
-    return found.values() if isinstance(found, Mapping) else found
-
-
-def _check_members(split: str, found: Any) -> None:
-    """A list of samples looks like a list of datasets, and would become one loader per sample."""
-    members = _parts(found)
-    if not members:
-        raise FastDataError(
-            f"{split}_dataset is an empty collection.",
-            expected="at least one dataset.",
-            fix="leave the split out (None) if it has no data.",
-        )
-    for member in members:
-        if isinstance(member, COLLECTIONS):
-            _check_members(split, member)
-        elif member is None or isinstance(member, NO_DATASETS):
-            raise FastDataError(
-                f"{split}_dataset is a collection that holds {type(member).__name__}.",
-                expected="one dataset, or a list or dict of datasets (each becomes a loader of its own).",
-                fix="wrap samples in a torch Dataset; for arrays there is TensorDataModule.",
-            )
-
-
-def _as_given(dataset: Any) -> Any:
-    """Lightning also takes an iterable of datasets; a generator is made a list so that it can be read twice."""
-    dataset = as_plain(dataset)
-    if isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__") and not hasattr(dataset, "__len__"):
-        return dataset if isinstance(dataset, IterableDataset) else list(dataset)
-    return dataset

@@ -1,0 +1,90 @@
+"""One pass over a loader: where it is, and what it asks the dataset for."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from lightning_fastdata.seeded import Ask, sample_number
+
+__all__ = ["Asks", "Given", "Pass", "ask_for"]
+
+
+class Given(NamedTuple):
+    """Which samples a batch held."""
+
+    epoch: int
+    """Epoch of the batch."""
+    cycle: int
+    """How often the loader had come round within the epoch."""
+    number: int
+    """Which batch of the epoch, from 0."""
+    indices: list[Any]
+    """Samples of this rank's batch, by index."""
+    padded: int = 0
+    """Samples at its end that are repeats, there to make the steps of all ranks equal (count)."""
+
+
+@dataclass
+class Pass:
+    """One pass over a loader."""
+
+    epoch: int
+    """Epoch that is read."""
+    cycle: int
+    """How often the loader has come round within the epoch."""
+    first: int
+    """Batch it began with; not 0 after a resume."""
+    given: int
+    """Batches of the epoch handed out so far, those before ``first`` included (count)."""
+    finished: bool = False
+    """Whether the last batch has been handed out."""
+    fetch: int | None = None
+    """Fetch of Lightning's in which the last batch was handed out, from 0."""
+    by_hand: bool = False
+    """Read by somebody beside the Trainer that trains with the loader; it must leave no trace."""
+    asked: dict[int, list[Any]] = field(default_factory=dict)
+    """Samples of the batches that are under way, by batch number."""
+
+
+class Asks:
+    """What the inner loader draws instead of indices; each pass puts its own iterator here."""
+
+    def __init__(self) -> None:
+        self.next_pass: Iterator[Ask] = iter(())
+
+    def __iter__(self) -> Iterator[Ask]:
+        return self.next_pass
+
+
+def ask_for(now: Pass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool) -> Iterator[Ask]:
+    """What a pass asks its dataset for.
+
+    No method: the loader holds this iterator, and were it to hold the loader, a pass that is left in the middle would
+    be freed by the garbage collector only. That takes torch's queues apart before it shuts the workers down, and then
+    waits 5 s for each of them.
+
+    Args:
+        now: The pass; gets the samples that are under way.
+        order: Batches of the epoch as lists of indices; without batching, indices.
+        drawn: Counts how often each sample was drawn; None where none is drawn twice.
+        batched: Whether ``order`` gives batches.
+
+    Yields:
+        The batches that the pass has not given yet.
+    """
+    for number, chosen in enumerate(order):
+        indices = list(chosen) if batched else [chosen]
+        occurrences = None if drawn is None else _count(drawn, indices)
+        if number >= now.first:
+            now.asked[number] = indices
+            yield Ask(now.epoch, now.cycle, number, indices, occurrences)
+
+
+def _count(drawn: "Counter[int]", indices: list[Any]) -> list[int] | None:
+    """How often each sample was drawn before; the counter goes on counting."""
+    occurrences = []
+    for number in map(sample_number, indices):
+        occurrences.append(drawn[number])
+        drawn[number] += 1
+    return occurrences if any(occurrences) else None
