@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from lightning_fastdata.plan import Reason as Reason
     from lightning_fastdata.plan import Workload as Workload
     from lightning_fastdata.plan import make_plan as make_plan
-    from lightning_fastdata.records import RunSummary as RunSummary
     from lightning_fastdata.records import StepRecord as StepRecord
     from lightning_fastdata.sharding import shard as shard
+    from lightning_fastdata.summary import RunSummary as RunSummary
 
 _HOME_OF = {
     "DataAudit": "lightning.core",
@@ -38,7 +38,7 @@ _HOME_OF = {
     "LoaderOptions": "plan",
     "LoaderPlan": "plan",
     "Reason": "plan",
-    "RunSummary": "records",
+    "RunSummary": "summary",
     "StepRecord": "records",
     "TensorDataModule": "lightning.core",
     "TorchvisionDataModule": "lightning.vision",

@@ -93,8 +93,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     """Print the summary of a saved run, finished or not."""
     from lightning_fastdata.monitor.sinks import read_run
-    from lightning_fastdata.records import summarise
     from lightning_fastdata.report.text import summary_table
+    from lightning_fastdata.summary import summarise
 
     _, records, summary = read_run(arguments.run_file)
     if summary is None:

@@ -108,7 +108,8 @@ def test_doctor_is_light():
 def run_file(tmp_path):
     """A run of 20 steps of 100 ms, half of it waiting, as the monitor saves it."""
     from lightning_fastdata.monitor.sinks import JsonLinesSink
-    from lightning_fastdata.records import StepRecord, summarise
+    from lightning_fastdata.records import StepRecord
+    from lightning_fastdata.summary import summarise
 
     records = [
         StepRecord(

@@ -12,7 +12,9 @@ import pytest
 
 from lightning_fastdata import records
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.records import RunSummary, StageWait, StepRecord, Totals, judge, summarise
+from lightning_fastdata.records import StageWait, StepRecord
+from lightning_fastdata.summary import RunSummary, Totals, summarise
+from lightning_fastdata.verdict import judge
 
 
 def record(step=0, wait_s=0.5, *, epoch=0, samples=4, first=False):

@@ -17,8 +17,9 @@ from lightning_fastdata.monitor.live import LiveReport
 from lightning_fastdata.monitor.meter import StepMeter
 from lightning_fastdata.monitor.run import MeasuredRun
 from lightning_fastdata.monitor.sinks import JsonLinesSink, path_of_rank
-from lightning_fastdata.records import SCHEMA, RunSummary, StepRecord
+from lightning_fastdata.records import SCHEMA, StepRecord
 from lightning_fastdata.report.text import stages_table, summary_table
+from lightning_fastdata.summary import RunSummary
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback as Base

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from lightning_fastdata.monitor.stages import Stage
-from lightning_fastdata.records import RECENT_STEPS, StageWait, StepRecord, Totals
+from lightning_fastdata.records import RECENT_STEPS, StageWait, StepRecord
+from lightning_fastdata.summary import Totals
 
 __all__ = ["FIRST_WAITS", "StepMeter", "Window"]
 

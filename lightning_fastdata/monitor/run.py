@@ -15,7 +15,8 @@ from lightning_fastdata.monitor.meter import StepMeter, Window
 from lightning_fastdata.monitor.seam import FETCHES, Interval, Listener, Seam
 from lightning_fastdata.monitor.sinks import JsonLinesSink
 from lightning_fastdata.monitor.steps import OptimizerSteps
-from lightning_fastdata.records import RunSummary, StageWait, summarise
+from lightning_fastdata.records import StageWait
+from lightning_fastdata.summary import RunSummary, summarise
 
 __all__ = ["MeasuredRun"]
 

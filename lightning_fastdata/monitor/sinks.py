@@ -9,7 +9,8 @@ from typing import Any, TextIO, TypeVar
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.monitor.meter import Row
-from lightning_fastdata.records import SCHEMA, RunSummary, StepRecord
+from lightning_fastdata.records import SCHEMA, StepRecord
+from lightning_fastdata.summary import RunSummary
 
 __all__ = ["JsonLinesSink", "path_of_rank", "read_run"]
 
@@ -57,7 +58,7 @@ class JsonLinesSink:
             return
         for row in rows:
             values = (round(value, _DIGITS) if type(value) is float else value for value in row)
-            self._write({"kind": "step", **dict(zip(_FIELDS, values, strict=True))})
+            self._write({"kind": "step", **dict(zip(_FIELDS, values, strict=False))})
         self._file.flush()
 
     def close(self, summary: RunSummary | None) -> None:

@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_fastdata.records import STAGE_NAMES, RunSummary, StageWait
+from lightning_fastdata.records import STAGE_NAMES, StageWait
+from lightning_fastdata.summary import RunSummary
 
 __all__ = ["milliseconds", "percent", "seconds", "side_by_side", "stages_table", "summary_table", "times"]
 

@@ -6,7 +6,8 @@ import pytest
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.monitor.sinks import JsonLinesSink, path_of_rank, read_run
-from lightning_fastdata.records import StepRecord, summarise
+from lightning_fastdata.records import StepRecord
+from lightning_fastdata.summary import summarise
 
 ROW = (0, 0, 4, 0.25, None, 0.5, 0.125, True, 1, 1, 0)
 

@@ -6,8 +6,9 @@ import io
 import pytest
 from rich.console import Console
 
-from lightning_fastdata.records import StageWait, StepRecord, Totals, summarise
+from lightning_fastdata.records import StageWait, StepRecord
 from lightning_fastdata.report.text import milliseconds, percent, seconds, side_by_side, stages_table, summary_table
+from lightning_fastdata.summary import Totals, summarise
 
 
 def render(renderable, encoding="utf-8", width=100):
