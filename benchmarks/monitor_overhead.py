@@ -143,7 +143,7 @@ class Switch(Callback):
 
     def on_train_start(self, trainer, pl_module):
         self.run = self.monitor._run
-        self.seam = self.run.seam
+        self.seam = self.run.listening.seam
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.steps += 1

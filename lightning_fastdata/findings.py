@@ -199,7 +199,8 @@ class RankTimes:
     slowest_share: float
     """Share of the steps in which it was the one (0..1)."""
     lost_s: float
-    """What the other ranks lost by it: over steps, the largest wait less the median of the ranks' (s)."""
+    """What a typical other rank lost by it: over steps, the largest wait less the median of the *other* ranks' (s).
+    With two ranks that is the difference between them."""
     rank_wait_share: tuple[tuple[int, str, float], ...] = ()
     """(rank, host, its own wait share) of every rank that arrived."""
     missing: tuple[int, ...] = ()

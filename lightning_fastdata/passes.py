@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from lightning_fastdata.seeded import Ask, sample_number
+from lightning_fastdata.seeded import Ask, LoadTimes, sample_number
 
-__all__ = ["Asks", "Given", "Pass", "ask_for"]
+__all__ = ["Asks", "Fetched", "Given", "Pass", "ask_for"]
 
 
 class Given(NamedTuple):
@@ -23,6 +23,24 @@ class Given(NamedTuple):
     """Samples of this rank's batch, by index."""
     padded: int = 0
     """Samples at its end that are repeats, there to make the steps of all ranks equal (count)."""
+
+
+class Fetched(NamedTuple):
+    """How a batch that was handed out had been loaded."""
+
+    epoch: int
+    """Epoch of the batch."""
+    number: int
+    """Which batch of the epoch, from 0."""
+    times: LoadTimes
+    """What the process that loaded it has measured."""
+    worker: int | None
+    """Worker that loaded it (index); None = the training process."""
+    slowest_index: Any
+    """The slowest sample's index, as the sampler gave it; None where the dataset loads whole batches."""
+    pass_began: tuple[float, float] | None
+    """Start and end of beginning the pass, in which workers are started or reset, where this batch was the first one
+    (s, on ``time.perf_counter()``); None for all others."""
 
 
 @dataclass
@@ -45,6 +63,10 @@ class Pass:
     """Read by somebody beside the Trainer that trains with the loader; it must leave no trace."""
     asked: dict[int, list[Any]] = field(default_factory=dict)
     """Samples of the batches that are under way, by batch number."""
+    began: tuple[float, float] | None = None
+    """Start and end of beginning it, until its first batch is handed out (s, on ``time.perf_counter()``)."""
+    fetched: Fetched | None = None
+    """How the batch handed out last had been loaded; None for a pass that is read by hand."""
 
 
 class Asks:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from time import perf_counter
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -12,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 
 from lightning_fastdata import internals
 from lightning_fastdata.order import ORDER, RANK, apart, mix, stream
-from lightning_fastdata.passes import Asks, Given, Pass, ask_for
+from lightning_fastdata.passes import Asks, Fetched, Given, Pass, ask_for
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.progress import LoaderProgress
 from lightning_fastdata.samplers import EpochSampler, RankSampler, has_fixed_order, length_of
@@ -27,7 +28,7 @@ from lightning_fastdata.seeded import (
     seeded_generators,
 )
 
-__all__ = ["ResumableDataLoader", "Sameness", "nobody"]
+__all__ = ["Batches", "ResumableDataLoader", "Sameness", "nobody"]
 
 HANDED_ON = (
     *("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator"),
@@ -82,6 +83,16 @@ class Batches(Iterator[Any]):
         """Whether the last batch has been handed out."""
         return self._pass.finished
 
+    @property
+    def inner(self) -> Iterator[Delivered] | None:
+        """The iterator of torch's, which has the workers and their queue; None before the first batch was wanted."""
+        return self._inner
+
+    @property
+    def fetched(self) -> Fetched | None:
+        """How the batch handed out last had been loaded."""
+        return self._pass.fetched
+
     def __next__(self) -> Any:
         if self._inner is None:
             self._pass, self._inner = self._loader.begin(self)
@@ -121,6 +132,8 @@ class ResumableDataLoader(PlannedDataLoader):
         super().__init__(*args, **kwargs)
         self.last_given: Given | None = None
         """The batch handed out last."""
+        self.last_fetch: Fetched | None = None
+        """How it had been loaded."""
         self._inner: DataLoader[Any] | None = None
         self._asks = Asks()
         self._pass: Pass | None = None
@@ -150,6 +163,7 @@ class ResumableDataLoader(PlannedDataLoader):
         Returns:
             What the pass is, and the batches of the inner loader.
         """
+        started = perf_counter()
         now = self._find_place(reader)
         batched = self.batch_sampler is not None
         drawn = Counter[int]() if self._may_repeat() else None
@@ -165,6 +179,7 @@ class ResumableDataLoader(PlannedDataLoader):
             self._inner = self._make_inner(self._asks, persistent=self.persistent_workers)
         inner = iter(self._inner)
         internals.keep_iterator(self, inner)
+        now.began = started, perf_counter()
         return now, inner
 
     def meet(self, trainer: Any) -> None:
@@ -330,6 +345,11 @@ class ResumableDataLoader(PlannedDataLoader):
         self._pass = now
         padded = self.sampler.padded if isinstance(self.sampler, RankSampler) and now.given == length_of(self) else 0
         self.last_given = Given(now.epoch, now.cycle, delivered.number, indices, padded)
+        times, began = delivered.times, now.began
+        worker = None if times.worker < 0 else times.worker
+        slowest_index = None if times.slowest < 0 else indices[times.slowest]
+        now.fetched = self.last_fetch = Fetched(now.epoch, delivered.number, times, worker, slowest_index, began)
+        now.began = None
         return delivered.batch
 
     def _progress(self, now: Pass, batches: int) -> LoaderProgress:

@@ -5,6 +5,7 @@ import operator
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from lightning_fastdata.order import BATCH, mix, sample_seed, stream
 __all__ = [
     "Ask",
     "Delivered",
+    "LoadTimes",
     "SampleView",
     "drawn_apart",
     "draws_random_numbers",
@@ -45,6 +47,29 @@ class Ask(NamedTuple):
     """For each sample how often the epoch has drawn it before (count); None = not once."""
 
 
+class LoadTimes(NamedTuple):
+    """When, where and how long a batch was loaded, as the process that loaded it has measured.
+
+    The times are on ``time.perf_counter()``. Python makes that clock of one that runs for the whole machine since it
+    was started (CLOCK_MONOTONIC on Linux, mach_absolute_time on macOS, QueryPerformanceCounter on Windows), so a
+    worker's reading can be compared with the training process's; ``process_time`` or a clock of Python's own start
+    could not.
+    """
+
+    began_s: float
+    """When the batch was begun (s)."""
+    ready_s: float
+    """When it was ready, collated, before it was put into the queue (s)."""
+    samples: int
+    """Samples that were asked for (count); without batching 1."""
+    slowest: int
+    """The slowest sample's place in the batch, from 0; -1 where the dataset loads whole batches."""
+    slowest_s: float
+    """Time in which it was loaded (s); 0 where the dataset loads whole batches."""
+    worker: int
+    """Worker that loaded the batch (index); -1 = the training process."""
+
+
 class Delivered(NamedTuple):
     """A batch on its way from the worker, with the number by which it was asked for."""
 
@@ -52,6 +77,16 @@ class Delivered(NamedTuple):
     """Which batch of the epoch, from 0."""
     batch: Any
     """What the user's collate function made."""
+    times: LoadTimes
+    """How it was loaded. Numbers and a named tuple, which pinning copies as they are."""
+
+    def __reduce__(self) -> Any:
+        # Two named tuples, one within the other, would take twice as long to pickle and unpickle, with every batch.
+        return _delivered, (self.number, self.batch, *self.times)
+
+
+def _delivered(number: int, batch: Any, *times: Any) -> Delivered:
+    return Delivered(number, batch, LoadTimes(*times))
 
 
 class SampleView(Dataset[Any]):
@@ -93,16 +128,21 @@ class SampleView(Dataset[Any]):
 
     def __getitem__(self, ask: Any) -> Any:
         """Load the batch that was asked for; torch calls this without batching."""
+        began = perf_counter()
         if not isinstance(ask, Ask):  # a worker_init_fn that tries a sample
             return self._fastdata_dataset[ask]
-        if self._fastdata_seed is None:
-            return Delivered(ask.number, self._fastdata_collate_fn(self._plain(ask)))
-        state = random_state() if get_worker_info() is None else None
+        info, seed = get_worker_info(), self._fastdata_seed
+        state = random_state() if info is None and seed is not None else None
         try:
-            start = stream(self._fastdata_seed, ask.epoch, ask.cycle)
-            samples = self._seeded(ask, start)
-            seed_generators(mix(_seed_of(ask, 0, start) + BATCH))
-            return Delivered(ask.number, self._fastdata_collate_fn(samples))
+            start = None if seed is None else stream(seed, ask.epoch, ask.cycle)
+            samples, slowest, slowest_s = _load(self._fastdata_dataset, ask, start, batched=self._fastdata_batched)
+            if start is not None:
+                seed_generators(mix(_seed_of(ask, 0, start) + BATCH))
+            batch = self._fastdata_collate_fn(samples)
+            worker = -1 if info is None else info.id
+            # The clock is read after all that the batch took.
+            times = LoadTimes(began, perf_counter(), len(ask.indices), slowest, slowest_s, worker)
+            return Delivered(ask.number, batch, times)
         finally:
             if state is not None:
                 set_random_state(state)
@@ -110,22 +150,38 @@ class SampleView(Dataset[Any]):
     __getitems__ = __getitem__
     """torch calls this one with batching, once per batch."""
 
-    def _plain(self, ask: Ask) -> Any:
-        if not self._fastdata_batched:
-            return self._fastdata_dataset[ask.indices[0]]
-        if loads_whole_batches(self._fastdata_dataset):
-            return self._fastdata_dataset.__getitems__(ask.indices)
-        return [self._fastdata_dataset[index] for index in ask.indices]
 
-    def _seeded(self, ask: Ask, start: int) -> Any:
-        if not self._fastdata_batched or loads_whole_batches(self._fastdata_dataset):
+def _load(dataset: Any, ask: Ask, start: int | None, *, batched: bool) -> tuple[Any, int, float]:
+    """Load the samples of a batch; no method, or the view would hide a name of the dataset's.
+
+    Args:
+        dataset: The user's.
+        ask: What is asked of it.
+        start: Start of the epoch's seeds; None leaves the generators alone.
+        batched: Whether the ask has a batch of indices.
+
+    Returns:
+        The samples, the place of the slowest (-1 = unknown), and its time (s).
+    """
+    indices, before = ask.indices, perf_counter()
+    whole = batched and loads_whole_batches(dataset)
+    if whole or not batched:
+        if start is not None:
             seed_generators(_seed_of(ask, 0, start))
-            return self._plain(ask)
-        samples = []
-        for place, index in enumerate(ask.indices):
+        if whole:
+            return dataset.__getitems__(indices), -1, 0.0
+        return dataset[indices[0]], 0, perf_counter() - before
+    samples, slowest, slowest_s = [], -1, -1.0
+    for place, index in enumerate(indices):
+        if start is not None:
             seed_generators(_seed_of(ask, place, start))
-            samples.append(self._fastdata_dataset[index])
-        return samples
+        samples.append(dataset[index])
+        # One reading per sample: it ends this one and begins the next. Seeding is inside, some microseconds.
+        now = perf_counter()
+        if now - before > slowest_s:
+            slowest, slowest_s = place, now - before
+        before = now
+    return samples, slowest, max(slowest_s, 0.0)
 
 
 def _seed_of(ask: Ask, place: int, start: int) -> int:

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import yaml
 
-from lightning_fastdata.monitor.sinks import read_run
+from lightning_fastdata.run_file import read_run
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -61,7 +61,8 @@ def test_demo_prints_both_reports_and_the_plan(photographs, tmp_path):
     assert "plain Lightning" in printed
     assert "Share of time waiting" in printed
     assert "usable cores" in printed
-    _, records, summary = read_run(tmp_path / "runs" / "demo.jsonl")
+    run = read_run(tmp_path / "runs" / "demo.jsonl")
+    records, summary = run.records, run.summary
     assert len(records) == 2 * 6  # 8 classes x 6 tiles in batches of 8, two epochs
     assert summary is not None
     assert summary.steps == 12
@@ -80,7 +81,7 @@ def test_the_callback_alone_measures_a_plain_project(tmp_path):
     """16 samples of 2 ms in the training process are at least 32 ms of wait per step."""
     printed = run_example("only_the_callback.py", folder=tmp_path)
     assert "went into waiting for data" in printed
-    _, records, _ = read_run(tmp_path / "runs" / "only_the_callback.jsonl")
+    records = read_run(tmp_path / "runs" / "only_the_callback.jsonl").records
     assert len(records) == 80
     assert all(record.wait_s >= 0.032 for record in records)
 
@@ -112,7 +113,7 @@ def test_lightning_cli(tmp_path):
     printed = run_example("lightning_cli/main.py", "fit", "--config", config, "--data.batch_size=256", folder=tmp_path)
     assert "Share of time waiting" in printed
     folder = tmp_path / "runs" / "lightning_cli"
-    assert read_run(folder / "run.jsonl")[2].steps == 3 * 13  # 3200 of 4000 points, in batches of 256
+    assert read_run(folder / "run.jsonl").summary.steps == 3 * 13  # 3200 of 4000 points, in batches of 256
     ran = yaml.safe_load((folder / "config.yaml").read_text())["data"]
     assert (ran["points"], ran["batch_size"], ran["num_workers"], ran["pin_memory"]) == (4000, 256, "auto", "auto")
 
@@ -137,7 +138,8 @@ def test_hydra_style(tmp_path):
     """The file, changed on the command line."""
     printed = run_example("hydra_style/main.py", "trainer.max_epochs=1", "data.num_workers=2", folder=tmp_path)
     assert "FastDataModule(batch_size=32, num_workers=2" in printed
-    _, records, summary = read_run(tmp_path / "runs" / "hydra_style" / "run.jsonl")
+    run = read_run(tmp_path / "runs" / "hydra_style" / "run.jsonl")
+    records, summary = run.records, run.summary
     assert len(records) == summary.steps == 15  # 500 of 600 samples, in whole batches of 32
     assert summary.plans["train"]["num_workers"]["value"] == 2
 

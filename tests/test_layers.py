@@ -11,7 +11,7 @@ ROOT = Path(lightning_fastdata.__file__).parent
 
 STANDARD = frozenset({"psutil"})  # beside the standard library; psutil within functions
 PLAIN = STANDARD | {"numpy"}
-READABLE = PLAIN | {"rich"}
+READABLE = PLAIN | {"rich", "matplotlib"}  # matplotlib within functions
 TORCH = PLAIN | {"torch", "lightning_utilities"}
 FULL = TORCH | READABLE | {"torchvision", "PIL"}
 
@@ -21,13 +21,16 @@ LAYERS = (
     (("machine.",), STANDARD),
     (("hardware",), STANDARD),
     (("options", "order", "progress"), PLAIN),
-    (("findings", "verdict"), STANDARD),
-    (("records",), STANDARD),
+    (("findings", "quantiles", "verdict"), STANDARD),
+    (("records", "ranks"), PLAIN),
     (("summary",), STANDARD),
+    (("ceiling",), STANDARD),
+    (("diagnosis",), STANDARD),
     (("budget", "start_method"), STANDARD),
     (("plan",), STANDARD),
     (("audit.__init__", "audit.lines", "audit.digest", "audit.content"), PLAIN),
     (("audit.file", "audit.compare", "audit.given"), PLAIN),
+    (("run_file",), STANDARD),
     (("report.",), READABLE),
     (("internals",), TORCH | {"lightning"}),
     (("sharding",), TORCH),

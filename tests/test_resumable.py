@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import time
 import weakref
 
 import numpy as np
@@ -747,3 +748,94 @@ def test_a_lightning_that_hides_its_counts_is_said():
     next(iter(loader))
     with pytest.warns(UserWarning, match="may count a batch too many"):
         assert loader.state_dict()["batches_consumed"] == 1
+
+
+# What is known of a batch's loading
+
+
+class Sleeping(Noisy):
+    """Sample 9 takes longest."""
+
+    def __getitem__(self, index):
+        time.sleep(0.02 if index == 9 else 0)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_loader_says_how_its_last_batch_was_loaded(workers):
+    """Batch by batch; what began a pass comes with its first one."""
+    loader = make(Sleeping(12), shuffle=False, num_workers=workers)
+    assert loader.last_fetch is None
+    for epoch in range(2):
+        begun = time.perf_counter()
+        seen = [loader.last_fetch for _ in loader]
+        over = time.perf_counter()
+        assert [(each.epoch, each.number, each.times.samples) for each in seen] == [(epoch, n, 4) for n in range(3)]
+        assert {each.worker for each in seen} == ({0, 1} if workers else {None})
+        assert seen[2].slowest_index == 9
+        assert seen[2].times.slowest_s >= 0.02
+        assert [each.pass_began is None for each in seen] == [False, True, True]
+        began, ended = seen[0].pass_began
+        assert begun <= began <= ended <= over
+        assert all(began <= each.times.began_s < each.times.ready_s <= over for each in seen)
+
+
+def test_beginning_a_pass_is_timed_as_a_whole(monkeypatch):
+    """Finding its place and drawing its order included."""
+    find = ResumableDataLoader._find_place
+    monkeypatch.setattr(ResumableDataLoader, "_find_place", lambda *args: time.sleep(0.02) or find(*args))
+    loader = make()
+    next(iter(loader))
+    began, ended = loader.last_fetch.pass_began
+    assert ended - began >= 0.02
+
+
+def test_the_slowest_sample_goes_by_the_samplers_index():
+    loader = make(Sleeping(12), sampler=[3, 9, 1], batch_size=3)
+    next(iter(loader))
+    assert loader.last_fetch.slowest_index == 9
+    assert loader.last_fetch.times.slowest == 1
+    loader = make(Sleeping(12), sampler=[9, 3], batch_size=None)
+    next(iter(loader))
+    assert (loader.last_fetch.slowest_index, loader.last_fetch.times.samples) == (9, 1)
+
+
+def test_of_whole_batches_no_sample_is_the_slowest():
+    class Whole(Sleeping):
+        def __getitems__(self, indices):
+            return [self[index] for index in indices]
+
+    loader = make(Whole(12))
+    next(iter(loader))
+    assert loader.last_fetch.slowest_index is None
+
+
+def test_an_iterator_shows_what_it_reads_from():
+    """The one of torch, from the first batch on; and how its own last batch was loaded, not another pass's."""
+    loader = make()
+    one, other = iter(loader), iter(loader)
+    assert (one.inner, one.fetched) == (None, None)
+    next(one)
+    assert type(one.inner).__module__ == "torch.utils.data.dataloader"
+    assert one.fetched is loader.last_fetch
+    first = one.fetched
+    next(other)
+    assert one.fetched is first
+    assert other.fetched is loader.last_fetch is not first
+
+
+def test_what_is_read_by_hand_leaves_the_last_fetch_alone(monkeypatch):
+    loader = make()
+    next(iter(loader))
+    before = loader.last_fetch
+    monkeypatch.setattr("lightning_fastdata.internals.reads_by_hand", lambda *args: True)
+    by_hand = iter(loader)
+    next(by_hand)
+    assert loader.last_fetch is before
+    assert by_hand.fetched is None
+
+
+def test_a_loader_that_has_fetched_pickles():
+    loader = make()
+    next(iter(loader))
+    assert pickle.loads(pickle.dumps(loader)).last_fetch == loader.last_fetch

@@ -1,10 +1,17 @@
 """What a batch and a loader tell about themselves, by duck typing; None where they do not."""
 
 import inspect
+import operator
+import os
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["fetches_for_itself", "overrides", "samples_in", "workers_of"]
+__all__ = ["fetches_for_itself", "overrides", "sample_path", "samples_in", "workers_of"]
+
+# Views of views that are looked through; only a dataset that contains itself has more.
+_MOST_VIEWS = 32
+_LISTS = ("samples", "imgs", "paths", "files")
 
 
 def samples_in(batch: Any) -> int | None:
@@ -81,3 +88,60 @@ def overrides(hook_name: str, *owners: Any) -> bool:
     """
     hooks = [getattr(type(owner), hook_name, None) for owner in owners]
     return any(hook is not None and not hook.__module__.endswith(".core.hooks") for hook in hooks)
+
+
+def sample_path(dataset: Any, index: Any) -> str | None:
+    """The file of a sample, where the dataset keeps a list of its files as torchvision's folders and ours do.
+
+    Only lists in the dataset's own attributes are looked at (``samples``, ``imgs``, ``paths``, ``files``), through
+    subsets and concatenations. None of the dataset's code runs, so nothing is loaded and nothing can go wrong.
+
+    Args:
+        dataset: Any dataset.
+        index: The sample's index, as a sampler gave it.
+
+    Returns:
+        Its path, or None.
+    """
+    try:
+        for _ in range(_MOST_VIEWS):
+            own, number = vars(dataset), _plain_number(index)
+            if _is_list(own.get("indices")) and "dataset" in own:
+                dataset, index = own["dataset"], own["indices"][number]
+            elif _is_list(own.get("cumulative_sizes")) and _is_list(own.get("datasets")):
+                ends = own["cumulative_sizes"]
+                number += ends[-1] if number < 0 else 0
+                if number < 0:
+                    return None
+                part = bisect_right(ends, number)
+                dataset, index = own["datasets"][part], number - (ends[part - 1] if part else 0)
+            else:
+                return _path_in(own, number)
+    except Exception:  # an index of another kind, a list that is too short, attributes that only look alike
+        return None
+    return None
+
+
+def _path_in(own: Mapping[str, Any], number: int) -> str | None:
+    for name in _LISTS:
+        if _is_list(own.get(name)):
+            entry = own[name][number]
+            entry = entry[0] if type(entry) in (tuple, list) else entry
+            if isinstance(entry, (str, os.PathLike)):
+                return str(path) if isinstance(path := os.fspath(entry), str) else None
+    return None
+
+
+def _is_list(value: Any) -> bool:
+    return type(value) in (list, tuple, range) or _is_of_library(value)
+
+
+def _plain_number(index: Any) -> int:
+    if type(index) is not int and not _is_of_library(index):
+        raise TypeError("no index")
+    return operator.index(index)
+
+
+def _is_of_library(value: Any) -> bool:
+    """Whether a value is an array, a tensor or a number of NumPy or torch, whose methods are not the user's."""
+    return type(value).__module__ in ("numpy", "torch")

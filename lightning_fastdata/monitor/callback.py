@@ -1,7 +1,6 @@
 """The callback: carries what Lightning's hooks know to the meter, and what the meter finds to the outside."""
 
 import functools
-import math
 import os
 import time
 import warnings
@@ -9,16 +8,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.hardware import probe
+from lightning_fastdata.monitor.arguments import check_arguments
 from lightning_fastdata.monitor.facts import RunFacts
 from lightning_fastdata.monitor.live import LiveReport
 from lightning_fastdata.monitor.meter import StepMeter
+from lightning_fastdata.monitor.printing import end_progress_bar, print_summary
 from lightning_fastdata.monitor.run import MeasuredRun
-from lightning_fastdata.monitor.sinks import JsonLinesSink, path_of_rank
+from lightning_fastdata.monitor.sinks import JsonLinesSink
 from lightning_fastdata.records import SCHEMA, StepRecord
-from lightning_fastdata.report.text import stages_table, summary_table
+from lightning_fastdata.run_file import path_of_rank
 from lightning_fastdata.summary import RunSummary
 
 if TYPE_CHECKING:
@@ -55,10 +55,11 @@ class DataWaitMonitorMixin(Base):
         log_every_n_steps: Steps between two reports (count); None takes the Trainer's own.
         prog_bar: Whether the share of waiting appears in the progress bar, as ``data_wait``.
         save_to: File for the steps of each fit, as JSON lines; one that is there is replaced. Rank 1 writes to
-            ``name.rank1.suffix``, and so on. ``monitor.sinks.read_run`` reads it.
+            ``name.rank1.suffix``, and so on. ``run_file.read_run`` reads it.
         summary: Whether a table is printed at the end, also of a run that was interrupted.
         warn_above: Share of waiting above which a warning is given, 0..1; None for never.
         max_warnings: Warnings in one run (count).
+        device_events: Whether, on CUDA, a pair of events around each fetch tells how long the device had nothing to do.
 
     While training, ``data_wait/train_s`` (mean wait of a step since the last report, in s), ``data_wait/train_s_max``
     and ``data_wait/train_share`` go to every logger and to ``trainer.callback_metrics``; after each evaluation
@@ -82,15 +83,17 @@ class DataWaitMonitorMixin(Base):
         summary: bool = True,
         warn_above: float | None = 0.2,
         max_warnings: int = 3,
+        device_events: bool = True,
     ) -> None:
         super().__init__()
-        _check(log_every_n_steps, warn_above, max_warnings, save_to)
+        check_arguments(log_every_n_steps, warn_above, max_warnings, save_to)
         self._log_every_n_steps = log_every_n_steps
         self._prog_bar = bool(prog_bar)
         self._save_to = None if save_to is None else os.fspath(save_to)
         self._print_summary = bool(summary)
         self._warn_above = warn_above
         self._max_warnings = max_warnings
+        self._device_events = bool(device_events)
         self._state_key = self._make_state_key()
         self._run: MeasuredRun | None = None
 
@@ -112,6 +115,19 @@ class DataWaitMonitorMixin(Base):
         """
         return self._measured().summary()
 
+    def plot(self) -> Any:
+        """The run as a figure, for notebooks.
+
+        Returns:
+            ``matplotlib.figure.Figure``.
+
+        Raises:
+            FastDataError: Nothing was run yet, or matplotlib is not installed.
+        """
+        from lightning_fastdata.report.plots import plot_run
+
+        return plot_run(self.summary(), self.records())
+
     def _measured(self) -> MeasuredRun:
         if self._run is None:
             raise FastDataError(
@@ -126,7 +142,7 @@ class DataWaitMonitorMixin(Base):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Start listening. A new fit starts from zero; an evaluation keeps the training figures before it."""
-        if self._run is not None and self._run.seam is not None:
+        if self._run is not None and self._run.listening is not None:
             self._run.stop(trainer, "interrupted")  # whoever ran before did not say goodbye
             self._run.close_sink()
         fitting = stage == "fit"
@@ -134,13 +150,14 @@ class DataWaitMonitorMixin(Base):
             self._run = self._new_run(trainer, to_file=fitting)
         else:
             self._run.up_to_date.forget_stage(_STAGE_OF.get(stage, stage))
-        self._run.listen(trainer, pl_module, self, self._give_up)
+        self._run.listen(trainer, pl_module, self, self._give_up, fitting=fitting)
 
     def _new_run(self, trainer: Any, *, to_file: bool) -> MeasuredRun:
         facts = RunFacts.of(trainer)
         sink = None
         if to_file and self._save_to is not None:
-            sink = JsonLinesSink(path_of_rank(self._save_to, facts.rank), asdict(facts))
+            header = {**asdict(facts), "hardware": probe().to_dict()}  # for the report of a run that is killed
+            sink = JsonLinesSink(path_of_rank(self._save_to, facts.rank), header)
         interval = self._log_every_n_steps
         return MeasuredRun(
             facts=facts,
@@ -148,6 +165,8 @@ class DataWaitMonitorMixin(Base):
             meter=StepMeter(time.perf_counter, rank=facts.rank),
             sink=sink,
             interval=int(trainer.log_every_n_steps or 0) if interval is None else interval,
+            device_events=self._device_events,
+            place=_place(self, trainer),
         )
 
     # Training.
@@ -197,8 +216,26 @@ class DataWaitMonitorMixin(Base):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Report what is left of the epoch, however short it was."""
         if self._run is not None:
-            self._run.up_to_date.end_tail(time.perf_counter())
+            self._end_epoch(self._run)
             self._tell_window(self._run, trainer, step_offset=-1)
+
+    @_guarded
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Loaders and loops are shut down now."""
+        if self._run is not None:
+            self._run.enter("shutdown")
+
+    @_guarded
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """They are shut down."""
+        if self._run is not None:
+            self._run.enter("after")
+
+    def _end_epoch(self, run: MeasuredRun) -> None:
+        try:
+            run.end_epoch()
+        except Exception as error:
+            self._give_up(error)
 
     def _tell_window(self, run: MeasuredRun, trainer: Any, *, step_offset: int = 0) -> None:
         try:
@@ -206,10 +243,12 @@ class DataWaitMonitorMixin(Base):
             if window is None:
                 return
             run.live.tell_window(trainer, window, to_loggers=run.interval > 0, step_offset=step_offset)
-            at_the_limit = run.workers_at_the_limit
+            at_the_limit, loss = run.workers_at_the_limit, run.loss()
         except Exception as error:
             self._give_up(error)
             return
+        if loss and trainer.is_global_zero:
+            warnings.warn(f"DataWaitMonitor: {loss} The training is not affected.", stacklevel=2)
         run.live.warn_if_slow(trainer, window, run.num_workers, at_the_limit=at_the_limit)
 
     # Evaluation.
@@ -311,14 +350,14 @@ class DataWaitMonitorMixin(Base):
 
     def _finish(self, trainer: Any, pl_module: Any, status: str, stage: str) -> None:
         run = self._run
-        if run is None or run.seam is None:
+        if run is None or run.listening is None:
             return
         try:
             run.stop(trainer, status, fitting=stage == "fit")
             run.close_sink()
             if self._print_summary and trainer.is_global_zero:
-                _end_progress_bar(trainer, pl_module, stage)
-                _print_run(run, stage)
+                end_progress_bar(trainer, pl_module, stage)
+                print_summary(run.summary(), _STAGE_OF.get(stage))
         except Exception as error:
             self._give_up(error)
 
@@ -329,8 +368,8 @@ class DataWaitMonitorMixin(Base):
             return
         run.notes["fault"] = f"The measurement stopped on an error of its own ({type(error).__name__}: {error})."
         run.steps = None
-        if run.seam is not None:
-            run.seam.restore()
+        if run.listening is not None:
+            run.listening.restore()
         warnings.warn(
             f"DataWaitMonitor stopped measuring: {type(error).__name__}: {error}. The training goes on; please report"
             " this.",
@@ -376,39 +415,7 @@ class DataWaitMonitorMixin(Base):
         return {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")} | {"_run": None}
 
 
-def _print_run(run: MeasuredRun, stage: str) -> None:
-    summary = run.summary()
-    console = Console()
-    if stage == "fit":
-        if summary.steps:
-            console.print(summary_table(summary))
-        return
-    stages = [entry for entry in summary.stages if entry.stage == _STAGE_OF.get(stage, stage)]
-    if stages:
-        console.print(stages_table(stages))
-
-
-def _end_progress_bar(trainer: Any, pl_module: Any, stage: str) -> None:
-    """The rich bar redraws itself below whatever is printed until its own teardown, which comes after ours."""
-    bar = trainer.progress_bar_callback
-    if any(cls.__name__ == "RichProgressBar" for cls in type(bar).__mro__):
-        bar.teardown(trainer, pl_module, stage)
-
-
-def _check(log_every_n_steps: Any, warn_above: Any, max_warnings: Any, save_to: Any) -> None:
-    whole = isinstance(log_every_n_steps, int) and not isinstance(log_every_n_steps, bool)
-    if log_every_n_steps is not None and not (whole and log_every_n_steps >= 1):
-        raise _bad_argument("log_every_n_steps", log_every_n_steps, "a whole number from 1, or None for the Trainer's")
-    number = isinstance(warn_above, (int, float)) and not isinstance(warn_above, bool)
-    if warn_above is not None and not (number and math.isfinite(warn_above) and 0 <= warn_above <= 1):
-        raise _bad_argument("warn_above", warn_above, "a share between 0 and 1 (0.2 is 20 %), or None for no warnings")
-    if not isinstance(max_warnings, int) or isinstance(max_warnings, bool) or max_warnings < 0:
-        raise _bad_argument("max_warnings", max_warnings, "a whole number from 0")
-    if save_to is not None and (not isinstance(save_to, (str, os.PathLike)) or not os.fspath(save_to)):
-        raise _bad_argument("save_to", save_to, "the path of a file, or None for no file")
-
-
-def _bad_argument(name: str, value: Any, expected: str) -> FastDataError:
-    return FastDataError(
-        f"DataWaitMonitor({name}={value!r}).", expected=expected, fix=f"Change {name}, or leave it out."
-    )
+def _place(monitor: DataWaitMonitorMixin, trainer: Any) -> int:
+    """Which of the monitors it is (index); other callbacks may be on one rank only."""
+    monitors = [callback for callback in trainer.callbacks if isinstance(callback, DataWaitMonitorMixin)]
+    return next((place for place, other in enumerate(monitors) if other is monitor), 0)

@@ -1,7 +1,8 @@
 """Where a run happened, for whoever reads its figures later."""
 
 import platform
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from lightning_fastdata import __version__
 
-__all__ = ["RunFacts", "plans_of"]
+__all__ = ["RunFacts", "keeps_workers", "plans_of", "the_dataset"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,41 @@ def plans_of(trainer: Any) -> dict[str, Any]:
     # Another DataModule may keep anything under that name.
     described = {str(split): plan.to_dict() for split, plan in plans.items() if hasattr(plan, "to_dict")}
     return {split: plan for split, plan in described.items() if isinstance(plan, dict)}
+
+
+def keeps_workers(loaders: Any) -> bool | None:
+    """Whether training loaders keep their workers from epoch to epoch; None where none has workers, or none tells.
+
+    Args:
+        loaders: ``trainer.train_dataloader``: a loader or a collection of loaders.
+    """
+    kept = [loader.persistent_workers for loader in _flattened(loaders) if getattr(loader, "num_workers", 0)]
+    known = [bool(one) for one in kept if isinstance(one, bool)]
+    return all(known) if known else None
+
+
+def the_dataset(loaders: Any) -> Callable[[], Any] | None:
+    """A function that gives the dataset of the one training loader, as long as somebody keeps it.
+
+    Args:
+        loaders: ``trainer.train_dataloader``.
+
+    Returns:
+        None where there are several loaders: then an index says nothing.
+    """
+    flat = _flattened(loaders)
+    dataset = getattr(flat[0], "dataset", None) if len(flat) == 1 else None
+    try:
+        return None if dataset is None else weakref.ref(dataset)
+    except TypeError:  # a list, for instance
+        return None
+
+
+def _flattened(loaders: Any) -> list[Any]:
+    """The loaders of a collection."""
+    if isinstance(loaders, Mapping):
+        return [loader for part in loaders.values() for loader in _flattened(part)]
+    if isinstance(loaders, (list, tuple)):
+        return [loader for part in loaders for loader in _flattened(part)]
+    flat = getattr(loaders, "flattened", None)  # a CombinedLoader
+    return list(flat) if isinstance(flat, (list, tuple)) else [] if loaders is None else [loaders]

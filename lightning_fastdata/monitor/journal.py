@@ -5,19 +5,23 @@ what it costs in a loop. While training, events are only appended to a list; the
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from lightning_fastdata.monitor.fetches import interpret
 from lightning_fastdata.monitor.meter import StepMeter
 
 __all__ = ["Journal"]
 
 
 class Journal:
-    """Events for a meter, in three forms.
+    """Events for a meter, in these forms.
 
     - (kind, start, end): an interval that the seam heard
+    - (snapshots, start, end): a training fetch, with what ``FetchProbe.after`` gave
     - (samples,): a micro-batch that ended no step
     - (epoch, step, samples, now): the last micro-batch of a step
+    - ("opening", now): training's loaders are about to be read from their beginning
 
     Args:
         meter: Where the events go.
@@ -33,6 +37,9 @@ class Journal:
             "transfer": meter.transfer,
             "after_transfer": meter.after_transfer,
             "compute": meter.compute,
+            "checkpoint": partial(meter.ledger.add, "checkpoint"),
+            "callback": partial(meter.ledger.add, "callback"),
+            "sync": partial(meter.ledger.add, "sync"),
         }
         self.note: Callable[[tuple[Any, ...]], None] = self._events.append
 
@@ -49,10 +56,15 @@ class Journal:
         for event in events:
             if len(event) == 3:
                 kind, start, end = event
-                intervals[kind](start, end)
+                if type(kind) is str:
+                    intervals[kind](start, end)
+                else:
+                    meter.train_fetch(start, end, interpret(kind, start, end))
             elif len(event) == 4:
                 epoch, step, samples, now = event
                 meter.add_batch(samples)
                 meter.close_step(epoch, step, now)
+            elif len(event) == 2:
+                meter.ledger.open_boundary(event[1])
             else:
                 meter.add_batch(event[0])

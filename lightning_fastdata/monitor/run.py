@@ -5,14 +5,21 @@ import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby
+from math import nan
 from typing import Any
 
-from lightning_fastdata.monitor.batches import fetches_for_itself, overrides, samples_in, workers_of
-from lightning_fastdata.monitor.facts import RunFacts, plans_of
+from lightning_fastdata.diagnosis import diagnosed
+from lightning_fastdata.hardware import probe
+from lightning_fastdata.internals import process_store
+from lightning_fastdata.monitor.batches import fetches_for_itself, sample_path, samples_in, workers_of
+from lightning_fastdata.monitor.device import DeviceTimer
+from lightning_fastdata.monitor.exchange import RankExchange
+from lightning_fastdata.monitor.facts import RunFacts, keeps_workers, plans_of, the_dataset
 from lightning_fastdata.monitor.journal import Journal
+from lightning_fastdata.monitor.listening import Listening
 from lightning_fastdata.monitor.live import LiveReport
-from lightning_fastdata.monitor.meter import StepMeter, Window
-from lightning_fastdata.monitor.seam import FETCHES, Interval, Listener, Seam
+from lightning_fastdata.monitor.meter import Row, StepMeter, Window
 from lightning_fastdata.monitor.sinks import JsonLinesSink
 from lightning_fastdata.monitor.steps import OptimizerSteps
 from lightning_fastdata.records import StageWait
@@ -24,6 +31,10 @@ __all__ = ["MeasuredRun"]
 _SILENT_BATCHES = 5
 # Steps that are kept as events before they are worked through; bounds the memory where nothing is logged.
 _MOST_UNWRITTEN = 256
+# A device's idle time is part of the wait, but for the resolution of events and the recording of them.
+_MOST_BEYOND_S = 1e-4
+# A long epoch is told in parts, or only its last 10,000 steps would be compared.
+_MOST_UNTOLD = 5_000
 _STEPS = {"val": "validation_step", "test": "test_step", "predict": "predict_step"}
 
 
@@ -39,7 +50,10 @@ class MeasuredRun:
     meter: StepMeter
     sink: JsonLinesSink | None = None
     interval: int = 0
-    seam: Seam | None = None
+    device_events: bool = True
+    place: int = 0
+    """Which of the Trainer's monitors this one is, the same on every rank."""
+    listening: Listening | None = None
     steps: OptimizerSteps | None = None
     status: str = "running"
     num_workers: int | None = None
@@ -56,61 +70,64 @@ class MeasuredRun:
         self._silent = 0
         self.hears = False
         self._tells_loaders_apart = False
+        self.fitting = False
+        self.hardware: dict[str, Any] = {}
+        self.not_measured: tuple[str, ...] = ()
+        self.exchange: RankExchange | None = None
+        self._device: DeviceTimer | None = None
+        self._resolved = self._published = 0
+        self._persistent: bool | None = None
+        self._dataset: Callable[[], Any] = _nobody
         self._failed: Callable[[Exception], None] = _nothing_to_tell
         self.journal = Journal(self.meter)
 
-    # The seam.
+    # Listening.
 
-    def listen(self, trainer: Any, pl_module: Any, monitor: Any, failed: Callable[[Exception], None]) -> None:
-        """Hear the intervals of ``trainer``, as long as ``monitor`` is among its callbacks.
+    def listen(
+        self, trainer: Any, pl_module: Any, monitor: Any, failed: Callable[[Exception], None], *, fitting: bool
+    ) -> None:
+        """Hear where the time of ``trainer`` goes, as long as ``monitor`` is among its callbacks.
 
-        A tuner takes all callbacks away while it runs fits of its own, which are not ours. ``failed`` is called with
-        an error of our own, which must not reach the training.
+        ``failed`` is called with an error of our own, which must not reach the training.
         """
         self._failed = failed
-        note, owners = self.journal.note, (pl_module, trainer.datamodule)
-        listeners: dict[str, Listener] = {"train": self._train_listener(trainer, monitor), "compute": note}
-        # Each label that is listened to costs some 5 us a step, so those behind which nothing happens are not.
-        device = getattr(trainer.strategy.root_device, "type", None)  # a strategy of one's own may have none
-        if device != "cpu" or overrides("transfer_batch_to_device", *owners):
-            listeners["transfer"] = note
-        if overrides("on_after_batch_transfer", *owners):
-            listeners["after_transfer"] = note
-        for stage in FETCHES[1:]:
-            listeners[stage] = self._stage_listener(trainer, monitor)
+        self.listening = Listening(
+            trainer,
+            pl_module,
+            monitor,
+            journal=self.journal,
+            up_to_date=lambda: self.up_to_date,
+            failed=failed,
+            clock=self.clock,
+            fitting=fitting,
+            device_events=self.device_events,
+        )
+        self.notes |= self.listening.notes
+        if fitting:
+            self.fitting = True
+            self.not_measured = self.listening.not_measured
+            self.hardware = probe().to_dict()
+            self._device = self.listening.device
+            if self.facts.world_size > 1:
+                self.exchange = RankExchange(
+                    rank=self.facts.rank,
+                    world_size=self.facts.world_size,
+                    host=self.facts.host,
+                    store=process_store(),
+                    key=f"lightning_fastdata/{self.place}",
+                )
 
-        def opening(stage: str, now: float) -> None:
-            # Evaluation begins where its loader is opened: starting its workers is none of training's time.
-            if stage != "train" and monitor in trainer.callbacks and not trainer.sanity_checking:
-                self.up_to_date.open_loaders(stage, now)
+    def loss(self) -> str | None:
+        """What private names turned out to be gone, once: to be warned of."""
+        loss = None if self.listening is None else self.listening.loss()
+        self.notes |= {"queue": loss} if loss else {}
+        return loss
 
-        self.seam = Seam(trainer, listeners, failed=failed, opening=opening, clock=self.clock)
-        if not self.seam.install():
-            kind = type(trainer.profiler).__name__
-            self.notes["profiler"] = f"The Trainer's profiler ({kind}) cannot be listened to: nothing was measured."
-        elif not self.seam.hears_first_fetches:
-            self.notes["first"] = (
-                "This Lightning hides the batch that is read ahead of a loader without a length: it is not measured."
-            )
-
-    def _train_listener(self, trainer: Any, monitor: Any) -> Listener:
-        note = self.journal.note
-
-        def heard(interval: Interval) -> None:
-            if monitor in trainer.callbacks:
-                note(interval)
-            else:
-                self.up_to_date.go_away(interval[1])
-
-        return heard
-
-    def _stage_listener(self, trainer: Any, monitor: Any) -> Listener:
-        def heard(interval: Interval) -> None:
-            meter = self.up_to_date
-            if monitor in trainer.callbacks and not trainer.sanity_checking:
-                meter.stage_fetch(*interval)
-
-        return heard
+    def stop_listening(self) -> None:
+        """Take everything out of the Trainer again."""
+        if self.listening is not None:
+            listening, self.listening = self.listening, None
+            listening.restore()
 
     @property
     def up_to_date(self) -> StepMeter:
@@ -130,12 +147,16 @@ class MeasuredRun:
         self.steps = OptimizerSteps(automatic=bool(pl_module.automatic_optimization), first_step=first_step)
         self._until_due = self.interval - first_step % self.interval if self.interval else 0
         self.learn_loaders(trainer)
+        if self.exchange is not None:
+            self.exchange.collect()
         self.start_epoch(trainer)
 
     def learn_loaders(self, trainer: Any) -> None:
         """Take down what the loaders and the DataModule say about themselves."""
         workers = workers_of(trainer.train_dataloader)
         self.num_workers = self.num_workers if workers is None else workers
+        self._persistent = keeps_workers(trainer.train_dataloader)
+        self._dataset = the_dataset(trainer.train_dataloader) or self._dataset
         self.plans = {**self.plans, **plans_of(trainer)}
 
     @property
@@ -148,7 +169,32 @@ class MeasuredRun:
     def start_epoch(self, trainer: Any) -> None:
         """An epoch begins."""
         self._epoch = trainer.current_epoch
-        self.up_to_date.start_epoch()
+        self.up_to_date.start_epoch(self._epoch)
+
+    def end_epoch(self) -> None:
+        """An epoch has ended: what no step used is added up, and the other ranks are told."""
+        self.up_to_date.end_tail(self.clock())
+        if self._device is not None:
+            self._device.forget_fetches()
+        self._tell_ranks()
+
+    def enter(self, phase: str) -> None:
+        """Training is over: "shutdown" of loaders and loops comes, and then what is "after" it."""
+        self.up_to_date.ledger.accounts.enter(phase, self.clock())
+
+    def _tell_ranks(self, *, at_least: int = 0) -> None:
+        """Send the other ranks' leader what is new, or take what is there, if it is ``at_least`` so many steps."""
+        if self.exchange is not None and self.meter.steps - self._published >= at_least:
+            self._publish(self.exchange)
+            self.exchange.collect()
+
+    def _publish(self, exchange: RankExchange) -> None:
+        """Take down the steps since the last time for rank 0."""
+        meter = self.up_to_date
+        rows = list(meter.rows)[-(meter.steps - self._published) :] if meter.steps > self._published else []
+        self._published = meter.steps
+        for epoch, group in groupby(rows, key=lambda row: int(row[0])):
+            exchange.publish(epoch, [(row[1], nan if row[3] is None else row[3], step_s(row)) for row in group])
 
     def end_batch(self, trainer: Any, batch: Any, batch_idx: int) -> bool:
         """A batch was dealt with; gives whether a window of steps is to be told now."""
@@ -160,6 +206,8 @@ class MeasuredRun:
             self.journal.note((samples_in(batch),))
             return False
         self.journal.note((self._epoch, step, samples_in(batch), self.clock()))
+        if self._device is not None:
+            self._device.end_step()
         self._until_written -= 1
         if not self._until_written:
             self._write_steps()
@@ -193,7 +241,11 @@ class MeasuredRun:
     def _write_steps(self) -> None:
         """Bring the meter up to date, and the run file."""
         self._until_written = _MOST_UNWRITTEN
-        rows = self.up_to_date.take_rows()
+        meter = self.up_to_date
+        self._ask_device()
+        if self.status == "running":
+            self._tell_ranks(at_least=_MOST_UNTOLD)
+        rows = meter.take_rows(hold=0 if self._device is None else min(_MOST_UNWRITTEN, meter.steps - self._resolved))
         if any(row[7] and row[9] > row[8] for row in rows):
             self.notes["ahead"] = (
                 "The loader has no length, so Lightning reads it one batch ahead: the wait of a step is that for the"
@@ -201,14 +253,38 @@ class MeasuredRun:
             )
         sink = self.sink
         if sink is not None:
-            self._write(sink, lambda: sink.write_steps(rows))
+            self._write(sink, lambda: self._write_down(sink, rows))
+
+    def _write_down(self, sink: JsonLinesSink, rows: list[Row]) -> None:
+        sink.write_steps(rows)
+        for span in self.meter.ledger.take_spans():
+            sink.write_span(span)
+        now, accounts = self.clock(), self.meter.ledger.accounts
+        sink.write_so_far(accounts.total_s(now), accounts.sums(now))
+
+    def _ask_device(self, *, last: bool = False) -> None:
+        """Take down what the device has to tell of earlier steps by now."""
+        device = self._device
+        if device is None:
+            return
+        for step, idle_s, copy_s in device.close() if last else device.resolved():
+            self.meter.set_device(step, idle_s, copy_s)
+            self._resolved = step + 1
+        if self.meter.idle_beyond_wait_s > _MOST_BEYOND_S:
+            self.notes["stream"] = (
+                "The loader works on the device's own stream within a fetch, so device starvation is too large."
+            )
+        if device.failed is not None:
+            self.notes["device"] = f"Device starvation: not measured ({device.failed})."
+        if last:
+            self._device = None
 
     # Evaluation.
 
     def start_stage(self, pl_module: Any, stage: str) -> None:
         """An evaluation run begins."""
         # With a fetch unheard, or several in a step, a wait would be given to another loader's batch.
-        heard = self.seam is not None and self.seam.hears_first_fetches
+        heard = self.listening is not None and self.listening.seam.hears_first_fetches
         self._tells_loaders_apart = heard and not fetches_for_itself(getattr(pl_module, _STEPS[stage], None))
         self.up_to_date.start_stage(stage, self.clock())
 
@@ -231,12 +307,19 @@ class MeasuredRun:
             status: How it ended: "finished" or "interrupted".
             fitting: False for an evaluation, which does not change how the fit before it ended.
         """
-        if self.seam is not None:
-            self.seam.restore()
-            self.seam = None
+        self.stop_listening()
+        now = self.clock()
+        self.up_to_date.end_tail(now)
+        self.meter.end_stages(now)
+        if fitting:
+            self.meter.ledger.accounts.close(now)
+            self._ask_device(last=True)
+            if self.exchange is not None:
+                self._publish(self.exchange)
+                # After an exception others may hang in a collective until this process is gone.
+                self.exchange.finish(at_most_s=2.0 if status == "finished" else 0.2)
+                self.notes |= {"ranks": self.exchange.note} if self.exchange.note else {}
         self._write_steps()
-        self.meter.end_tail(self.clock())
-        self.meter.end_stages(self.clock())
         if fitting or self.steps is None:
             self.status = status
         if self.steps is not None:
@@ -264,6 +347,7 @@ class MeasuredRun:
     def summary(self) -> RunSummary:
         """What was measured so far."""
         meter = self.up_to_date
+        now = self.clock()
         summary = summarise(
             meter.records(),
             totals=meter.totals(),
@@ -271,6 +355,22 @@ class MeasuredRun:
             stages=meter.stages(),
             num_workers=self.num_workers,
         )
+        accounts = meter.ledger.accounts
+        if self.fitting:
+            summary = replace(
+                summary,
+                total_s=accounts.total_s(now),
+                ledger=accounts.sums(now),
+                not_measured=self.not_measured,
+                boundary=meter.ledger.boundary(self._persistent, summary.epochs),
+                waits=meter.waits.kinds(),
+                loading=meter.loads.loading(lambda index: sample_path(self._dataset(), index)),
+                device=meter.device.times(),
+                ranks=None if self.exchange is None else self.exchange.times(),
+                hardware=self.hardware,
+                spans=tuple(meter.ledger.spans),
+            )
+            summary = diagnosed(summary, list(meter.records()))
         return replace(
             summary,
             status=self.status,
@@ -298,6 +398,15 @@ class MeasuredRun:
             "train_s": before["train_s"] + totals.train_s,
             "wait_s": before["wait_s"] + (totals.wait_s or 0.0),
         }
+
+
+def step_s(row: Row) -> float:
+    """Wall time of a step, validation left out (s)."""
+    return float(sum(part or 0.0 for part in row[3:7]))
+
+
+def _nobody() -> None:
+    """The dataset of a run whose loaders are not known, or several."""
 
 
 def _nothing_to_tell(error: Exception) -> None:

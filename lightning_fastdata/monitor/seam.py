@@ -22,7 +22,13 @@ _ENDS = {
     "].predict_next": "predict",
     ".batch_to_device": "transfer",
     ".on_after_batch_transfer": "after_transfer",
+    ".train_dataloader": "opening",
+}
+_LABELS = {
     "run_training_batch": "compute",
+    "save_checkpoint": "checkpoint",
+    # The loaders are read from their beginning: made anew (above), or only their iterators.
+    "run_training_epoch": "opening",
 }
 FETCHES = ("train", "val", "test", "predict")
 _STAGES = {"train": "train", "validate": "val", "sanity_check": "val", "test": "test", "predict": "predict"}
@@ -31,25 +37,41 @@ _MOST_LABELS = 4096
 
 Interval = tuple[str, float, float]
 Listener = Callable[[Interval], None]
+Before = Callable[[], None]
+Began = Callable[[float], None]
 
 
 class _Slot:
-    """One kind of interval: when the running one started, and who wants to know when it ends."""
+    """One kind of interval: when the running one started, and who wants to know when it starts and ends."""
 
-    __slots__ = ("heard", "kind", "since")
+    __slots__ = ("before", "began", "heard", "kind", "since")
 
-    def __init__(self, kind: str, heard: Listener) -> None:
+    def __init__(self, kind: str, heard: Listener, before: Before | None, began: Began | None) -> None:
         self.kind = kind
         self.since: float | None = None
         self.heard = heard
+        self.before = before
+        self.began = began
+
+    def start(self, clock: Callable[[], float], failed: Callable[[Exception], None]) -> None:
+        """The interval starts; the clock is read last, so that no one's bookkeeping is inside it."""
+        try:
+            if self.before is not None:
+                self.before()
+            self.since = now = clock()
+            if self.began is not None:
+                self.began(now)
+        except Exception as error:
+            failed(error)
 
 
 class _Labels(dict[str, "_Slot | None"]):
     """Label to slot, looked up once a label; None is a label that does not matter."""
 
-    def __init__(self, slots: Mapping[str, _Slot]) -> None:
+    def __init__(self, slots: Mapping[str, _Slot], kinds: Mapping[str, str]) -> None:
         super().__init__()
         self._slots = slots
+        self._kinds = kinds
 
     def forget(self) -> None:
         """From now on no label matters."""
@@ -57,7 +79,8 @@ class _Labels(dict[str, "_Slot | None"]):
         self.clear()
 
     def __missing__(self, label: str) -> "_Slot | None":
-        kind = next((kind for end, kind in _ENDS.items() if label.endswith(end)), "")
+        kind = self._kinds.get(label) or _LABELS.get(label) or ""
+        kind = kind or next((kind for end, kind in _ENDS.items() if label.endswith(end)), "")
         slot = self._slots.get(kind)
         if len(self) < _MOST_LABELS:
             self[label] = slot
@@ -90,7 +113,10 @@ class _UnheardStarts(_Unheard):
         if slot is None:
             self.leave_out(label)
         elif get_ident() == self.owner:
-            slot.since = self.clock()
+            if slot.before is None and slot.began is None:
+                slot.since = self.clock()
+            else:
+                slot.start(self.clock, self.seam.failed)
 
 
 class _UnheardStops(_Unheard):
@@ -115,7 +141,12 @@ class Seam:
     Args:
         trainer: The trainer to listen to.
         listeners: For each kind of interval ("train", "val", "test", "predict": fetches; "transfer",
-            "after_transfer", "compute") a function of (kind, start, end), the times on ``clock``.
+            "after_transfer", "compute", "checkpoint"; or a kind of ``labels``) a function of (kind, start, end), the
+            times on ``clock``.
+        before: For a kind a function that is called right before its interval starts.
+        began: For a kind a function of the time at which its interval started; "opening" is when training's loaders are
+            about to be read from their beginning.
+        labels: Further labels, as Lightning writes them, and the kind that each is.
         failed: Called with what a listener raised; a listener never breaks the training.
         opening: Called with the fetch kind and the time when Lightning starts to set up a loader for reading.
         clock: A monotonic clock in seconds.
@@ -127,6 +158,9 @@ class Seam:
         listeners: Mapping[str, Listener],
         *,
         failed: Callable[[Exception], None],
+        before: Mapping[str, Before] | None = None,
+        began: Mapping[str, Began] | None = None,
+        labels: Mapping[str, str] | None = None,
         opening: Callable[[str, float], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -134,8 +168,12 @@ class Seam:
         self.clock = clock
         self.failed = failed
         self._opening = opening
-        self._slots = {kind: _Slot(kind, heard) for kind, heard in listeners.items()}
-        self.labels = _Labels(self._slots)
+        before, began = before or {}, began or {}
+        self._slots = {
+            kind: _Slot(kind, listeners.get(kind, _unheard), before.get(kind), began.get(kind))
+            for kind in (*listeners, *(kind for kind in began if kind not in listeners))
+        }
+        self.labels = _Labels(self._slots, labels or {})
         self.owner = 0
         self._profiler: Any = None
         self._start_there: Callable[[str], Any] = self._start
@@ -207,7 +245,7 @@ class Seam:
         slot = self.labels[label]
         self.inner_start(label)
         if slot is not None and get_ident() == self.owner:
-            slot.since = self.clock()  # last, so that no one's bookkeeping is inside the interval
+            slot.start(self.clock, self.failed)
 
     def _stop(self, label: str) -> None:
         slot = self.labels[label]
@@ -241,7 +279,7 @@ class Seam:
                 self.failed(error)
 
         def start() -> None:
-            slot.since = self.clock()
+            slot.start(self.clock, self.failed)
 
         def stop() -> None:
             self._hear(slot, self.clock())
@@ -267,6 +305,10 @@ def _seam_behind(replacement: Any) -> Seam | None:
 
 
 def _ignore(label: str) -> None:
+    pass
+
+
+def _unheard(interval: Interval) -> None:
     pass
 
 

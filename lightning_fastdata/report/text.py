@@ -1,136 +1,95 @@
-"""Summaries as text for a terminal, a file or a pipe. Milliseconds and percent signs are made here.
+"""Summaries as text for a terminal, a file or a pipe.
 
-Pure: a summary in, something that rich can print out.
+Pure: a summary in, something that rich can print out. What a reader wants first comes last, where a terminal stops:
+the verdict, and what to try.
 """
 
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from lightning_fastdata.records import STAGE_NAMES, StageWait
+from lightning_fastdata.report.compare import side_by_side
+from lightning_fastdata.report.figures import Figure, Section
+from lightning_fastdata.report.printable import Printable, clean
+from lightning_fastdata.report.sections import sections
+from lightning_fastdata.report.units import NOT_MEASURED, count, milliseconds, percent, seconds, times
+from lightning_fastdata.report.verdict import verdict_lines, verdict_text
 from lightning_fastdata.summary import RunSummary
 
-__all__ = ["milliseconds", "percent", "seconds", "side_by_side", "stages_table", "summary_table", "times"]
+__all__ = [
+    "NOT_MEASURED",
+    "count",
+    "milliseconds",
+    "percent",
+    "seconds",
+    "side_by_side",
+    "stages_table",
+    "summary_table",
+    "times",
+]
 
-NOT_MEASURED = "not measured"
-_MOST_EPOCHS = 6
-_STYLES = {"fine": "green", "moderate": "yellow", "input-bound": "red"}
-
-
-def milliseconds(value_s: float | None) -> str:
-    """Seconds as milliseconds with three digits that mean something: ``0.004 ms``, ``20.3 ms``, ``1,240 ms``."""
-    if value_s is None:
-        return NOT_MEASURED
-    value = value_s * 1000
-    digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:,.{digits}f} ms"
-
-
-def seconds(value_s: float | None) -> str:
-    """Seconds, with a digit more where there are few."""
-    if value_s is None:
-        return NOT_MEASURED
-    return f"{value_s:,.{2 if value_s < 100 else 0}f} s"
+_DEVICE = "Device starvation: not measured"
 
 
-def percent(share: float | None) -> str:
-    """A share of 0..1 as percent."""
-    return NOT_MEASURED if share is None else f"{share * 100:.1f} %"
-
-
-def times(factor: float) -> str:
-    """A factor, as in ``1.61x``."""
-    return f"{factor:.2f}x"
-
-
-def count(value: float | None, *, digits: int = 0) -> str:
-    """A number with thousands apart."""
-    return NOT_MEASURED if value is None else f"{value:,.{digits}f}"
-
-
-def summary_table(summary: RunSummary, title: str = "Data wait") -> RenderableType:
-    """One run: its figures, its evaluations, the verdict.
+def summary_table(summary: RunSummary, title: str = "Data wait", *, problems: Sequence[str] = ()) -> RenderableType:
+    """One run: its figures, its evaluations, the verdict, what to try first, the notes.
 
     Args:
         summary: What was measured.
         title: Heading of the table.
+        problems: What could not be read of the run's file, in sentences.
 
     Returns:
         Something to hand to ``rich.console.Console.print``.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAVY, show_header=False, pad_edge=False)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAVY, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
-    table.add_column(justify="right", overflow="fold")
-    for name, value in _rows(summary):
-        table.add_row(name, value)
+    for _ in range(2):
+        table.add_column(justify="right", overflow="fold")
+    for number, section in enumerate(sections(summary, brief=summary.verdict.level == "fine", fold=True)):
+        if number:
+            table.add_row()
+        _add_section(table, section)
     parts: list[RenderableType] = [table]
     if summary.stages:
         parts.append(_stage_rows(summary.stages))
-    parts.append(_verdict(summary.verdict.level, summary.verdict.text))
-    parts.extend(Text(f"Note: {note}") for note in summary.notes)
-    return Group(*parts)
-
-
-def side_by_side(a: RunSummary, b: RunSummary, titles: tuple[str, str]) -> RenderableType:
-    """Two runs in one table, for "before and after".
-
-    Args:
-        a: The one on the left.
-        b: The one on the right.
-        titles: What to call them.
-
-    Returns:
-        Something to hand to ``rich.console.Console.print``.
-    """
-    table = Table(title="Data wait", title_justify="left", box=box.SIMPLE_HEAVY, pad_edge=False)
-    table.add_column("")
-    for title in titles:
-        table.add_column(title, justify="right", overflow="fold")
-    left, right = dict(_rows(a)), dict(_rows(b))
-    for name in [*left, *(name for name in right if name not in left)]:
-        table.add_row(name, left.get(name, "-"), right.get(name, "-"))
-    verdicts = [
-        Text.assemble((f"{title}: ", "bold"), _verdict(run.verdict.level, run.verdict.text))
-        for title, run in zip(titles, (a, b), strict=True)
-    ]
-    return Group(table, *verdicts, *_speed_line(a, b, titles))
+    if summary.steps and summary.device is None and not any(note.startswith(_DEVICE) for note in summary.notes):
+        parts.append(Text(_without_device(summary), style="dim"))
+    parts.extend(verdict_lines(summary.verdict))
+    parts.extend(Text(f"Note: {clean(note)}") for note in summary.notes)
+    parts.extend(Text(f"Problem: {clean(problem)}", style="yellow") for problem in problems)
+    return Printable(*parts)
 
 
 def stages_table(stages: Sequence[StageWait]) -> RenderableType:
     """Evaluations on their own, each with its verdict."""
     verdicts = [stage.verdict for stage in stages]
-    return Group(_stage_rows(stages), *(_verdict(verdict.level, verdict.text) for verdict in verdicts))
+    return Printable(_stage_rows(stages), *(verdict_text(verdict) for verdict in verdicts))
 
 
-def _rows(summary: RunSummary) -> list[tuple[str, str]]:
-    rows = [
-        ("Steps", count(summary.steps) + ("" if summary.status == "finished" else f" ({summary.status})")),
-        ("Training time", seconds(summary.train_s)),
-        ("Samples per second", count(summary.samples_per_s, digits=1)),
-        ("Time waiting for data", seconds(summary.wait_s)),
-        ("Share of time waiting", percent(summary.wait_share)),
-        ("Wait of a step: median", milliseconds(summary.wait_s_median)),
-        ("  95th percentile", milliseconds(summary.wait_s_p95)),
-        ("  largest", milliseconds(summary.wait_s_max)),
-    ]
-    if summary.wait_s is not None and summary.percentile_steps < summary.steps:
-        rows.append(("  (median and percentile: last", f"{count(summary.percentile_steps)} steps)"))
-    shown = summary.first_batch_wait_s[:_MOST_EPOCHS]
-    rows.extend((f"First batch of epoch {epoch}", milliseconds(wait)) for epoch, wait in shown)
-    if len(summary.first_batch_wait_s) > len(shown):
-        rows.append((f"  of {summary.epochs} epochs: largest", _largest_first(summary)))
-    if summary.resumed_from is not None:
-        rows.append(("Steps before the checkpoint", count(summary.resumed_from.get("steps"))))
-    if summary.world_size > 1:
-        rows.append(("Measured on rank", f"{summary.rank} of {summary.world_size}"))
-    return rows
+def _add_section(table: Table, section: Section) -> None:
+    if section.heading:
+        table.add_row(Text(section.heading, style="bold"))
+    for figure in section.figures:
+        if not figure.is_nothing:
+            table.add_row(Text(figure.name), Text(figure.shown), Text(_beside(figure)))
 
 
-def _largest_first(summary: RunSummary) -> str:
-    return milliseconds(max(wait for _, wait in summary.first_batch_wait_s))
+def _beside(figure: Figure) -> str:
+    return figure.beside if figure.share is None else percent(figure.share)
+
+
+def _without_device(summary: RunSummary) -> str:
+    """One short line: on a machine without CUDA there is nothing to be looked for."""
+    found = summary.hardware.get("accelerators")
+    without = isinstance(found, (list, tuple)) and not any(
+        isinstance(entry, dict) and entry.get("kind") == "cuda" for entry in found
+    )
+    return f"{_DEVICE}{' (no CUDA)' if without else ''}."
 
 
 def _stage_rows(stages: Sequence[StageWait]) -> Table:
@@ -140,7 +99,7 @@ def _stage_rows(stages: Sequence[StageWait]) -> Table:
         table.add_column(heading, justify="right")
     for line in (line for stage in stages for line in (stage, *stage.loaders)):
         table.add_row(
-            _name(line),
+            Text(_name(line)),
             count(line.runs),
             count(line.batches),
             seconds(line.wait_s),
@@ -153,15 +112,4 @@ def _stage_rows(stages: Sequence[StageWait]) -> Table:
 def _name(stage: StageWait) -> str:
     """A stage by its name; of several loaders one after the other each below it, by its index."""
     stage_name, _, loader = stage.stage.partition("/")
-    return f"  loader {loader}" if loader else STAGE_NAMES.get(stage_name, stage_name).capitalize()
-
-
-def _verdict(level: str, text: str) -> Text:
-    return Text(text, style=_STYLES.get(level, ""))
-
-
-def _speed_line(a: RunSummary, b: RunSummary, titles: tuple[str, str]) -> list[Text]:
-    if not a.samples_per_s or not b.samples_per_s:
-        return []
-    factor = b.samples_per_s / a.samples_per_s
-    return [Text(f"{titles[1]}: {times(factor)} the samples per second of {titles[0]}.")]
+    return f"  loader {clean(loader)}" if loader else STAGE_NAMES.get(stage_name, clean(stage_name)).capitalize()

@@ -24,7 +24,7 @@ import lightning_fastdata.pytorch_lightning
 from lightning_fastdata import DataAudit, DataWaitMonitor, FastDataModule, ImageFolderDataModule, TensorDataModule
 from lightning_fastdata.data.plain import as_plain
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.monitor.sinks import read_run
+from lightning_fastdata.run_file import read_run
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Total length of `list`",
@@ -344,7 +344,7 @@ def test_a_whole_run_from_a_file(cli, tmp_path):
     command = ["fit", "--config", "mine.yaml", *QUIET, "--data.num_workers=0"]
     done = cli(ImageFolderDataModule, *command, model=OneNumber, run=True)
     assert done.datamodule.plans["train"].num_workers == 0
-    assert read_run("run.jsonl")[2].steps == 4
+    assert read_run("run.jsonl").summary.steps == 4
     saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert saved["data"]["batch_size"] == 3
 
@@ -504,7 +504,7 @@ def test_a_run_put_together_by_hydra(configured, tmp_path, monkeypatch):
     config = configured("data.num_workers=0")
     callbacks = [instantiate(callback) for callback in config.callbacks]
     quiet_trainer(max_epochs=1, callbacks=callbacks).fit(OneNumber(), datamodule=instantiate(config.data))
-    assert read_run("run.jsonl")[2].samples == 9  # 12 images, a quarter held out
+    assert read_run("run.jsonl").summary.samples == 9  # 12 images, a quarter held out
 
 
 def test_torchvision_from_a_file(tmp_path):
@@ -555,7 +555,7 @@ def test_batch_size_finder(tmp_path, mode, monitor_first):
     assert (summary.steps, summary.samples, summary.epochs) == (16, 128, 2)
     assert [(stage.stage, stage.runs, stage.batches) for stage in summary.stages] == [("val", 2, 4)]
     assert [record.step for record in monitor.records()] == list(range(16))
-    assert read_run(tmp_path / "run.jsonl")[2].steps == 16
+    assert read_run(tmp_path / "run.jsonl").summary.steps == 16
     assert {"train", "val"} == set(summary.plans) == set(data.plans)
 
 
@@ -594,7 +594,7 @@ def test_learning_rate_finder(tmp_path, monitor_first):
     assert [len(epoch) for epoch in model.samples()] == [64, 64]
     summary = monitor.summary()
     assert (summary.steps, summary.samples) == (32, 128)
-    assert read_run(tmp_path / "run.jsonl")[2].steps == 32
+    assert read_run(tmp_path / "run.jsonl").summary.steps == 32
     assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 2
 
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from lightning_fastdata import FastDataModule, auto_dataloader, cli
-from lightning_fastdata.monitor.sinks import read_run
 from lightning_fastdata.order import apart, epoch_order
 from lightning_fastdata.report.text import summary_table
+from lightning_fastdata.run_file import read_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
@@ -401,7 +401,7 @@ def test_the_figures_of_each_loader_reach_table_file_and_report(tmp_path, capsys
     monitor = quiet_monitor(save_to=path)
     quiet_trainer(monitor).fit(ManyNet(), Sleeper(2, 0.001), fast_and_slow())
     summary = monitor.summary()
-    _, _, read = read_run(path)
+    read = read_run(path).summary
     assert read.stages == summary.stages
     assert len(read.stages[0].loaders) == 2
     console = Console(width=100)

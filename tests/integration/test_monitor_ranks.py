@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_fastdata.monitor.sinks import read_run
+from lightning_fastdata.run_file import read_run
 
 SCRIPT = """
 import json, os, sys, warnings
@@ -44,7 +44,8 @@ def test_each_rank_keeps_its_own_records_and_rank_zero_prints(tmp_path):
     assert done.stdout.count("Share of time waiting") == 1
     assert "FastDataError" in done.stdout
     for rank, name in enumerate(["run.jsonl", "run.rank1.jsonl"]):
-        header, records, summary = read_run(tmp_path / name)
+        run = read_run(tmp_path / name)
+        header, records, summary = run.header, run.records, run.summary
         assert (header["rank"], summary.rank, summary.world_size) == (rank, rank, 2)
         assert len(records) == 6
         assert all(record.rank == rank and record.wait_s >= 0.03 for record in records)

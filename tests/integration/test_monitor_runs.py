@@ -18,7 +18,7 @@ from monitor_cases import EvalNet, Net, Sleeper, near, quiet_monitor, quiet_trai
 
 from lightning_fastdata import DataWaitMonitor
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.monitor.sinks import read_run
+from lightning_fastdata.run_file import read_run
 
 
 class Log(DummyLogger):
@@ -162,7 +162,8 @@ def test_what_was_measured_before_a_crash_is_told(capsys, tmp_path):
         trainer.fit(Raising(at=5), Sleeper(8))
     assert untouched(trainer)
     assert "2 (interrupted)" in capsys.readouterr().out
-    _, records, summary = read_run(tmp_path / "run.jsonl")
+    run = read_run(tmp_path / "run.jsonl")
+    records, summary = run.records, run.summary
     assert (len(records), summary.steps, summary.status) == (2, 2, "interrupted")
     assert summary.tail_wait_s >= 0.008
     assert monitor.summary().steps == 2
@@ -203,7 +204,8 @@ def test_the_run_file_holds_every_step_and_the_summary(tmp_path):
     path = tmp_path / "new" / "folder" / "run.jsonl"
     monitor = quiet_monitor(save_to=path, log_every_n_steps=3)
     quiet_trainer(monitor, max_epochs=2).fit(Net(), Sleeper(5))
-    header, records, summary = read_run(path)
+    run = read_run(path)
+    header, records, summary = run.header, run.records, run.summary
     assert header["versions"]["lightning"]
     assert [record.step for record in records] == list(range(10))
     assert summary.to_dict() == json.loads(json.dumps(monitor.summary().to_dict()))
@@ -214,7 +216,7 @@ def test_an_evaluation_does_not_replace_the_file_of_the_fit(tmp_path):
     trainer = quiet_trainer(monitor)
     trainer.fit(EvalNet(), Sleeper(3), Sleeper(1))
     trainer.test(EvalNet(), Sleeper(2), verbose=False)
-    assert len(read_run(tmp_path / "run.jsonl")[1]) == 3
+    assert len(read_run(tmp_path / "run.jsonl").records) == 3
 
 
 def test_a_path_that_cannot_be_written_is_said_before_training(tmp_path):

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 import lightning_fastdata as on_lightning
 import lightning_fastdata.pytorch_lightning as on_pytorch_lightning
 from lightning_fastdata.audit.file import read_audit
-from lightning_fastdata.monitor.sinks import read_run
 from lightning_fastdata.order import epoch_order
+from lightning_fastdata.run_file import read_run
 
 SCRIPT = Path(__file__).with_name("only_pytorch_lightning.py")
 pytestmark = pytest.mark.filterwarnings(
@@ -100,14 +100,15 @@ def test_the_monitor_measures_there(found, name, steps):
 def test_the_fetch_before_the_first_label_is_heard(found):
     """A loader without a length is read ahead; that is heard in Lightning's loops, which the two packages have each."""
     told = found["callbacks"]["stream"]
-    assert (told["steps"], told["fetches"]) == (3, 4)  # three batches, and the look that finds the end
+    assert (told["steps"], told["fetches"]) == (3, 3)  # the look that finds the end is none
     assert not any("hides the batch" in note for note in told["notes"])
 
 
 @pytest.mark.slow
 def test_files_of_such_a_run_are_the_usual_ones(folder):
     """``report`` and ``audit`` read them."""
-    _, records, summary = read_run(folder / "run.jsonl")
+    run = read_run(folder / "run.jsonl")
+    records, summary = run.records, run.summary
     assert len(records) == summary.steps == 8
     assert summary.status == "finished"
     assert [(line.epoch, line.samples) for line in read_audit(folder / "audit.jsonl")] == [(0, 16)]

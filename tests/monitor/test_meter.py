@@ -59,7 +59,7 @@ def test_a_step_is_split_into_four_times_that_add_up_to_its_wall_time(play):
     play.transfer(0.5)
     play.compute(2.0)
     play.clock.forward(0.25)
-    assert play.close() == StepRecord(0, 0, 4, 3.0, 0.5, 2.0, 0.25, True, 1, 1, 0)
+    assert play.close() == StepRecord(0, 0, 4, 3.0, 0.5, 2.0, 0.25, True, 1, 1, 0, end_s=5.75)
     assert play.meter.totals().train_s == 5.75
 
 

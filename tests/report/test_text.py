@@ -6,9 +6,21 @@ import io
 import pytest
 from rich.console import Console
 
+from lightning_fastdata.findings import (
+    ACCOUNTS,
+    Boundary,
+    Ceiling,
+    DeviceTimes,
+    Loading,
+    RankTimes,
+    SlowSample,
+    WaitKinds,
+)
 from lightning_fastdata.records import StageWait, StepRecord
 from lightning_fastdata.report.text import milliseconds, percent, seconds, side_by_side, stages_table, summary_table
+from lightning_fastdata.report.units import count, difference, factor
 from lightning_fastdata.summary import Totals, summarise
+from lightning_fastdata.verdict import Verdict
 
 
 def render(renderable, encoding="utf-8", width=100):
@@ -31,7 +43,32 @@ MANY = StageWait(
     "val", 2, 10, 1.0, 0.4, 4.0, (StageWait("val/0", 2, 6, 0.2, 0.1, 1.0), StageWait("val/1", 2, 4, 0.8, 0.4, 2.5))
 )
 UNMEASURED = StageWait("test", 1, 3, None, None, 4.0)
+SLOWEST = (
+    SlowSample("41", 0.61, 1, 2, "/data/imagenet/train/n02099601/n02099601_7304.JPEG"),
+    SlowSample("[7]", 0.41, 0, 3),
+    SlowSample("9", 0.31, 0, None, "/data/a.jpg"),
+    SlowSample("10", 0.21, 0, 1, "/data/b.jpg"),
+)
+WHOLE = dataclasses.replace(
+    summarise(steps(30), stages=[VAL], num_workers=4),
+    total_s=2.0,
+    ledger={**dict.fromkeys(ACCOUNTS, 0.0), "wait_s": 0.5, "compute_s": 1.5},
+    not_measured=("transfer_s",),
+    boundary=Boundary(2, 1.0, 0.5, 1.5, 0.25, 0.0, False, 0.75, True),
+    waits=WaitKinds(1197, 0.0, 0.4, 0.1, 0.0, True, 1102, 31, 0.125, 5.2, 0, 8, 0.5),
+    loading=Loading(30, 240, 3.0, 0.1, 0.9, 0.0125, SLOWEST),
+    device=DeviceTimes(30, 0.25, 0.5, None, 0.02),
+    ranks=RankTimes(
+        2, 3, 30, 0.75, 0.08, 0.12, 1.6, 1, "node2", 0.83, 22.0, ((0, "node1", 0.45), (1, "node2", 0.69)), (2,)
+    ),
+    ceiling=Ceiling(2.31, 2.23, 2.4, 1.0, 2.0),
+    verdict=Verdict("input-bound", "Input-bound: so it is.", "too slow", "num_workers=7 (now 4)."),
+    world_size=3,
+)
+FINE = dataclasses.replace(WHOLE, verdict=Verdict("fine", "Not input-bound."), device=None, ranks=None)
 SUMMARIES = {
+    "whole": WHOLE,
+    "fine": FINE,
     "usual": summarise(steps(30), stages=[VAL], num_workers=0),
     "empty": summarise([]),
     "many loaders": summarise(steps(30), stages=[MANY]),
@@ -45,6 +82,12 @@ SUMMARIES = {
         world_size=4,
     ),
 }
+
+
+def row(text, name):
+    """The words after a name, in the one line that begins with it."""
+    (found,) = (line.split() for line in text.splitlines() if line.strip().startswith(name))
+    return found[len(name.split()) :]
 
 
 @pytest.mark.parametrize("name", SUMMARIES)
@@ -67,12 +110,13 @@ def test_what_was_not_measured_reads_so_and_never_zero():
     text = render(summary_table(SUMMARIES["not measured"]))
     (line,) = (line for line in text.splitlines() if "Share of time waiting" in line)
     assert "not measured" in line
+    assert "Wait of a step" not in text  # once is enough
 
 
 def test_many_epochs_stay_a_few_lines():
     text = render(summary_table(SUMMARIES["long"]))
-    assert text.count("First batch of epoch") == 6
-    assert "of 9000 epochs: largest" in text
+    assert text.count("First batch of epoch") == 3
+    assert row(text, "largest of 9,000 epochs") == ["20.0", "ms"]
     assert "3,000 steps" in text
 
 
@@ -82,11 +126,165 @@ def test_an_interrupted_run_says_so_with_its_notes():
         assert words in text
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Ceiling with instant data", "2.31x 2.23x to 2.40x"),
+        ("of all ranks together", "75.0 %"),
+        ("Waiting for data", "0.50 s 25.0 %"),
+        ("Transfer to the device", "not measured"),
+        ("8 other accounts, each", "0.00 s"),
+        ("99th percentile", "20.0 ms"),
+        ("Blocked: not there yet", "0.40 s 80.0 %"),
+        ("Handed over: was there", "0.10 s 20.0 %"),
+        ("Blocked fetches", "1,102 of 1,197"),
+        ("while later ones were ready", "0.12 s 31 of them"),
+        ("Queue at a fetch, mean", "5.2 of 8 ready"),
+        ("Change of epochs, mean", "1.00 s of 2"),
+        ("persistent_workers saves", "0.75 s each"),
+        ("Shutdown at the end", "0.25 s"),
+        ("A batch, mean", "100 ms"),
+        ("A sample, mean", "12.5 ms"),
+        ("slowest:", "...01/n02099601_7304.JPEG 610 ms epoch 1, worker 2"),
+        ("then: sample", "[7] 410 ms epoch 0, worker 3"),
+        ("then: /data/a.jpg", "310 ms epoch 0"),
+        ("Idle for want of data", "0.25 s 26.0 %"),
+        ("Copying, on the device", "not measured"),
+        ("Largest / mean wait", "1.60x"),
+        ("Most often the slowest", "rank 1 83.0 % of steps"),
+        ("Rank 1 waited, node2", "69.0 %"),
+        ("Ranks that did not report", "2"),
+    ],
+)
+def test_every_finding_has_its_line(name, words):
+    """In 80 columns none of them folds."""
+    assert " ".join(row(render(summary_table(WHOLE), width=80), name)) == words
+
+
+def test_what_to_try_comes_after_the_verdict_and_the_notes_after_both():
+    summary = dataclasses.replace(WHOLE, notes=("A note.",))
+    assert render(summary_table(summary, problems=["Line 3: gone."])).splitlines()[-4:] == [
+        "Input-bound: so it is.",
+        "Try first: num_workers=7 (now 4).",
+        "Note: A note.",
+        "Problem: Line 3: gone.",
+    ]
+
+
+def test_a_healthy_run_is_told_briefly():
+    """It fits on a screen, with nothing that would explain a waiting that there was not."""
+    text = render(summary_table(FINE), width=80)
+    for words in ("Kinds of waiting", "slowest", "First batch of epoch 1"):
+        assert words in render(summary_table(WHOLE))
+        assert words not in text
+    assert row(text, "Queue at a fetch, mean") == ["5.2", "of", "8", "ready"]
+    assert len(text.splitlines()) <= 40
+
+
+def test_a_saving_that_is_only_partly_known_is_a_lower_bound():
+    boundary = dataclasses.replace(WHOLE.boundary, saving_is_exact=False)
+    text = render(summary_table(dataclasses.replace(WHOLE, boundary=boundary)))
+    assert row(text, "persistent_workers saves") == ["at", "least", "0.75", "s", "each"]
+    kept = dataclasses.replace(WHOLE.boundary, saving_s_per_epoch=None, persistent_workers=True)
+    assert "persistent_workers" not in render(summary_table(dataclasses.replace(WHOLE, boundary=kept)))
+
+
+def test_kinds_that_are_told_from_the_queue_alone_are_estimates():
+    """Loading in the training process needs no stamps to be known for what it is."""
+    assert "Kinds of waiting\n" in "\n".join(map(str.rstrip, render(summary_table(WHOLE)).splitlines()))
+    waits = dataclasses.replace(WHOLE.waits, exact=False)
+    assert "Kinds of waiting (estimated)" in render(summary_table(dataclasses.replace(WHOLE, waits=waits)))
+    inline = WaitKinds(30, 0.5, 0.0, 0.0, 0.0, False, 0, 0, 0.0, None, None, None, None)
+    text = render(summary_table(dataclasses.replace(WHOLE, waits=inline)))
+    assert "(estimated)" not in text
+    assert row(text, "Inline: no workers") == ["0.50", "s", "100.0", "%"]
+    unknown = WaitKinds(30, None, None, None, 0.5, False, 0, 0, 0.0, None, None, None, None)
+    text = render(summary_table(dataclasses.replace(WHOLE, waits=unknown)))
+    assert row(text, "Not known which") == ["0.50", "s", "100.0", "%"]
+
+
+def test_of_many_ranks_those_that_wait_most_are_named():
+    shares = tuple((rank, "", rank / 100) for rank in range(64))
+    ranks = dataclasses.replace(WHOLE.ranks, rank_wait_share=shares, missing=tuple(range(64, 80)), slowest_rank=None)
+    text = render(summary_table(dataclasses.replace(WHOLE, ranks=ranks)))
+    assert [line.split()[1] for line in text.splitlines() if "waited" in line] == ["63", "62", "61", "60"]
+    assert row(text, "and 60 more, each at most") == ["60.0", "%"]
+    assert row(text, "Ranks that did not report") == ["64,", "65,", "66,", "67,", "68,", "69,", "70,", "71,", "..."]
+    assert "Most often" not in text
+
+
+CUDA, NO_CUDA = {"accelerators": [{"kind": "cuda", "name": "x"}]}, {"accelerators": []}
+UNSEEN = "Device starvation: not measured"
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"hardware": NO_CUDA}, f"{UNSEEN} (no CUDA)."),
+        ({"hardware": CUDA}, f"{UNSEEN}."),
+        ({"hardware": {}}, f"{UNSEEN}."),
+        ({"device": WHOLE.device}, None),
+        ({"steps": 0}, None),
+        ({"notes": (f"{UNSEEN} (a reason).",)}, None),
+    ],
+)
+def test_starvation_that_was_not_measured_takes_one_short_line(changed, line):
+    """None where a note says more, or where there was no training."""
+    text = render(summary_table(dataclasses.replace(WHOLE, **{"device": None, **changed})))
+    found = [entry.strip() for entry in text.splitlines() if entry.startswith(UNSEEN)]
+    assert found == ([line] if line else [])
+
+
+def test_text_from_elsewhere_is_only_text():
+    """Paths, hosts and notes may hold markup, control characters, and what the encoding does not have."""
+    nasty = "x\x1b[2J\r[bold]é\udc80.jpg"
+    loading = dataclasses.replace(WHOLE.loading, slowest=(SlowSample("1", 0.5, 0, 1, nasty),))
+    ranks = dataclasses.replace(WHOLE.ranks, rank_wait_share=((0, nasty, 0.5),))
+    summary = dataclasses.replace(
+        WHOLE, loading=loading, ranks=ranks, notes=(nasty,), status=nasty, verdict=Verdict("fine", nasty, "", nasty)
+    )
+    summaries = (summary, dataclasses.replace(summary, verdict=Verdict("unknown", nasty)))
+    for encoding in ("utf-8", "ascii", "latin-1"):
+        for entry in summaries:
+            text = render(summary_table(entry, problems=[nasty]), encoding, width=200)
+            assert "\x1b" not in text
+            assert "\r" not in text
+            assert r"x\x1b[2J\r[bold]" in text
+    assert "é" in render(summary_table(summary), "utf-8", width=200)
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("value", [NAN, INFINITE, -INFINITE, None])
+def test_what_is_no_number_reads_not_measured(value):
+    for show in (milliseconds, seconds, percent, count, factor):
+        assert show(value) == "not measured"
+    summary = dataclasses.replace(
+        WHOLE,
+        **dict.fromkeys(("wait_share", "samples_per_s", "wait_s_median", "wait_s_p99", "wait_s_max", "total_s"), value),
+        ledger={"wait_s": value, "compute_s": 1.0},
+        first_batch_wait_s=((0, value),),
+    )
+    for text in (render(summary_table(summary)), render(side_by_side(summary, WHOLE, ("a", "b")))):
+        assert "not measured" in text
+        assert "nan" not in text.lower()
+        assert "inf " not in text.lower()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [(1.0, 3.5, "+2.50 s"), (3.5, 1.0, "-2.50 s"), (1.0, 1.001, "0.00 s"), (None, 1.0, "-"), (1.0, INFINITE, "-")],
+)
+def test_a_difference_has_a_sign_unless_it_reads_0(before, after, text):
+    assert difference(before, after, seconds) == text
+
+
 def test_two_runs_stand_side_by_side():
     text = render(side_by_side(SUMMARIES["usual"], SUMMARIES["interrupted"], ("plain", "pack")))
     (header,) = (line for line in text.splitlines() if "plain" in line and "pack" in line and ":" not in line)
     assert header.index("plain") < header.index("pack")
-    assert "pack: 1.00x the samples per second of plain." in text
+    assert "pack: 1.00x the samples per second of plain; the share of time waiting stayed at 62.5 %." in text
     assert "Steps before the checkpoint" in text
 
 

@@ -1,0 +1,135 @@
+"""The ledger of a run: the accounts, the changes of epochs, and what stands out on the time line. Pure."""
+
+from collections import deque
+
+from lightning_fastdata.findings import Boundary
+from lightning_fastdata.monitor.accounts import Accounts
+from lightning_fastdata.monitor.fetches import FetchFacts
+from lightning_fastdata.records import Span
+
+__all__ = ["MOST_SPANS", "Ledger"]
+
+MOST_SPANS = 1000
+# Shorter ones are no mark on a time line.
+_SHORTEST_SPAN_S = 1e-3
+
+
+class Ledger:
+    """Where every second of a run goes.
+
+    Args:
+        began: When the account begins (s, on the clock of all other times).
+    """
+
+    def __init__(self, began: float) -> None:
+        self.accounts = Accounts(began)
+        self.epoch = 0
+        self.spans: deque[Span] = deque(maxlen=MOST_SPANS)
+        self._new_spans: deque[Span] = deque(maxlen=MOST_SPANS)
+        self._boundary_since = self._iterator_s = self._refill_s = self._restart_s = self._worker_start_s = 0.0
+        self._worker_starts = 0
+        self._validation_since: float | None = None
+
+    def add(self, kind: str, start: float, end: float) -> None:
+        """A transfer, a computation, a checkpoint, a callback's or logger's work, a meeting of ranks.
+
+        Args:
+            kind: "transfer", "compute", "checkpoint", "callback" or "sync".
+            start: Its beginning (s).
+            end: Its end (s).
+        """
+        self.accounts.add(kind, start, end)
+        if kind == "checkpoint":
+            self._add_span(kind, start, end)
+
+    def fetch(self, start: float, end: float, facts: FetchFacts | None) -> bool:
+        """One ``next`` that gave a batch.
+
+        Returns:
+            Whether it filled an empty pipeline of workers, which is start-up or boundary, rather than went on reading.
+        """
+        accounts = self.accounts
+        from_workers = facts is not None and bool(facts.from_workers)
+        if accounts.phase == "loop":
+            restarted = from_workers and facts is not None and facts.restarted
+            accounts.add("boundary" if restarted else "wait", start, end)
+            self._restart_s += end - start if restarted else 0.0
+            return restarted
+        if accounts.phase == "boundary":
+            self._iterator_s += start - self._boundary_since
+            if from_workers:
+                self._refill_s += end - start
+            if facts is not None and facts.worker_start_s is not None:
+                self._worker_start_s += facts.worker_start_s
+                self._worker_starts += 1
+            self._add_span("boundary", self._boundary_since, end if from_workers else start)
+        accounts.enter("loop", end if from_workers else start)
+        if not from_workers:
+            accounts.add("wait", start, end)
+        return from_workers
+
+    def found_the_end(self, start: float, end: float) -> None:
+        """One ``next`` that only found the loader at its end."""
+        self.accounts.add("boundary", start, end)
+        self._refill_s += end - start
+
+    def open_boundary(self, now: float) -> None:
+        """The loaders are about to be read from their beginning; in the first epoch that is part of the start-up."""
+        if self.accounts.phase == "loop":
+            self.accounts.enter("boundary", now)
+            self._boundary_since = now
+            self.epoch += 1
+
+    def open_validation(self, now: float) -> None:
+        """A validation begins, unless one is on."""
+        if self._validation_since is None:
+            self._validation_since = now
+
+    def close_validation(self, now: float) -> None:
+        """The validation that is on is over."""
+        if self._validation_since is not None:
+            self.accounts.add("validation", self._validation_since, now)
+            self._add_span("validation", self._validation_since, now)
+            self._validation_since = None
+
+    def _add_span(self, kind: str, start: float, end: float) -> None:
+        if end - start < _SHORTEST_SPAN_S or self.accounts.phase == "startup":
+            return
+        began = self.accounts.began
+        span = Span(kind, start - began, end - began, self.epoch)
+        self.spans.append(span)
+        self._new_spans.append(span)
+
+    def take_spans(self) -> list[Span]:
+        """The spans since the last call."""
+        spans = list(self._new_spans)
+        self._new_spans.clear()
+        return spans
+
+    def boundary(self, persistent: bool | None, epochs: int) -> Boundary | None:
+        """What the changes of epochs cost.
+
+        Args:
+            persistent: Whether the training loaders keep their workers; None where they have none, or do not tell.
+            epochs: Epochs that were trained (count).
+
+        Returns:
+            The sums; None where a change of epochs was not seen although there was one.
+        """
+        number = self.accounts.boundaries
+        if not number and epochs > 1:
+            return None
+        exact = self._worker_starts == number
+        started = self._worker_start_s if exact else 0.0
+        anew = persistent is False and number > 0
+        return Boundary(
+            boundaries=number,
+            per_epoch_s=(self._iterator_s + self._refill_s) / number if number else None,
+            iterator_s=self._iterator_s,
+            refill_s=self._refill_s,
+            shutdown_s=self.accounts.shutdown_s,
+            restart_s=self._restart_s,
+            persistent_workers=persistent,
+            saving_s_per_epoch=(self._iterator_s + started) / number if anew else None,
+            saving_is_exact=anew and exact,
+        )

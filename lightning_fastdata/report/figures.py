@@ -1,0 +1,60 @@
+"""The figures of a summary in the order in which they are shown, for one run or for two side by side.
+
+Data only: names, values and how a value is written. ``text.py`` and ``compare.py`` make tables of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lightning_fastdata.report.units import is_known, seconds
+
+__all__ = ["Figure", "Section", "share_of"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of a table."""
+
+    name: str
+    """What a reader calls it; unique in its section."""
+    value: float | None = None
+    """The figure, in the unit that ``show`` takes; None = not measured, or there is only a text."""
+    show: Callable[[float | None], str] = seconds
+    """How the figure is written."""
+    text: str | None = None
+    """What is written instead of the figure, where there is more to say than a number."""
+    beside: str = ""
+    """A few words after the figure, in a column of their own."""
+    share: float | None = None
+    """The figure as a share of its whole (0..1), written after it."""
+    may_fold: bool = False
+    """Whether the line may go where it reads 0.00 s."""
+    in_comparisons: bool = True
+    """Whether the line is shown for two runs side by side as well."""
+
+    @property
+    def shown(self) -> str:
+        """The figure as a reader sees it."""
+        return self.show(self.value) if self.text is None else self.text
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it may go, because it reads 0."""
+        return self.may_fold and self.text is None and self.shown == self.show(0.0)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Lines that belong together."""
+
+    heading: str
+    """What they are about; "" for the first ones."""
+    figures: tuple[Figure, ...]
+    """The lines, from top to bottom; none: nothing is shown."""
+
+
+def share_of(part: float | None, whole: float | None) -> float | None:
+    """``part / whole``; None where either is not known or the whole is nothing."""
+    if part is None or whole is None or whole <= 0 or not is_known(part / whole):
+        return None
+    return part / whole

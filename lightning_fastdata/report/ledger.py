@@ -1,0 +1,41 @@
+"""The ledger of a run as figures: where every second from the callback's setup to its teardown went."""
+
+from lightning_fastdata.findings import ACCOUNTS
+from lightning_fastdata.report.figures import Figure, Section, share_of
+from lightning_fastdata.report.units import NOT_MEASURED, aligned_seconds
+from lightning_fastdata.summary import RunSummary
+
+__all__ = ["HEADING", "ledger_section"]
+
+HEADING = "Where the time went"
+
+
+def ledger_section(summary: RunSummary, *, fold: bool = False) -> Section:
+    """The accounts in the order of ``findings.ACCOUNTS``, each with its share, and their total.
+
+    Args:
+        summary: One run.
+        fold: Whether accounts that read 0.00 s go into one line.
+
+    Returns:
+        No figures where the run has no account.
+    """
+    figures = [_account(summary, name, called) for name, called in ACCOUNTS.items() if name in summary.ledger]
+    # A newer version may have more of them; left out they would be missing from the sum.
+    others = [name for name in summary.ledger if name not in ACCOUNTS]
+    figures += [_account(summary, name, name.removesuffix("_s").replace("_", " ").capitalize()) for name in others]
+    empty = [figure for figure in figures if figure.is_nothing]
+    if fold and len(empty) > 1:
+        figures = [figure for figure in figures if not figure.is_nothing]
+        figures.append(Figure(f"{len(empty)} other accounts, each", 0.0, aligned_seconds))
+    if summary.total_s is not None:
+        whole = share_of(summary.total_s, summary.total_s) if figures else None
+        figures.append(Figure("Total, setup to teardown", summary.total_s, aligned_seconds, share=whole))
+    return Section(HEADING, tuple(figures))
+
+
+def _account(summary: RunSummary, name: str, called: str) -> Figure:
+    if name in summary.not_measured:
+        return Figure(called, text=NOT_MEASURED)
+    value_s = summary.ledger[name]
+    return Figure(called, value_s, aligned_seconds, share=share_of(value_s, summary.total_s), may_fold=True)

@@ -1,0 +1,63 @@
+"""One rank of a two-process DDP run on the CPU, started once for each rank by ``test_rank_times``.
+
+Arguments: the run file, which rank is slow (index), and what happens: "finishes", "raises" (rank 1 in step 5) or "dies"
+(rank 1's process, likewise). Each rank leaves its figures beside the run file, as ``rank0.json`` and ``rank1.json``.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+from monitor_cases import Net, Sleeper, quiet_monitor, quiet_trainer
+
+FAST_S, SLOW_S, WORK_S = 0.004, 0.040, 0.010
+
+
+class Breaks(Net):
+    """Raises or dies in the step with index 5, on rank 1."""
+
+    def __init__(self, ending: str) -> None:
+        super().__init__(WORK_S)
+        self.ending = ending
+
+    def training_step(self, batch, batch_idx):
+        if self.global_rank == 1 and self.trainer.global_step == 5:
+            if self.ending == "raises":
+                raise KeyError("planted")
+            if self.ending == "dies":
+                os._exit(9)
+        return super().training_step(batch, batch_idx)
+
+
+def main(path: str, slow: int, ending: str) -> None:
+    rank = int(os.environ["LOCAL_RANK"])
+    monitor = quiet_monitor(save_to=path)
+    trainer = quiet_trainer(monitor, strategy="ddp", devices=2, max_epochs=1 if ending == "finishes" else 2)
+    raised, began = None, time.perf_counter()
+    try:
+        # Four steps an epoch where one rank breaks: it has told of one epoch, and not of the step it is in.
+        steps = 25 if ending == "finishes" else 4
+        trainer.fit(Breaks(ending), Sleeper(steps, SLOW_S if rank == slow else FAST_S))
+    except Exception as error:
+        raised = type(error).__name__
+    summary = monitor.summary()
+    told = {
+        "raised": raised,
+        "fit_s": time.perf_counter() - began,
+        "steps": summary.steps,
+        "status": summary.status,
+        "wait_share": summary.wait_share,
+        "ranks": None if summary.ranks is None else dataclasses.asdict(summary.ranks),
+        "notes": summary.notes,
+    }
+    Path(path).with_name(f"rank{rank}.json").write_text(json.dumps(told))
+    os._exit(0)  # torch's threads may abort a process whose group is broken, after everything has been said
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

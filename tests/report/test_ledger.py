@@ -1,0 +1,66 @@
+"""The ledger as figures."""
+
+import dataclasses
+
+import pytest
+
+from lightning_fastdata.findings import ACCOUNTS
+from lightning_fastdata.records import StepRecord
+from lightning_fastdata.report.ledger import HEADING, ledger_section
+from lightning_fastdata.summary import summarise
+
+RUN = summarise([StepRecord(0, 0, 8, 0.02, None, 0.01, 0.001, True, 1, 1, 0)])
+
+
+def with_ledger(total_s=200.0, not_measured=(), **accounts):
+    ledger = {**dict.fromkeys(ACCOUNTS, 0.0), **accounts}
+    return dataclasses.replace(RUN, total_s=total_s, ledger=ledger, not_measured=not_measured)
+
+
+def lines(summary, **options):
+    figures = ledger_section(summary, **options).figures
+    return {figure.name: (figure.shown, figure.share) for figure in figures}
+
+
+def test_every_account_has_its_line_in_order_and_the_total_is_the_last():
+    section = ledger_section(with_ledger(wait_s=50.0, compute_s=150.0))
+    assert section.heading == HEADING
+    assert [figure.name for figure in section.figures] == [*ACCOUNTS.values(), "Total, setup to teardown"]
+
+
+def test_accounts_have_seconds_and_their_share_of_the_total():
+    found = lines(with_ledger(wait_s=50.0, compute_s=149.0, loop_s=1.0))
+    assert found["Waiting for data"] == ("50.00 s", 0.25)
+    assert found["Compute"] == ("149.00 s", 0.745)  # as many digits as the others: the column adds up
+    assert found["Total, setup to teardown"] == ("200.00 s", 1.0)
+
+
+def test_what_was_not_measured_reads_so_whatever_stands_in_the_ledger():
+    found = lines(with_ledger(not_measured=("checkpoint_s", "transfer_s"), transfer_s=0.0, wait_s=200.0), fold=True)
+    assert found["Checkpoints"] == found["Transfer to the device"] == ("not measured", None)
+
+
+def test_accounts_of_nothing_fold_into_one_line():
+    found = lines(with_ledger(wait_s=100.0, compute_s=99.99, loop_s=0.004), fold=True)
+    assert list(found) == ["Waiting for data", "Compute", "9 other accounts, each", "Total, setup to teardown"]
+    assert found["9 other accounts, each"] == ("0.00 s", None)
+
+
+def test_a_single_one_of_them_keeps_its_name():
+    accounts = dict.fromkeys(ACCOUNTS, 1.0) | {"sync_s": 0.0}
+    assert "Rank synchronisation" in lines(with_ledger(**accounts), fold=True)
+
+
+def test_an_account_that_a_newer_version_added_is_shown():
+    assert lines(with_ledger(wait_s=100.0, disk_reads_s=50.0))["Disk reads"] == ("50.00 s", 0.25)
+
+
+@pytest.mark.parametrize(("total_s", "share"), [(None, None), (0.0, None), (float("nan"), None), (400.0, 0.25)])
+def test_a_share_needs_a_total(total_s, share):
+    assert lines(with_ledger(total_s=total_s, wait_s=100.0))["Waiting for data"] == ("100.00 s", share)
+
+
+def test_without_an_account_there_are_no_lines():
+    assert ledger_section(RUN).figures == ()
+    (figure,) = ledger_section(dataclasses.replace(RUN, total_s=3.0)).figures
+    assert (figure.name, figure.shown) == ("Total, setup to teardown", "3.00 s")
