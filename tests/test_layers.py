@@ -32,7 +32,7 @@ LAYERS = (
     (("audit.file", "audit.compare", "audit.given"), PLAIN),
     (("run_file",), STANDARD),
     (("report.",), READABLE),
-    (("internals",), TORCH | {"lightning"}),
+    (("internals", "internals_torch"), TORCH | {"lightning"}),
     (("sharding",), TORCH),
     (("planned", "samplers", "seeded", "trainer_facts"), TORCH),
     (("passes",), TORCH),
@@ -53,7 +53,7 @@ HALVES = (("data.", "monitor."), ("audit.", "monitor."), ("audit.", "data."), ("
 NEVER = (*HALVES, *((other, one) for one, other in HALVES), ("monitor.", "loader"), ("monitor.", "auto"))
 """Pairs that stay apart whatever their rows: either half works alone."""
 
-PRIVATE_OWNERS = ("internals",)
+PRIVATE_OWNERS = ("internals", "internals_torch")
 """Where names of torch and Lightning that start with an underscore may be imported."""
 
 STANDARD_LIBRARY = __import__("sys").stdlib_module_names

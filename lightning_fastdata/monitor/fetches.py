@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from sys import exc_info
 from typing import Any, NamedTuple
 
-from lightning_fastdata.internals import QueueState, loads_inline, queue_state, training_iterators
+from lightning_fastdata.internals import training_iterators
+from lightning_fastdata.internals_torch import QueueState, loads_inline, queue_state
 from lightning_fastdata.passes import Fetched
 from lightning_fastdata.resumable import Batches
 

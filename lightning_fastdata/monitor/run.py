@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_fastdata.diagnosis import diagnosed
 from lightning_fastdata.hardware import probe
-from lightning_fastdata.internals import process_store
+from lightning_fastdata.internals_torch import process_store
 from lightning_fastdata.monitor.batches import fetches_for_itself, sample_path, samples_in, workers_of
 from lightning_fastdata.monitor.device import DeviceTimer
 from lightning_fastdata.monitor.exchange import RankExchange

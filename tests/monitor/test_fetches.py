@@ -14,7 +14,7 @@ from monitor_cases import Net, Sleeper, quiet_trainer, three_tries
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_fastdata import auto_dataloader
-from lightning_fastdata.internals import QueueState
+from lightning_fastdata.internals_torch import QueueState
 from lightning_fastdata.monitor import fetches
 from lightning_fastdata.monitor.fetches import FetchProbe, Load, interpret
 from lightning_fastdata.passes import Fetched
@@ -584,7 +584,7 @@ def test_a_queue_that_is_kept_elsewhere_is_missed(monkeypatch, maker, name):
     kind = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
 
     def hidden(self, wanted):
-        if wanted == name and sys._getframe(1).f_globals["__name__"] == "lightning_fastdata.internals":
+        if wanted == name and sys._getframe(1).f_globals["__name__"] == "lightning_fastdata.internals_torch":
             raise AttributeError(wanted)
         return object.__getattribute__(self, wanted)
 

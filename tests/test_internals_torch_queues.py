@@ -11,7 +11,8 @@ from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from lightning_fastdata import internals
-from lightning_fastdata.internals import QueueState, loads_inline, queue_state, training_iterators
+from lightning_fastdata.internals import training_iterators
+from lightning_fastdata.internals_torch import QueueState, loads_inline, queue_state
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 NAMES = [

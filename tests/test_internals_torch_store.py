@@ -6,7 +6,7 @@ import pytest
 import torch.distributed
 from torch.distributed import HashStore
 
-from lightning_fastdata import internals
+from lightning_fastdata import internals_torch
 
 DISTRIBUTED = "torch.distributed.distributed_c10d"
 
@@ -19,28 +19,28 @@ def group():
 
 
 def test_without_a_group_there_is_none():
-    assert internals.process_store() is None
+    assert internals_torch.process_store() is None
 
 
 def test_the_store_is_the_groups(group):
-    store = internals.process_store()
+    store = internals_torch.process_store()
     store.set("a key", b"\x00\xff")
-    assert internals.process_store().get("a key") == b"\x00\xff"
+    assert internals_torch.process_store().get("a key") == b"\x00\xff"
     assert not store.check(["another key"])
 
 
 def test_it_ends_with_the_group(group):
-    assert internals.process_store() is not None
+    assert internals_torch.process_store() is not None
     torch.distributed.destroy_process_group()
-    assert internals.process_store() is None
+    assert internals_torch.process_store() is None
     torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
 
 
 def test_a_torch_that_keeps_it_elsewhere_has_none(group, monkeypatch):
     monkeypatch.delattr(sys.modules[DISTRIBUTED], "_get_default_store")
-    assert internals.process_store() is None
+    assert internals_torch.process_store() is None
 
 
 def test_a_torch_without_distributed_has_none(group, monkeypatch):
     monkeypatch.delitem(sys.modules, DISTRIBUTED)
-    assert internals.process_store() is None
+    assert internals_torch.process_store() is None

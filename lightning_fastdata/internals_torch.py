@@ -1,0 +1,88 @@
+"""The private names of torch that this package leans on, each guarded; those of Lightning are in ``internals``."""
+
+import sys
+from typing import Any, NamedTuple
+
+__all__ = ["QueueState", "loads_inline", "process_store", "queue_state"]
+
+
+class QueueState(NamedTuple):
+    """Where the batches are that torch's iterator has asked its workers for."""
+
+    in_queue: int | None
+    """Batches that are ready and have not been taken out of the queue (count); with pinning, those that are pinned.
+    Without it, a batch counts from when its worker handed it over, although it may still be on its way through the
+    pipe. Where an IterableDataset ends, a worker's word that it has no more counts as well. None where the system does
+    not tell (macOS, without pinning)."""
+    set_aside: int
+    """Batches that came before their turn, were taken out of the queue and are kept (count)."""
+    in_flight: int
+    """Batches that were asked for and not given yet, the ready ones included (count)."""
+    capacity: int
+    """The most of them: ``num_workers * prefetch_factor`` (count)."""
+    in_order: bool
+    """Whether batches are given in the sampler's order; else any that is ready is."""
+    ended: int
+    """Workers that have no more data in this pass (count); only an IterableDataset has them."""
+    given: int
+    """Batches of this pass that were given (count)."""
+    turn: int
+    """Names this pass: persistent workers serve several with one iterator."""
+
+
+def queue_state(iterator: Any) -> QueueState | None:
+    """How full the queue of a torch iterator with workers is.
+
+    Args:
+        iterator: What ``iter`` of a DataLoader gave.
+
+    Returns:
+        None for any other iterator, and where torch keeps its batches elsewhere.
+    """
+    try:
+        tasks = iterator._task_info
+        # torch counts the tasks without data, so the others are those that came before their turn.
+        set_aside, ended = len(tasks) - iterator._tasks_outstanding, 0
+        if iterator._dataset_kind:  # iterable: no answer comes to what a worker was asked for beyond its end
+            ended = iterator._workers_status.count(False)
+            if ended:
+                set_aside = sum(len(task) == 2 for task in tasks.values())
+        try:
+            in_queue = iterator._data_queue.qsize()
+        except NotImplementedError:
+            in_queue = None
+        capacity = iterator._num_workers * iterator._prefetch_factor
+        in_order, given, turn = iterator._in_order, iterator._num_yielded, id(iterator._sampler_iter)
+    except (AttributeError, TypeError, OSError, ValueError):
+        return None
+    if set_aside < 0:
+        return None
+    return QueueState(in_queue, set_aside, len(tasks), capacity, in_order, ended, given, turn)
+
+
+def loads_inline(iterator: Any) -> bool | None:
+    """Whether a torch iterator loads in the training process.
+
+    Args:
+        iterator: What ``iter`` of a DataLoader gave.
+
+    Returns:
+        False for one with workers, None for any other iterator.
+    """
+    workers = getattr(iterator, "_num_workers", None)
+    return workers == 0 if isinstance(workers, int) and hasattr(iterator, "_index_sampler") else None
+
+
+def process_store() -> Any:
+    """The key-value store through which the ranks of this process's default group found each other.
+
+    Returns:
+        The store, or None where there is no process group, or torch keeps its store elsewhere.
+    """
+    distributed = sys.modules.get("torch.distributed.distributed_c10d")  # not there: nobody has made a group
+    try:
+        if distributed is None or not distributed.is_initialized():
+            return None
+        return distributed._get_default_store()
+    except Exception:
+        return None
