@@ -31,9 +31,11 @@ def diagnosed(summary: RunSummary, records: Sequence[StepRecord]) -> RunSummary:
     """
     summary = replace(summary, ceiling=ceiling_of(summary, records))
     verdict = summary.verdict
-    if not summary.steps or summary.wait_share is None or summary.waits is None:
+    if not summary.steps or summary.wait_share is None:
         return summary
     text = _with_ceiling(verdict, summary.ceiling)
+    if summary.waits is None:
+        return replace(summary, verdict=replace(verdict, text=text))
     if verdict.level == "fine":
         cause, why, change = _of_fine(summary, summary.waits)
     else:

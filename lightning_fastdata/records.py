@@ -134,9 +134,8 @@ class StageWait:
     @property
     def verdict(self) -> Verdict:
         """What that share means, in a sentence."""
-        return judge(
-            self.wait_share, self.batches, what=f"{STAGE_NAMES.get(self.stage, self.stage)} time", unit="batch"
-        )
+        name = STAGE_NAMES.get(self.stage, self.stage)
+        return judge(self.wait_share, self.batches, what=f"{name} time", subject=name, unit="batch")
 
     def to_dict(self) -> dict[str, Any]:
         """The stage as plain values, with its share."""

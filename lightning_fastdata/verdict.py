@@ -31,6 +31,7 @@ def judge(
     *,
     num_workers: int | None = None,
     what: str = "training time",
+    subject: str = "run",
     unit: str = "step",
 ) -> Verdict:
     """Say in one sentence what a share of waiting means.
@@ -40,6 +41,7 @@ def judge(
         steps: Steps the share rests on (count).
         num_workers: Worker processes of the loader (count); 0 means that the loading was done by the training process.
         what: The time that ``share`` is a share of, as a reader would call it.
+        subject: What would become faster.
         unit: What ``steps`` counts, in the singular.
 
     Returns:
@@ -53,7 +55,7 @@ def judge(
     if num_workers == 0 and level != "fine":
         text += " (num_workers=0: the training process itself loads it)"
     if level != "fine":
-        text += f"; an instant loader would make this run {_speedup(share)} faster"
+        text += f"; an instant loader would make this {subject} {_speedup(share)} faster"
     if steps < FEW_STEPS:
         plural = f"{unit}{'es' if unit.endswith('ch') else 's'}" if steps != 1 else unit
         text += f"; the figure rests on only {steps} {plural}"

@@ -1,0 +1,200 @@
+"""A measured run as a matplotlib figure, for notebooks and papers. matplotlib is imported only when one is drawn."""
+
+import functools
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.findings import ACCOUNTS
+from lightning_fastdata.records import StepRecord
+from lightning_fastdata.report.drawing_histogram import histogram_of
+from lightning_fastdata.report.drawing_steps import KINDS, Columns, columns_of, waits_of
+from lightning_fastdata.report.drawing_wait import SHADED
+from lightning_fastdata.report.figures import share_of
+from lightning_fastdata.report.units import NOT_MEASURED, count, is_known, milliseconds, percent, seconds
+from lightning_fastdata.summary import RunSummary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_run"]
+
+_COLOURS = {
+    "startup_s": "#6f757e",
+    "boundary_s": "#e29a1c",
+    "wait_s": "#c8450c",
+    "transfer_s": "#d3bf22",
+    "compute_s": "#2f6aa8",
+    "validation_s": "#74bde6",
+    "checkpoint_s": "#0c7c5d",
+    "callbacks_s": "#a4568a",
+    "sync_s": "#7a2352",
+    "loop_s": "#414952",
+    "unattributed_s": "#c6c9cc",
+}
+_KIND_COLOURS = {"blocked": "#d9571a", "inline": "#2f6aa8", "handoff": "#a98000", "wait": "#d9571a"}
+_BAND_COLOURS = {"validation": "#d9ebf6", "checkpoint": "#bfe3d4"}
+_PALE, _QUEUE, _INK, _QUIET = "#e6b293", "#728da6", "#1c2025", "#5b646e"
+
+
+def plot_run(summary: RunSummary, records: Sequence[StepRecord]) -> "Figure":
+    """One run in four panels: where the time went, the wait of each step, its distribution, the queue.
+
+    The figure belongs to no window and to no global state: it shows itself in a notebook, and
+    ``figure.savefig("run.pdf")`` writes it.
+
+    Args:
+        summary: What was measured.
+        records: Its steps in order, as many as were kept; none at all is fine.
+
+    Returns:
+        A matplotlib figure of 9 x 8 inches.
+
+    Raises:
+        FastDataError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise FastDataError(
+            "A plot needs matplotlib, which is not installed.",
+            expected="matplotlib beside lightning_fastdata",
+            fix='pip install "lightning_fastdata[plots]"',
+        ) from error
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    panels = figure.subplot_mosaic(
+        [["ledger", "ledger"], ["waits", "waits"], ["histogram", "queue"]], height_ratios=[0.5, 2, 1.6]
+    )
+    figure.suptitle(_title(summary), x=0.01, ha="left", fontsize=11, wrap=True)
+    columns = columns_of(records)
+    _ledger(panels["ledger"], summary)
+    _waits(panels["waits"], summary, columns)
+    _histogram(panels["histogram"], summary, records)
+    _queue(panels["queue"], summary, columns)
+    # A notebook that has not loaded pyplot does not know how to show a figure.
+    figure.__dict__["_repr_png_"] = functools.partial(_png_of, figure)
+    return figure
+
+
+def _png_of(figure: "Figure") -> bytes:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    return drawn.getvalue()
+
+
+def _title(summary: RunSummary) -> str:
+    first, stop, _ = summary.verdict.text.partition(". ")
+    # A dollar sign would begin a formula.
+    return (f"{first}." if stop else first).replace("$", r"\$")
+
+
+def _nothing(panel: Any, what: str) -> None:
+    panel.set_axis_off()
+    panel.text(0.5, 0.5, f"{what}: {NOT_MEASURED}", ha="center", va="center", color=_QUIET, transform=panel.transAxes)
+
+
+def _quiet(panel: Any, title: str) -> None:
+    panel.set_title(title, loc="left", fontsize=10)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=8)
+
+
+def _ledger(panel: Any, summary: RunSummary) -> None:
+    if not summary.ledger or summary.total_s is None or not is_known(summary.total_s):
+        _nothing(panel, "Where the time went")
+        return
+    left = 0.0
+    for name, called in ACCOUNTS.items():
+        value_s = summary.ledger.get(name, 0.0)
+        if name in summary.not_measured or not is_known(value_s) or value_s <= 0:
+            continue
+        words = f"{called} {seconds(value_s)} ({percent(share_of(value_s, summary.total_s))})"
+        hatch = "///" if name == "unattributed_s" else None
+        panel.barh(
+            0, value_s, left=left, color=_COLOURS[name], edgecolor="white", linewidth=1, hatch=hatch, label=words
+        )
+        left += value_s
+    _quiet(panel, f"Where the time went: {seconds(summary.total_s)} from setup to teardown (axis: s)")
+    panel.set_xlim(0, left or 1)
+    panel.set_yticks([])
+    panel.spines["left"].set_visible(False)
+    panel.legend(loc="upper left", bbox_to_anchor=(0, -0.9), ncols=3, fontsize=7, frameon=False)
+
+
+def _waits(panel: Any, summary: RunSummary, columns: Columns | None) -> None:
+    if columns is None:
+        _nothing(panel, "Wait of each step")
+        return
+    width = columns.right - columns.left
+    if columns.binned:
+        panel.bar(
+            columns.left, columns.max_s * 1000, width, align="edge", color=_PALE, label="Largest wait in the column"
+        )
+    base = np.zeros(len(width))
+    for kind, mean_s in columns.mean_s.items():
+        panel.bar(columns.left, mean_s * 1000, width, base, align="edge", color=_KIND_COLOURS[kind], label=KINDS[kind])
+        base = base + mean_s * 1000
+    named = set()
+    for span in summary.spans if columns.by_time else ():
+        if span.kind in SHADED and span.end_s > columns.left[0]:
+            label = SHADED[span.kind] if span.kind not in named else None
+            named.add(span.kind)
+            panel.axvspan(span.start_s, span.end_s, color=_BAND_COLOURS[span.kind], zorder=0, label=label)
+    for place, _ in columns.epochs if len(columns.epochs) <= 40 else ():
+        panel.axvline(place, color=_QUIET, linestyle=":", linewidth=0.8)
+    about = f"mean of {count(len(width))} columns" if columns.binned else "one column a step"
+    _quiet(panel, f"Wait of each step ({about}; dotted: an epoch begins)")
+    panel.set_ylabel("ms", fontsize=8)
+    panel.set_xlabel(_x_label(columns), fontsize=8)
+    panel.set_ylim(0, _top_ms(columns))
+    panel.set_xlim(columns.left[0], columns.right[-1])
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3)
+
+
+def _top_ms(columns: Columns) -> float:
+    """The largest wait, or what leaves out a few that are far beyond the rest (ms); as on the page."""
+    largest_s, most_s = float(columns.max_s.max()), float(np.quantile(columns.max_s, 0.95))
+    return (largest_s if largest_s <= 2.5 * most_s else 1.25 * most_s) * 1050 or 1.0
+
+
+def _x_label(columns: Columns) -> str:
+    return "s since the callback's setup" if columns.by_time else "steps"
+
+
+def _histogram(panel: Any, summary: RunSummary, records: Sequence[StepRecord]) -> None:
+    waits_s = waits_of(records)
+    if not len(waits_s):
+        _nothing(panel, "How long steps wait")
+        return
+    edges, counts = histogram_of(waits_s)
+    panel.stairs(counts, 10.0 ** (edges + 3), fill=True, color=_KIND_COLOURS["wait"])
+    panel.set_xscale("log")
+    marks = (("p50", summary.wait_s_median, "-"), ("p95", summary.wait_s_p95, "--"), ("p99", summary.wait_s_p99, ":"))
+    for name, value_s, style in marks:
+        if value_s is not None and is_known(value_s):
+            place = min(max(value_s * 1000, 10.0 ** (edges[0] + 3)), 10.0 ** (edges[-1] + 3))
+            panel.axvline(place, color=_INK, linestyle=style, linewidth=1, label=f"{name} {milliseconds(value_s)}")
+    _quiet(panel, "How long steps wait")
+    panel.set_xlabel("ms", fontsize=8)
+    panel.set_ylabel("steps", fontsize=8)
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(fontsize=7, frameon=False)
+
+
+def _queue(panel: Any, summary: RunSummary, columns: Columns | None) -> None:
+    if columns is None or not np.isfinite(columns.queue_mean).any():
+        _nothing(panel, "Batches ready")
+        return
+    panel.bar(columns.left, np.nan_to_num(columns.queue_mean), columns.right - columns.left, align="edge", color=_QUEUE)
+    capacity = summary.waits.queue_capacity if summary.waits is not None else None
+    if capacity:
+        panel.axhline(capacity, color=_INK, linestyle="--", linewidth=1)
+    _quiet(panel, "Batches ready at each fetch" + (f" (dashed: capacity {count(capacity)})" if capacity else ""))
+    panel.set_xlim(columns.left[0], columns.right[-1])
+    panel.set_xlabel(_x_label(columns), fontsize=8)
+    panel.set_ylabel("batches", fontsize=8)
+    panel.set_ylim(bottom=0)
