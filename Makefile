@@ -51,6 +51,8 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/plan_vs_default.py
 	$(BIN)/python benchmarks/cpu_training_threads.py
 	$(BIN)/python benchmarks/sameness_cost.py
+	$(BIN)/python benchmarks/wait_truth.py
+	$(BIN)/python benchmarks/tokens.py
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html -c docs . docs/_build

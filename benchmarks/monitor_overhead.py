@@ -25,11 +25,16 @@ import harness
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
+from torch.utils.data import TensorDataset
 
-from lightning_fastdata import DataWaitMonitor
+from lightning_fastdata import DataWaitMonitor, LoaderOptions, Workload, make_plan, probe
+from lightning_fastdata.loader import build_loader
 
 TARGET_US = 25.0
 BASE = "empty callback"
+# Everything on: our own loader with a worker, so that queue and stamps are looked at too, and a run file.
+WORKER_BASE = "empty, our loader with a worker"
+BASE_OF = {"everything on, with a worker": WORKER_BASE}
 
 
 class Tiny(LightningModule):
@@ -38,7 +43,7 @@ class Tiny(LightningModule):
         self.layer = torch.nn.Linear(2, 1)
 
     def training_step(self, batch, batch_idx):
-        return self.layer(batch).sum()
+        return self.layer(torch.tensor(batch) if isinstance(batch, list) else batch).sum()
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.01)
@@ -80,8 +85,20 @@ class Empty(Callback):
         pass
 
 
-def cpu_seconds(steps: int, callbacks: list[Callback], **trainer_arguments: Any) -> float:
-    """CPU time of one fit, tear-down included."""
+def with_worker(length: int) -> Any:
+    """Our loader with one worker that gives the same batches."""
+    plan = make_plan(LoaderOptions(num_workers=1, persistent_workers=False), probe(), Workload())
+    dataset = TensorDataset(torch.zeros(4 * length, 2))
+    return build_loader(dataset, plan, batch_size=4, collate_fn=first_of_each)
+
+
+def first_of_each(samples: list[Any]) -> list[list[float]]:
+    """A batch of plain numbers: handing over a tensor costs more than what is measured, and differs from run to run."""
+    return [[0.0, 0.0] for _ in samples]
+
+
+def cpu_seconds(steps: int, callbacks: list[Callback], loader: Callable[[int], Any], **trainer_arguments: Any) -> float:
+    """CPU time of the training process in one fit, tear-down included."""
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -92,10 +109,10 @@ def cpu_seconds(steps: int, callbacks: list[Callback], **trainer_arguments: Any)
         callbacks=callbacks,
         **trainer_arguments,
     )
-    model, loader = Tiny(), Batches(steps)
+    model, batches = Tiny(), loader(steps)
     with contextlib.redirect_stdout(io.StringIO()):
         start = time.process_time()
-        trainer.fit(model, loader)
+        trainer.fit(model, batches)
         return time.process_time() - start
 
 
@@ -121,14 +138,14 @@ def report(results: dict[str, list[tuple[float, float]]], steps: int) -> dict[st
     slopes = {name: [cost(low, high) for low, high in pairs] for name, pairs in results.items()}
     figures = {}
     for name, pairs in results.items():
-        beyond = [one - base for one, base in zip(slopes[name], slopes[BASE], strict=True)]
+        beyond = [one - base for one, base in zip(slopes[name], slopes[BASE_OF.get(name, BASE)], strict=True)]
         quarters = statistics.quantiles(beyond, n=4)
         figures[name] = {
             "step_us": statistics.median(slopes[name]),
             "beyond_empty_us": statistics.median(beyond),
             "beyond_empty_quartiles_us": [quarters[0], quarters[2]],
             "quietest_us": quietest(pairs),
-            "quietest_beyond_empty_us": quietest(pairs) - quietest(results[BASE]),
+            "quietest_beyond_empty_us": quietest(pairs) - quietest(results[BASE_OF.get(name, BASE)]),
         }
     return figures
 
@@ -168,7 +185,7 @@ def switched(steps: int) -> dict[str, Any]:
     """The cost of a step with the monitor on, beyond that with it off, in microseconds."""
     monitor = DataWaitMonitor(log_every_n_steps=50, summary=False, warn_above=None)
     switch = Switch(monitor)
-    cpu_seconds(steps, [monitor, switch])
+    cpu_seconds(steps, [monitor, switch], Batches)
     pairs = zip(switch.step_us[True], switch.step_us[False], strict=False)
     beyond = [on - off for on, off in pairs]
     quarters = statistics.quantiles(beyond, n=4)
@@ -183,12 +200,18 @@ def switched(steps: int) -> dict[str, Any]:
 
 def variants(folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
     quiet = {"summary": False, "warn_above": None}
+    path = folder / "run.jsonl"
     return {
-        "no callback": lambda: {"callbacks": []},
-        BASE: lambda: {"callbacks": [Empty()]},
-        "DataWaitMonitor": lambda: {"callbacks": [DataWaitMonitor(**quiet)]},
-        "DataWaitMonitor, run file": lambda: {"callbacks": [DataWaitMonitor(save_to=folder / "run.jsonl", **quiet)]},
-        "empty, SimpleProfiler": lambda: {"callbacks": [Empty()], "profiler": SimpleProfiler()},
+        "no callback": lambda: {"callbacks": [], "loader": Batches},
+        BASE: lambda: {"callbacks": [Empty()], "loader": Batches},
+        "DataWaitMonitor": lambda: {"callbacks": [DataWaitMonitor(**quiet)], "loader": Batches},
+        "DataWaitMonitor, run file": lambda: {"callbacks": [DataWaitMonitor(save_to=path, **quiet)], "loader": Batches},
+        "empty, SimpleProfiler": lambda: {"callbacks": [Empty()], "profiler": SimpleProfiler(), "loader": Batches},
+        WORKER_BASE: lambda: {"callbacks": [Empty()], "loader": with_worker},
+        "everything on, with a worker": lambda: {
+            "callbacks": [DataWaitMonitor(save_to=path, **quiet)],
+            "loader": with_worker,
+        },
     }
 
 
@@ -207,7 +230,7 @@ def main() -> None:
             name: (lambda make=make: measure(make, arguments.short, arguments.long))
             for name, make in variants(Path(folder)).items()
         }
-        cpu_seconds(arguments.long, [])  # warm-up
+        cpu_seconds(arguments.long, [], Batches)  # warm-up
         results = harness.interleaved(measured, arguments.rounds)
     figures = report(results, arguments.long - arguments.short)
     rows = []

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_fastdata.lightning.core import DataWaitMonitor as DataWaitMonitor
     from lightning_fastdata.lightning.core import FastDataModule as FastDataModule
     from lightning_fastdata.lightning.core import TensorDataModule as TensorDataModule
+    from lightning_fastdata.lightning.core import TokenDataModule as TokenDataModule
     from lightning_fastdata.lightning.vision import ImageFolderDataModule as ImageFolderDataModule
     from lightning_fastdata.lightning.vision import TorchvisionDataModule as TorchvisionDataModule
     from lightning_fastdata.plan import LoaderOptions as LoaderOptions
@@ -41,6 +42,7 @@ _HOME_OF = {
     "RunSummary": "summary",
     "StepRecord": "records",
     "TensorDataModule": "lightning.core",
+    "TokenDataModule": "lightning.core",
     "TorchvisionDataModule": "lightning.vision",
     "Workload": "plan",
     "auto_dataloader": "auto",

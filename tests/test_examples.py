@@ -175,3 +175,12 @@ def test_every_example_is_listed():
     assert {path.relative_to(EXAMPLES).as_posix() for path in programs} <= set(re.findall(r"\]\(([^)]+)\)", text))
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (EXAMPLES / link).exists(), link
+
+
+@pytest.mark.slow
+def test_tokens(tmp_path):
+    """Learns something of its text, in blocks of a file that it wrote; the plan says why it takes what workers."""
+    printed = run_example("tokens.py", folder=tmp_path)
+    assert "Share of time waiting" in printed
+    assert re.search(r"Workers: \d+, because ", printed)
+    assert float(re.search(r"Validation: (\d+\.\d+) nats a byte", printed).group(1)) < 4

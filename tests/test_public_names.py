@@ -44,6 +44,7 @@ def test_the_names_are_those_promised():
         "RunSummary",
         "StepRecord",
         "TensorDataModule",
+        "TokenDataModule",
         "TorchvisionDataModule",
         "Workload",
         "auto_dataloader",

@@ -46,6 +46,7 @@ def made(package, tmp_path):
     return {
         "FastDataModule": package.FastDataModule(TensorDataset(rows), batch_size=4),
         "TensorDataModule": package.TensorDataModule(train=rows, batch_size=4),
+        "TokenDataModule": package.TokenDataModule("train.bin", batch_size=4),
         "ImageFolderDataModule": package.ImageFolderDataModule(tmp_path, batch_size=4),
         "TorchvisionDataModule": package.TorchvisionDataModule("MNIST", tmp_path, batch_size=4),
         "DataWaitMonitor": package.DataWaitMonitor(save_to=tmp_path / "run.jsonl"),

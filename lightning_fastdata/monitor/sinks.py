@@ -19,8 +19,10 @@ __all__ = ["JsonLinesSink"]
 
 _FIELDS = StepRecord.__slots__
 # What a reader fills in by itself is left out: most runs never measure some of it, and every step has a line.
-_FILLED_IN = {entry.name: entry.default for entry in fields(StepRecord) if entry.default in (None, 0.0)}
 _NOTHING = object()
+_DEFAULTS = tuple(entry.default if entry.default in (None, 0.0) else _NOTHING for entry in fields(StepRecord))
+# json.dumps with an argument makes an encoder at every call.
+_encode = json.JSONEncoder(default=str).encode
 # A tenth of a microsecond: below what the clock resolves in a Trainer, and a third of the digits.
 _DIGITS = 7
 
@@ -59,9 +61,11 @@ class JsonLinesSink:
         if self._file is None:
             return
         for row in rows:
-            values = zip(_FIELDS, row, strict=False)
-            told = {name: _short(value) for name, value in values if value != _FILLED_IN.get(name, _NOTHING)}
-            self._write({"kind": "step", **told})
+            told: dict[str, Any] = {"kind": "step"}
+            for name, default, value in zip(_FIELDS, _DEFAULTS, row, strict=False):
+                if value is not default and value != default:
+                    told[name] = round(value, _DIGITS) if type(value) is float else value
+            self._write(told)
         self._file.flush()
 
     def write_span(self, span: Span) -> None:
@@ -103,7 +107,7 @@ class JsonLinesSink:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(line, default=str) + "\n")
+        self._file.write(_encode(line) + "\n")
 
 
 def _short(value: Any) -> Any:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning_fastdata.pytorch_lightning.core import DataWaitMonitor as DataWaitMonitor
     from lightning_fastdata.pytorch_lightning.core import FastDataModule as FastDataModule
     from lightning_fastdata.pytorch_lightning.core import TensorDataModule as TensorDataModule
+    from lightning_fastdata.pytorch_lightning.core import TokenDataModule as TokenDataModule
     from lightning_fastdata.pytorch_lightning.vision import ImageFolderDataModule as ImageFolderDataModule
     from lightning_fastdata.pytorch_lightning.vision import TorchvisionDataModule as TorchvisionDataModule
 
@@ -44,6 +45,7 @@ _HOME_OF = {
     "FastDataModule": "core",
     "ImageFolderDataModule": "vision",
     "TensorDataModule": "core",
+    "TokenDataModule": "core",
     "TorchvisionDataModule": "vision",
 }
 

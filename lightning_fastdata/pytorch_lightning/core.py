@@ -5,9 +5,10 @@ from pytorch_lightning import Callback, LightningDataModule
 from lightning_fastdata.audit.callback import DataAuditMixin
 from lightning_fastdata.data.arrays import TensorDataModuleMixin
 from lightning_fastdata.data.base import FastDataModuleMixin
+from lightning_fastdata.data.tokens import TokenDataModuleMixin
 from lightning_fastdata.monitor.callback import DataWaitMonitorMixin
 
-__all__ = ["DataAudit", "DataWaitMonitor", "FastDataModule", "TensorDataModule"]
+__all__ = ["DataAudit", "DataWaitMonitor", "FastDataModule", "TensorDataModule", "TokenDataModule"]
 
 
 class FastDataModule(FastDataModuleMixin, LightningDataModule):
@@ -16,6 +17,10 @@ class FastDataModule(FastDataModuleMixin, LightningDataModule):
 
 class TensorDataModule(TensorDataModuleMixin, FastDataModule):
     __doc__ = TensorDataModuleMixin.__doc__
+
+
+class TokenDataModule(TokenDataModuleMixin, FastDataModule):
+    __doc__ = TokenDataModuleMixin.__doc__
 
 
 class DataWaitMonitor(DataWaitMonitorMixin, Callback):

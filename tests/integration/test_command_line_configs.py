@@ -38,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings(
 REQUIRED = {
     "FastDataModule": [],
     "TensorDataModule": [],
+    "TokenDataModule": ["--data.train=train.bin"],
     "ImageFolderDataModule": ["--data.root=photos"],
     "TorchvisionDataModule": ["--data.name=MNIST", "--data.root=data"],
 }
@@ -139,7 +140,7 @@ def test_every_argument_is_in_the_help(cli, capsys, package, name):
     lines = documented(cls)
     assert len(arguments_of(cls)) >= 19
     for argument, default in arguments_of(cls).items():
-        entry = re.search(rf"--data\.{argument} \S+\s\s+(\S[^\n]*type: [^\n]*\))", text)
+        entry = re.search(rf"--data\.{argument} \S+(?:, --data\.{argument}\+ \S+)?\s\s+(\S[^\n]*type: [^\n]*\))", text)
         assert entry, argument
         assert lines[argument].split("``")[0][:40] in entry[1], argument
         shown = "required" if default is inspect.Parameter.empty else "null" if default is None else str(default)

@@ -1,0 +1,145 @@
+"""Token files inside real Trainer runs: the blocks of the order, exact resume, two processes, LightningCLI."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datamodule_cases import quiet_trainer
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from resume_cases import Net, copied, every_step, fit, rest
+
+from lightning_fastdata import DataWaitMonitor, FastDataModule
+from lightning_fastdata.data.tokens import TokenDataModuleMixin
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.order import epoch_order
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*ckpt_path"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+    pytest.mark.filterwarnings("ignore:Total length of `list`"),
+]
+
+BLOCKS, LENGTH, VOCABULARY = 11, 8, 50
+
+
+class TokenDataModule(TokenDataModuleMixin, FastDataModule):
+    """As in ``lightning/core.py``."""
+
+
+class Bigram(Net):
+    """Predicts a token from the one before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(VOCABULARY, VOCABULARY)
+
+    def learn(self, batch, batch_idx):
+        self.seen.append((self.current_epoch, batch_idx, copied(batch)))
+        return self.loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("loss", self.loss(batch))
+
+    def loss(self, batch):
+        logits = self.dropout(self.table(batch["input_ids"]))
+        return torch.nn.functional.cross_entropy(logits.view(-1, VOCABULARY), batch["targets"].view(-1))
+
+
+def write(path: Path) -> Path:
+    """Blocks whose first token is their number."""
+    ids = np.random.default_rng(0).integers(11, VOCABULARY, BLOCKS * LENGTH + 1)
+    ids[: BLOCKS * LENGTH : LENGTH] = np.arange(BLOCKS)
+    ids.astype(np.uint16).tofile(path)
+    return path
+
+
+def data(path: Path, workers: int = 0, **kwargs) -> TokenDataModule:
+    options = {"block_length": LENGTH, "vocab_size": VOCABULARY, "batch_size": 2, "num_workers": workers, "seed": 7}
+    return TokenDataModule(path, path, **{**options, **kwargs})
+
+
+def blocks_seen(run) -> list[list[int]]:
+    """Numbers of the blocks of each epoch."""
+    seen = [[], []]
+    for epoch, _, batch in run.model.seen:
+        seen[epoch] += batch["input_ids"][:, 0].tolist()
+    return seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fit_sees_every_block_once_an_epoch(tmp_path, workers):
+    """In the order of (seed, epoch), whatever the workers; the monitor counts samples and batches as anywhere."""
+    monitor = DataWaitMonitor(summary=False, warn_above=None)
+    run = fit(data(write(tmp_path / "a.bin"), workers), model=Bigram, callbacks=[monitor])
+    assert blocks_seen(run) == [epoch_order(7, epoch, BLOCKS).tolist() for epoch in (0, 1)]
+    assert [record.samples for record in monitor.records()] == 2 * [2, 2, 2, 2, 2, 1]
+
+
+def test_every_cut_resumes_exactly(tmp_path):
+    """From any step of two epochs, with other workers: the rest of the batches, bitwise, and the same weights."""
+    path = write(tmp_path / "a.bin")
+    whole = fit(data(path), model=Bigram, callbacks=[every_step(tmp_path / "cuts")])
+    for step in range(1, 13):
+        again = fit(data(path, 2 * (step % 4 == 1)), model=Bigram, path=tmp_path / "cuts" / f"step={step}.ckpt")
+        assert rest(again, 0) == rest(whole, step), step
+
+
+def test_a_file_of_another_length_is_not_resumed_from(tmp_path):
+    """The checkpoint knows how many blocks there were."""
+    path = write(tmp_path / "a.bin")
+    fit(data(path), model=Bigram, callbacks=[every_step(tmp_path / "cuts")])
+    np.fromfile(path, np.uint16)[: 9 * LENGTH + 1].tofile(path)
+    with pytest.raises(FastDataError, match="11"):
+        fit(data(path), model=Bigram, path=tmp_path / "cuts" / "step=3.ckpt")
+
+
+def test_two_processes_see_each_block_once(tmp_path):
+    """Together the epoch of one process with twice the batch size."""
+    path = write(tmp_path / "a.bin")
+    done = subprocess.run(
+        [sys.executable, __file__, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    seen = [[int(number) for number in (tmp_path / f"rank{rank}.txt").read_text().split()] for rank in range(2)]
+    assert sorted(seen[0] + seen[1]) == list(range(BLOCKS))
+    order = epoch_order(7, 0, BLOCKS).tolist()
+    assert seen == [order[0::2], order[1::2]]
+
+
+def test_a_checkpoint_gives_the_module_back(tmp_path):
+    """Its arguments are in the checkpoint, in plain values."""
+    path = write(tmp_path / "a.bin")
+    callback = ModelCheckpoint(tmp_path, filename="last")
+    fit(data(path), model=Bigram, callbacks=[callback], max_epochs=1)
+    again = TokenDataModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert (again.train, again.block_length, again.vocab_size) == (str(path), LENGTH, VOCABULARY)
+
+
+class Writer(LightningModule):
+    """Writes down which blocks its rank sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[int] = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen += batch["input_ids"][:, 0].tolist()
+        return self.weight * 1.0
+
+    def on_train_end(self):
+        Path(f"rank{self.global_rank}.txt").write_text(" ".join(map(str, self.seen)))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+if __name__ == "__main__":
+    trainer = quiet_trainer(devices=2, strategy="ddp", max_epochs=1, limit_val_batches=0)
+    trainer.fit(Writer(), datamodule=data(Path(sys.argv[1])))
