@@ -106,6 +106,11 @@ class FetchProbe:
         # Kinds of iterators without a queue, and whether they load inline; to try again would cost more than all else.
         self._without_queue: dict[type, bool | None] = {}
 
+    @property
+    def blind(self) -> bool:
+        """Whether it cannot even see which loaders are read."""
+        return self.lost == _NO_ITERATORS
+
     def before(self) -> None:
         """Right before a fetch."""
         # A loader that shows no queue looks the same before and after.

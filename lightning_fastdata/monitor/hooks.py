@@ -43,9 +43,47 @@ def hook_labels(trainer: Any, pl_module: Any, monitor: Any) -> dict[str, str]:
 
 def _is_written(owner: Any, hook: str) -> bool:
     """Whether a hook does something: Lightning's base classes have each of them, empty."""
-    written = getattr(type(owner), hook, None)
+    # A LambdaCallback has its hooks on the instance.
+    written = getattr(owner, "__dict__", {}).get(hook) or getattr(type(owner), hook, None)
     module = getattr(written, "__module__", "") or ""
     return written is not None and not module.endswith((".core.hooks", ".callbacks.callback", ".core.module"))
+
+
+class _Timed:
+    """A method with a clock on both sides, in its place on the object."""
+
+    def __init__(
+        self, owner: Any, name: str, heard: Callable[[float, float], None], clock: Callable[[], float]
+    ) -> None:
+        self.inner = getattr(owner, name)
+        self.was_own = name in vars(owner)
+        self._heard: Callable[[float, float], None] | None = heard
+        self._clock = clock
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._heard is None:
+            return self.inner(*args, **kwargs)
+        start = self._clock()
+        try:
+            return self.inner(*args, **kwargs)
+        finally:
+            if self._heard is not None:
+                self._heard(start, self._clock())
+
+    def leave(self, own: dict[str, Any], name: str) -> None:
+        """Go away, from wherever others have put theirs on top in the meantime."""
+        self._heard = None  # where something foreign still calls us, it is handed on
+        above, top = None, own.get(name)
+        while isinstance(top, _Timed) and top is not self:
+            above, top = top, top.inner
+        if top is not self:
+            return
+        if above is not None:
+            above.inner, above.was_own = self.inner, self.was_own
+        elif self.was_own:
+            own[name] = self.inner
+        else:
+            del own[name]
 
 
 def timed_calls(
@@ -60,40 +98,21 @@ def timed_calls(
         clock: A monotonic clock in seconds.
 
     Returns:
-        A function that puts everything back.
+        A function that puts everything back, in whatever order several are taken away.
     """
     try:
         own = vars(owner)
     except TypeError:
         return _nothing
-    had = {name: own[name] for name in names if name in own}
-    put: dict[str, Any] = {}
-    for name in names:
-        method = getattr(owner, name, None)
-        if callable(method):
-            put[name] = own[name] = _timed(method, lambda start, end: heard(start, end) if put else None, clock)
+    put = {name: _Timed(owner, name, heard, clock) for name in names if callable(getattr(owner, name, None))}
+    own.update(put)
 
     def put_back() -> None:
-        replacements = dict(put)
-        put.clear()  # where somebody wrapped ours it stays, and only hands the call on from now on
-        for name, replacement in replacements.items():
-            if own.get(name) is replacement:
-                del own[name]
-                if name in had:
-                    own[name] = had[name]
+        for name, timed in put.items():
+            timed.leave(own, name)
+        put.clear()
 
     return put_back
-
-
-def _timed(method: Callable[..., Any], heard: Callable[[float, float], None], clock: Callable[[], float]) -> Any:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        start = clock()
-        try:
-            return method(*args, **kwargs)
-        finally:
-            heard(start, clock())
-
-    return call
 
 
 def _nothing() -> None:

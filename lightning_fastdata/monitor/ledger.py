@@ -28,6 +28,7 @@ class Ledger:
         self._new_spans: deque[Span] = deque(maxlen=MOST_SPANS)
         self._boundary_since = self._iterator_s = self._refill_s = self._restart_s = self._worker_start_s = 0.0
         self._worker_starts = 0
+        self._end_s = 0.0  # found at the end of the epoch that is on; the last one's is no change of epochs
         self._validation_since: float | None = None
 
     def add(self, kind: str, start: float, end: float) -> None:
@@ -71,13 +72,14 @@ class Ledger:
     def found_the_end(self, start: float, end: float) -> None:
         """One ``next`` that only found the loader at its end."""
         self.accounts.add("boundary", start, end)
-        self._refill_s += end - start
+        self._end_s += end - start
 
     def open_boundary(self, now: float) -> None:
         """The loaders are about to be read from their beginning; in the first epoch that is part of the start-up."""
         if self.accounts.phase == "loop":
             self.accounts.enter("boundary", now)
             self._boundary_since = now
+            self._refill_s, self._end_s = self._refill_s + self._end_s, 0.0
             self.epoch += 1
 
     def open_validation(self, now: float) -> None:

@@ -57,7 +57,7 @@ class Listening:
         self.device = self._device_timer(trainer) if fitting and device_events else None
         self._trainer, self._monitor = trainer, monitor
         self._journal, self._up_to_date, self._clock = journal, up_to_date, clock
-        self._warned_of_loss = False
+        self._lost: list[str] = []
         self._undo: list[Callable[[], None]] = []
         owners = (pl_module, trainer.datamodule)
         listeners = self._listeners(owners)
@@ -187,20 +187,24 @@ class Listening:
         for logger in trainer.loggers:
             self._undo.append(timed_calls(logger, _LOGGING, logged, self._clock))
         if trainer.world_size > 1:
-            self._undo.append(timed_calls(trainer.strategy, _MEETINGS, met, self._clock))
             broadcast = sigterm_broadcast(trainer)
-            if broadcast is None:
+            if broadcast is None:  # the meeting before every batch; the others alone would be a wrong number
                 self.not_measured += ("sync_s",)
-            else:
-                self._undo.append(timed_calls(broadcast[0], [broadcast[1]], met, self._clock))
+                self._lose("rank synchronisation: not measured, this Lightning asks for SIGTERM elsewhere.")
+                return
+            self._undo.append(timed_calls(trainer.strategy, _MEETINGS, met, self._clock))
+            self._undo.append(timed_calls(broadcast[0], [broadcast[1]], met, self._clock))
 
     def loss(self) -> str | None:
         """What private names of torch or Lightning turned out to be gone, once; for a warning."""
-        if self._warned_of_loss or self.probe.lost is None:
-            return None
-        self._warned_of_loss = True
-        self.notes["queue"] = self.probe.lost
-        return self.probe.lost
+        if self.probe.lost is not None and self.probe.lost not in self.notes.values():
+            self._lose(self.probe.lost)
+        loss, self._lost = " ".join(self._lost), []
+        return loss or None
+
+    def _lose(self, sentence: str) -> None:
+        self._lost.append(sentence)
+        self.notes[sentence] = sentence
 
     def restore(self) -> None:
         """Take everything out again, in reverse order."""

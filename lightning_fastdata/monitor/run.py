@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import nan
+from multiprocessing.util import Finalize
 from typing import Any
 
 from lightning_fastdata.diagnosis import diagnosed
@@ -76,6 +77,8 @@ class MeasuredRun:
         self.exchange: RankExchange | None = None
         self._device: DeviceTimer | None = None
         self._resolved = self._published = 0
+        self._blind = False
+        self._at_exit: Finalize | None = None
         self._persistent: bool | None = None
         self._dataset: Callable[[], Any] = _nobody
         self._failed: Callable[[Exception], None] = _nothing_to_tell
@@ -103,6 +106,8 @@ class MeasuredRun:
             device_events=self.device_events,
         )
         self.notes |= self.listening.notes
+        if self.sink is not None and self._at_exit is None:
+            self._at_exit = Finalize(None, self._save_at_exit, exitpriority=10)
         if fitting:
             self.fitting = True
             self.not_measured = self.listening.not_measured
@@ -119,14 +124,17 @@ class MeasuredRun:
 
     def loss(self) -> str | None:
         """What private names turned out to be gone, once: to be warned of."""
-        loss = None if self.listening is None else self.listening.loss()
-        self.notes |= {"queue": loss} if loss else {}
+        if self.listening is None:
+            return None
+        loss = self.listening.loss()
+        self.notes |= self.listening.notes
         return loss
 
     def stop_listening(self) -> None:
         """Take everything out of the Trainer again."""
         if self.listening is not None:
             listening, self.listening = self.listening, None
+            self._blind |= listening.probe.blind
             listening.restore()
 
     @property
@@ -327,8 +335,20 @@ class MeasuredRun:
             if self.steps.every_batch_counts:
                 self.notes["manual"] = "trainer.global_step did not move: each batch was counted as a step."
 
+    def _save_at_exit(self) -> None:
+        """Save what there is: in a process that Lightning itself forks or spawns, an exception calls no callback."""
+        try:
+            self.status = "interrupted"
+            self._write_steps()
+            self.close_sink()
+        except Exception as error:
+            self._failed(error)
+
     def close_sink(self) -> None:
         """Write the summary into the run file and close it."""
+        if self._at_exit is not None:
+            self._at_exit.cancel()
+            self._at_exit = None
         if self.sink is not None:
             sink, self.sink = self.sink, None
             self._write(sink, lambda: sink.close(self.summary()))
@@ -362,7 +382,7 @@ class MeasuredRun:
                 total_s=accounts.total_s(now),
                 ledger=accounts.sums(now),
                 not_measured=self.not_measured,
-                boundary=meter.ledger.boundary(self._persistent, summary.epochs),
+                boundary=None if self._is_blind else meter.ledger.boundary(self._persistent, summary.epochs),
                 waits=meter.waits.kinds(),
                 loading=meter.loads.loading(lambda index: sample_path(self._dataset(), index)),
                 device=meter.device.times(),
@@ -383,6 +403,11 @@ class MeasuredRun:
             host=self.facts.host,
             date=self.facts.date,
         )
+
+    @property
+    def _is_blind(self) -> bool:
+        """Whether nobody can know from where a first batch came."""
+        return self._blind or (self.listening is not None and self.listening.probe.blind)
 
     # Checkpoints.
 

@@ -172,7 +172,6 @@ def test_an_object_without_attributes_of_its_own_is_left_alone(heard, fake_clock
     assert heard == []
 
 
-@pytest.mark.xfail(reason="the later one puts back the earlier one's replacement, which nobody takes away any more")
 def test_two_that_listen_may_go_in_any_order(store, heard):
     """Two monitors in one Trainer are torn down in the order in which they were set up."""
     first, second = listen(store, heard, "save"), listen(store, heard, "save")
@@ -183,7 +182,6 @@ def test_two_that_listen_may_go_in_any_order(store, heard):
     assert "save" not in vars(store)
 
 
-@pytest.mark.xfail(reason="only the class is looked at, and LambdaCallback hangs its hooks onto the instance")
 def test_a_hook_may_be_the_objects_own():
     found = labels(LambdaCallback(on_train_batch_end=lambda *args: None))
     assert [label.rpartition(".")[2] for label in found] == ["on_train_batch_end"]

@@ -173,7 +173,6 @@ def test_spans_do_not_pile_up():
     assert len(ledger.spans) == len(ledger.take_spans()) == MOST_SPANS
 
 
-@pytest.mark.xfail(reason="the last epoch's end is added too, so that one change of two epochs pays for two ends")
 def test_the_end_of_the_last_epoch_is_no_change_of_epochs():
     ledger = running()
     ledger.found_the_end(2.0, 4.0)

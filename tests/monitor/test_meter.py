@@ -344,3 +344,22 @@ def test_memory_does_not_grow_with_the_run_and_sums_stay_exact(fake_clock):
     assert len(meter.first_waits()) == FIRST_WAITS
     totals = meter.totals()
     assert (totals.steps, totals.wait_s, totals.train_s, totals.samples) == (100_000, 50_000.0, 100_000.0, 200_000)
+
+
+def test_what_the_device_tells_later_goes_to_its_step(play):
+    """It is part of the wait; what is beyond it is remembered (trap 45: the loader works on the device's stream)."""
+    for _ in range(3):
+        play.fetch(1.0)
+        play.compute(1.0)
+        play.close()
+    play.meter.set_device(0, 0.25, 0.5)
+    assert play.meter.idle_beyond_wait_s == 0.0
+    play.meter.set_device(1, 1.75, None)
+    play.meter.set_device(2, None, None)
+    play.meter.set_device(7, 1.0, 1.0)
+    told = [(record.device_idle_s, record.copy_s) for record in play.meter.records()]
+    assert told == [(0.25, 0.5), (1.0, None), (None, None)]
+    assert play.meter.idle_beyond_wait_s == 0.75
+    times = play.meter.device.times()
+    assert (times.steps, times.idle_s, times.hidden_s, times.copy_s) == (2, 1.25, 0.75, 0.5)
+    assert [row[-2] for row in play.meter.take_rows(hold=1)] == [0.25, 1.0]
