@@ -7,6 +7,7 @@ Everything that takes time to import is imported inside the command that needs i
 import argparse
 import json
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +29,11 @@ _WIDTH_OF_FILES = 240
 
 
 class _HelpfulParser(argparse.ArgumentParser):
-    """Shows the whole help before what was wrong: the reader looked for a command or an option."""
+    """Shows the whole help before what was wrong, where the reader looked for a command or an option."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("argument --"):  # the option was found, its value is wrong
+            self.exit(2, f"{self.prog}: {message}\n")
         self.print_help(sys.stderr)
         self.exit(2, f"\n{self.prog}: {message}\n")
 
@@ -162,9 +165,14 @@ def _write_html(arguments: argparse.Namespace, run: "RunFile", summary: "RunSumm
             expected="another file, which is written anew",
             fix=f"Give --html {source.with_suffix('.html')}",
         )
+    if not out.parent.exists():
+        raise FastDataError(
+            f"--html {str(out)!r}: there is no folder {str(out.parent)!r}.",
+            expected="a file path in a folder that is there",
+            fix=f"Make the folder ({_make_folder(out.parent)}), or choose another path.",
+        )
     page = html_page(summary, run.records, title=source.name, problems=run.problems)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         # The name of a sample's file may hold what is no character.
         out.write_text(page, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
@@ -173,6 +181,10 @@ def _write_html(arguments: argparse.Namespace, run: "RunFile", summary: "RunSumm
             expected="a file path in a folder that can be written",
             fix="Choose another path.",
         ) from error
+
+
+def _make_folder(folder: Path) -> str:
+    return f"mkdir -p {shlex.quote(str(folder))}"
 
 
 def _gate(summary: "RunSummary", limit: float) -> int:

@@ -146,6 +146,8 @@ class Loading:
     """Largest of a batch (s)."""
     sample_s_mean: float
     """Mean of a sample, collating included (s)."""
+    num_workers: int | None = None
+    """Worker processes of all training loaders together (count); None where unknown."""
     slowest: tuple[SlowSample, ...] = ()
     """The slowest samples, slowest first, at most ten; only the slowest one of a batch is considered."""
 
@@ -163,7 +165,7 @@ class DeviceTimes:
     """How the device saw the fetches, from pairs of CUDA events on the current stream."""
 
     steps: int
-    """Steps in which it was measured (count)."""
+    """Steady steps in which it was measured, those with the first batch of an epoch from workers left out (count)."""
     idle_s: float
     """Exposed starvation: the stream had nothing to do while a batch was fetched (s)."""
     hidden_s: float
@@ -221,16 +223,22 @@ class Ceiling:
 
     speedup: float
     """``of_s / (of_s - exposed_s)`` (ratio, >= 1)."""
-    low: float
-    """The same at the lower end of the 95 % interval of the exposed share (ratio)."""
-    high: float
+    low: float | None
+    """The same at the lower end of the 95 % interval of the exposed share (ratio); None where it is not known."""
+    high: float | None
     """The same at its upper end (ratio)."""
     exposed_s: float
-    """Waiting that an instant loader would spare: on CUDA what the device saw, else all waiting of the host, which is
-    an upper bound; the epoch boundaries included (s)."""
+    """Waiting that instant loaders would spare (s): the three parts below."""
     of_s: float
     """The run after its start-up: validation, checkpoints and everything else included (s)."""
+    steady_s: float = 0.0
+    """Waiting in training steps (s): by the device's clock on CUDA, by each step's largest wait of all ranks where
+    there are several, else all waiting of the host, which is an upper bound."""
+    boundary_s: float = 0.0
+    """Changes of epochs: iterators made, workers started, first batches, shorter loaders that began anew (s)."""
+    validation_s: float = 0.0
+    """Waiting in the fit's validations (s)."""
     exposed_by: str = "host"
-    """"device" (CUDA events), "host" (the training thread's waiting, an upper bound) or "ranks" (largest of all)."""
+    """What ``steady_s`` is measured by: "device", "host" or "ranks"."""
     steps: int = 0
     """Steps behind the interval (count)."""

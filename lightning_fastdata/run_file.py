@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Union, get_args, get_origin, get_type_hints
 
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.findings import WaitKinds
 from lightning_fastdata.records import SCHEMA, Span, StepRecord
 from lightning_fastdata.summary import RunSummary, summarise
 
@@ -23,7 +24,17 @@ _EXPECTED = "a file written by DataWaitMonitor(save_to=...)"
 # The header is a few hundred bytes; a file without line ends must not be read whole to find that out.
 _LONGEST_HEADER = 1 << 24
 _MOST_SPANS = 1000
+_BLOCKED_S = 0.001
 _NAMED_LINES = 3
+_SHOWN = 40
+_KNOWN_STARTS = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"PK\x03\x04": "a ZIP archive, such as a checkpoint or a NumPy file",
+    b"\x1f\x8b": "a gzip archive",
+    b"%PDF": "a PDF document",
+    b"<!DOCTYPE": "an HTML page",
+}
 
 
 def path_of_rank(path: str | os.PathLike[str], rank: int) -> Path:
@@ -70,7 +81,43 @@ class RunFile:
             ledger=so_far.get("ledger", {}),
             not_measured=_not_measured(self.records, so_far.get("ledger", {})),
             spans=self.spans[-_MOST_SPANS:],
+            waits=_waits_of(self.records),
         )
+
+
+def _waits_of(records: tuple[StepRecord, ...]) -> WaitKinds | None:
+    """The kinds of waiting as far as the steps tell; whether the workers stamped their batches, they do not."""
+    names = ("inline_s", "blocked_s", "handoff_s")
+    if all(getattr(one, name) is None for one in records for name in names):
+        return None
+    sums = [sum((getattr(one, name) or 0.0) * _steady(one) for one in records) for name in names]
+    steady = [one for one in records if not one.refill_s]
+    ready = [one.queue_ready for one in steady if one.queue_ready is not None]
+    wait_s = sum((one.wait_s or 0.0) - one.refill_s for one in records)
+    return WaitKinds(
+        fetches=sum(one.fetches for one in records) - (len(records) - len(steady)),
+        inline_s=sums[0],
+        blocked_s=sums[1],
+        handoff_s=sums[2],
+        unknown_s=_not_noise(wait_s - sum(sums)),
+        exact=False,
+        blocked_fetches=sum((one.blocked_s or 0.0) > _BLOCKED_S for one in steady),
+        head_of_line_fetches=0,
+        head_of_line_s=0.0,
+        queue_ready_mean=sum(ready) / len(ready) if ready else None,
+        queue_ready_min=min(ready, default=None),
+        queue_capacity=None,
+        queue_full_share=None,
+    )
+
+
+def _steady(record: StepRecord) -> float:
+    """The share of a step's wait that is not for the first batch of an epoch (0..1)."""
+    return max(0.0, 1 - record.refill_s / record.wait_s) if record.wait_s else 1.0
+
+
+def _not_noise(value_s: float) -> float:
+    return value_s if value_s > 1e-6 else 0.0
 
 
 def _not_measured(records: tuple[StepRecord, ...], ledger: Mapping[str, float]) -> tuple[str, ...]:
@@ -125,12 +172,35 @@ def _header(path: Path, raw: bytes) -> dict[str, Any]:
             expected=_EXPECTED,
             fix=f"Print it with: lightning-fastdata audit {path}",
         )
-    why = "it is empty" if not raw else "it is binary" if b"\0" in raw else "line 1 is no header"
     raise FastDataError(
-        f"{str(path)!r} is no run file: {why}.",
+        f"This is no file of DataWaitMonitor: {str(path)!r} {_found(raw, values)}.",
         expected=f"{_EXPECTED}, whose first line is its header",
-        fix="Check the path; a run that was killed at once leaves nothing to read.",
+        fix="Check the path." if raw else "Check the path; a run that was killed at once leaves an empty file.",
     )
+
+
+def _found(raw: bytes, values: Mapping[str, Any] | None) -> str:
+    """What a file is that has no header, from its first line."""
+    if not raw:
+        return "is empty"
+    for start, what in _KNOWN_STARTS.items():
+        if raw.startswith(start):
+            return f"is {what}"
+    try:
+        text = raw.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        return "is a binary file"
+    if values is not None and isinstance(values.get("kind"), str):
+        return f"begins with a line of the kind {_beginning(values['kind'])}, not with a header"
+    if values is not None or text[:1] in ("{", "["):
+        return f"holds other JSON, or a part of it, which begins with {_beginning(text)}"
+    return f"begins with {_beginning(text)}"
+
+
+def _beginning(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}...")
 
 
 # NaN and the infinities are no JSON; where a file has them all the same they were not measured.
@@ -270,7 +340,9 @@ class _Reading:
         if self.summary is None:
             problems.append(_without_summary(steps, self.so_far))
         elif self.summary.steps != steps and not self.lost_steps:
-            problems.append(f"The summary counts {_steps(self.summary.steps)}; {steps:,} of them stand in the file.")
+            problems.append(
+                f"The summary counts {_steps(self.summary.steps)}; {steps:,} of them {_stand(steps)} in the file."
+            )
         return RunFile(
             header={name: value for name, value in self.header.items() if name != "kind"},
             records=tuple(self.records),
@@ -293,6 +365,10 @@ def _without_summary(steps: int, so_far: Mapping[str, Any] | None) -> str:
     made = f"the figures are made from the {_steps(steps)} in the file" if steps else "there is no step in the file"
     account = "" if so_far is None else f", the ledger is that after {so_far['total_s']:,.2f} s"
     return f"No summary: the run was killed, or is still going on; {made}{account}."
+
+
+def _stand(number: int) -> str:
+    return "stands" if number == 1 else "stand"
 
 
 def _steps(number: int) -> str:

@@ -148,6 +148,8 @@ class RunSummary:
     """Accounts that could not be measured here; they read 0 in ``ledger``, and their time is in ``loop_s``."""
     wait_s_p99: float | None = None
     """99th percentile of the wait of a step (s)."""
+    validation_wait_s: float | None = None
+    """Waiting for data in the validations of the fit (s); None where no fit was measured."""
     boundary: Boundary | None = None
     """What the change of epochs costs."""
     waits: WaitKinds | None = None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["FEW_STEPS", "INPUT_BOUND_SHARE", "MODERATE_SHARE", "Verdict", "judge"]
+__all__ = ["FEW_STEPS", "INPUT_BOUND_SHARE", "MODERATE_SHARE", "Verdict", "judge", "level_of", "opening_of"]
 
 FEW_STEPS = 20
 # The bands of the TensorFlow profiler's input-pipeline analysis, which people already know how to read.
@@ -19,10 +19,20 @@ class Verdict:
     text: str
     """The sentence, for people."""
     cause: str = ""
-    """What kind of waiting it is: "too slow", "inline", "head of line", "bursty", "handoff", "headroom", "healthy"; ""
-    where that was not measured."""
+    """What cost most: "too slow", "inline", "head of line", "bursty", "handoff", "boundary", "validation", "slow rank";
+    "headroom" or "healthy" where nothing did; "" where that was not measured."""
     try_first: str = ""
     """The one change to try first; "" where there is nothing to change."""
+
+
+def level_of(share: float) -> str:
+    """The band that a share of waiting (0..1) lies in: "fine", "moderate" or "input-bound"."""
+    return "fine" if share < MODERATE_SHARE else "moderate" if share <= INPUT_BOUND_SHARE else "input-bound"
+
+
+def opening_of(level: str) -> str:
+    """How a sentence about a level begins."""
+    return {"fine": "Not input-bound", "moderate": "Moderately input-bound", "input-bound": "Input-bound"}[level]
 
 
 def judge(
@@ -49,9 +59,8 @@ def judge(
     """
     if share is None:
         return Verdict("unknown", "The data wait was not measured, so nothing can be said about the loader.")
-    level = "fine" if share < MODERATE_SHARE else "moderate" if share <= INPUT_BOUND_SHARE else "input-bound"
-    opening = {"fine": "Not input-bound", "moderate": "Moderately input-bound", "input-bound": "Input-bound"}[level]
-    text = f"{opening}: {_percent(share)} of the {what} was spent waiting for data"
+    level = level_of(share)
+    text = f"{opening_of(level)}: {_percent(share)} of the {what} was spent waiting for data"
     if num_workers == 0 and level != "fine":
         text += " (num_workers=0: the training process itself loads it)"
     if level != "fine":

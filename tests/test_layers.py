@@ -25,6 +25,7 @@ LAYERS = (
     (("records", "ranks"), PLAIN),
     (("summary",), STANDARD),
     (("ceiling",), STANDARD),
+    (("advice",), STANDARD),
     (("diagnosis",), STANDARD),
     (("budget", "start_method"), STANDARD),
     (("plan",), STANDARD),

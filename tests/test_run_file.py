@@ -21,7 +21,7 @@ SUMMARY = dataclasses.replace(
     ledger={"wait_s": 1.0, "compute_s": 3.0},
     total_s=4.0,
     boundary=Boundary(1, 0.25, 0.125, 0.125, 0.0),
-    loading=Loading(4, 16, 1.0, 0.25, 0.5, 0.0625, (SlowSample("7", 0.25, 0, 1, "a.jpg"),)),
+    loading=Loading(4, 16, 1.0, 0.25, 0.5, 0.0625, slowest=(SlowSample("7", 0.25, 0, 1, "a.jpg"),)),
     ranks=RankTimes(2, 2, 4, 0.5, 0.5, 0.75, 1.5, 1, "b", 0.75, 1.0, ((0, "a", 0.25), (1, "b", 0.5)), (3,)),
     ceiling=Ceiling(1.5, 1.25, 2.0, 1.0, 3.0),
     resumed_from={"steps": 2, "train_s": 1.5, "wait_s": 0.5},
@@ -279,21 +279,52 @@ def test_a_header_without_a_schema_is_read_all_the_same(read):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "it is empty"),
-        (b"\x80\x04\x95\0\0", "it is binary"),
-        (b"step,wait\n1,2\n", "line 1 is no header"),
-        (json.dumps(step()).encode(), "line 1 is no header"),
-        (b'{"kind": "header", "sch', "line 1 is no header"),
-        (b"[" * 100_000, "line 1 is no header"),
+        (b"", "is empty"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is a PNG image"),
+        (b"\x80\x04\x95\0\0", "is a binary file"),
+        (b"plain\0text\n", "is a binary file"),
+        (b"step,wait\n1,2\n", "begins with 'step,wait'"),
+        (json.dumps(step()).encode(), "begins with a line of the kind 'step', not with a header"),
+        (b'{"kind": "header", "sch', "holds other JSON, or a part of it, which begins with '{"),
+        (b'{"loss": 1}\n', "holds other JSON, or a part of it, which begins with '{"),
+        (b"[" * 100_000, "holds other JSON"),
+        (b"\n", "begins with ''"),
     ],
 )
 def test_what_is_no_run_file_is_an_error(tmp_path, content, words):
-    (tmp_path / "run.jsonl").write_bytes(content)
-    with pytest.raises(FastDataError, match=words) as caught:
-        read_run(tmp_path / "run.jsonl")
-    assert "run.jsonl" in caught.value.what
+    """Which says what the file is; that a run was killed is said of an empty file only."""
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(FastDataError) as caught:
+        read_run(path)
+    assert caught.value.what.startswith(f"This is no file of DataWaitMonitor: {str(path)!r} {words}")
+    assert len(caught.value.what) < len(str(path)) + 150
     assert caught.value.expected
-    assert caught.value.fix
+    assert ("killed at once" in caught.value.fix) == (content == b"")
+
+
+def test_of_a_killed_run_the_steps_tell_the_kinds_of_waiting(read):
+    """Without the first batches of epochs, as the run's own summary would have it."""
+    kinds = {"inline_s": 0.0, "blocked_s": 0.1875, "handoff_s": 0.0625}
+    lines = [
+        step(0, **kinds, refill_s=0.25, queue_ready=0),
+        step(1, **kinds, queue_ready=3),
+        step(2, **{**kinds, "blocked_s": 0.0005, "handoff_s": None}, queue_ready=2),
+    ]
+    waits = read(HEADER, *lines).best_summary().waits
+    assert (waits.inline_s, waits.blocked_s, waits.handoff_s) == (0.0, 0.188, 0.0625)
+    assert waits.unknown_s == pytest.approx(0.2495)
+    assert (waits.fetches, waits.blocked_fetches, waits.exact) == (2, 1, False)
+    assert (waits.queue_ready_mean, waits.queue_ready_min) == (2.5, 2)
+    half = read(HEADER, step(0, **kinds, refill_s=0.125)).best_summary().waits  # two batches make one step
+    assert (half.blocked_s, half.handoff_s, half.unknown_s) == (0.09375, 0.03125, 0.0)
+    assert read(HEADER, step(0), step(1)).best_summary().waits is None
+
+
+def test_one_step_of_many_stands_in_the_file(read):
+    assert read(HEADER, step(0), summary_line()).problems == (
+        "The summary counts 4 steps; 1 of them stands in the file.",
+    )
 
 
 def test_an_audit_is_sent_to_its_own_command(tmp_path):

@@ -28,6 +28,9 @@ _GAP_OF = {
     "shutdown": "boundary_s",
     "after": "unattributed_s",
 }
+# Between two labels Lightning does some ten to some thousand microseconds of work. What is longer is somebody's whom no
+# label names: metrics that are computed at an epoch's end, for instance.
+_LONGEST_LOOP_GAP_S = 0.02
 # A callback's hook within a validation or a checkpoint is part of that; within a training step it is the callback's.
 _ABSORBS = {"validation": ("callback",), "checkpoint": ("callback",), "callback": ("callback",)}
 
@@ -37,7 +40,8 @@ class Accounts:
 
     Intervals are given in the order in which they end, so those within another one come before it; what they took is
     not counted again for the outer one. The time between intervals goes to the phase that is on: "startup", "boundary",
-    "loop", "shutdown" (of the loaders, after the last epoch) or "after".
+    "loop", "shutdown" (of the loaders, after the last epoch) or "after". In the loop, what one gap has beyond 20 ms is
+    unattributed.
 
     Args:
         began: When the account begins (s, on the clock of all other times).
@@ -46,8 +50,6 @@ class Accounts:
     def __init__(self, began: float) -> None:
         self.began = began
         self.phase = "startup"
-        self.boundaries = 0
-        """Times the phase "boundary" was entered (count)."""
         self.shutdown_s = 0.0
         """Gaps of the phase "shutdown" (s); part of the account of boundaries."""
         self._sums = dict.fromkeys(ACCOUNTS, 0.0)
@@ -79,18 +81,24 @@ class Accounts:
         self._sums[_ACCOUNT_OF[kind]] += own
         within.append((start, took, kind, own))
 
-    def enter(self, phase: str, now: float) -> None:
+    def enter(self, phase: str, now: float, *, began_before: bool = False) -> None:
         """From now on, time in no interval belongs to another phase; while the same one is on nothing changes.
 
         Args:
             phase: "boundary", "loop", "shutdown" or "after".
             now: When (s).
+            began_before: What the gap right before has beyond the loop's own belongs to the new phase already.
         """
         if phase == self.phase or self._ended is not None:
             return
+        early = 0.0
+        if began_before and self.phase == "loop":
+            start, took = self._within[-1][:2] if self._within else (self._edge, 0.0)
+            early = max(0.0, now - start - took - _LONGEST_LOOP_GAP_S)
         self.settle(now)
+        self._sums["unattributed_s"] -= early
+        self._sums[_GAP_OF[phase]] += early
         self.phase = phase
-        self.boundaries += phase == "boundary"
 
     def settle(self, now: float) -> None:
         """Account for everything until now; no interval that is worth telling may be open.
@@ -99,8 +107,9 @@ class Accounts:
             now: When (s).
         """
         if self._ended is None and now > self._edge:
-            gap = self._gap(now)
+            gap, unknown = self._gaps(now)
             self._sums[_GAP_OF[self.phase]] += gap
+            self._sums["unattributed_s"] += unknown
             self.shutdown_s += gap if self.phase == "shutdown" else 0.0
             self._edge = now
             self._within.clear()
@@ -111,8 +120,26 @@ class Accounts:
         if self._ended is None:
             self._ended = now
 
-    def _gap(self, now: float) -> float:
-        return now - self._edge - sum(took for _, took, _, _ in self._within)
+    def _gaps(self, now: float) -> tuple[float, float]:
+        """Time in no interval since the edge (s): what belongs to the phase, and what nobody knows."""
+        gap = now - self._edge - sum(took for _, took, _, _ in self._within)
+        if self.phase != "loop" or gap <= _LONGEST_LOOP_GAP_S:
+            return gap, 0.0
+        unknown, edge = 0.0, self._edge
+        for start, took, _, _ in self._within:
+            unknown += max(0.0, start - edge - _LONGEST_LOOP_GAP_S)
+            edge = start + took
+        unknown += max(0.0, now - edge - _LONGEST_LOOP_GAP_S)
+        return gap - unknown, unknown
+
+    @property
+    def closed(self) -> bool:
+        """Whether the total has ended."""
+        return self._ended is not None
+
+    def booked_s(self, account: str) -> float:
+        """What an account holds by the last settlement (s)."""
+        return self._sums[account]
 
     def total_s(self, now: float) -> float:
         """From the beginning to now, or to the end (s)."""
@@ -122,5 +149,7 @@ class Accounts:
         """The accounts until now; they sum to ``total_s``."""
         sums = dict(self._sums)
         if self._ended is None and now > self._edge:
-            sums[_GAP_OF[self.phase]] += self._gap(now)
+            gap, unknown = self._gaps(now)
+            sums[_GAP_OF[self.phase]] += gap
+            sums["unattributed_s"] += unknown
         return sums

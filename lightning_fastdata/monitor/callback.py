@@ -150,13 +150,16 @@ class DataWaitMonitorMixin(Base):
             self._run = self._new_run(trainer, to_file=fitting)
         else:
             self._run.up_to_date.forget_stage(_STAGE_OF.get(stage, stage))
-        self._run.listen(trainer, pl_module, self, self._give_up, fitting=fitting)
+        try:
+            self._run.listen(trainer, pl_module, self, self._give_up, fitting=fitting)
+        except Exception as error:
+            self._give_up(error)
 
     def _new_run(self, trainer: Any, *, to_file: bool) -> MeasuredRun:
         facts = RunFacts.of(trainer)
-        sink = None
+        sink, hardware = None, probe().to_dict()
         if to_file and self._save_to is not None:
-            header = {**asdict(facts), "hardware": probe().to_dict()}  # for the report of a run that is killed
+            header = {**asdict(facts), "hardware": hardware}  # for the report of a run that is killed
             sink = JsonLinesSink(path_of_rank(self._save_to, facts.rank), header)
         interval = self._log_every_n_steps
         return MeasuredRun(
@@ -166,6 +169,7 @@ class DataWaitMonitorMixin(Base):
             sink=sink,
             interval=int(trainer.log_every_n_steps or 0) if interval is None else interval,
             device_events=self._device_events,
+            hardware=hardware,
             place=_place(self, trainer),
         )
 
@@ -243,13 +247,13 @@ class DataWaitMonitorMixin(Base):
             if window is None:
                 return
             run.live.tell_window(trainer, window, to_loggers=run.interval > 0, step_offset=step_offset)
-            at_the_limit, loss = run.workers_at_the_limit, run.loss()
+            loss = run.loss()
         except Exception as error:
             self._give_up(error)
             return
         if loss and trainer.is_global_zero:
             warnings.warn(f"DataWaitMonitor: {loss} The training is not affected.", stacklevel=2)
-        run.live.warn_if_slow(trainer, window, run.num_workers, at_the_limit=at_the_limit)
+        run.live.warn_if_slow(trainer, window, run.advice)
 
     # Evaluation.
 

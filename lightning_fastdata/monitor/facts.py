@@ -11,7 +11,7 @@ import torch
 
 from lightning_fastdata import __version__
 
-__all__ = ["RunFacts", "keeps_workers", "plans_of", "the_dataset"]
+__all__ = ["RunFacts", "all_workers", "keeps_workers", "plans_of", "the_dataset"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,18 @@ def keeps_workers(loaders: Any) -> bool | None:
     kept = [loader.persistent_workers for loader in _flattened(loaders) if getattr(loader, "num_workers", 0)]
     known = [bool(one) for one in kept if isinstance(one, bool)]
     return all(known) if known else None
+
+
+def all_workers(loaders: Any) -> int | None:
+    """Worker processes of all training loaders together (count); None where none tells.
+
+    Args:
+        loaders: ``trainer.train_dataloader``.
+    """
+    told = [
+        loader.num_workers for loader in _flattened(loaders) if isinstance(getattr(loader, "num_workers", None), int)
+    ]
+    return sum(told) if told else None
 
 
 def the_dataset(loaders: Any) -> Callable[[], Any] | None:

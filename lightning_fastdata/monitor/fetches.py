@@ -20,7 +20,10 @@ __all__ = ["FetchFacts", "FetchProbe", "Load", "found_the_end", "interpret"]
 # A wait shorter than that is none that anybody would notice.
 _NOTICED_S = 1e-3
 
-_NO_ITERATORS = "queue occupancy: not measured, this Lightning keeps the iterators of the training loaders elsewhere."
+_NO_ITERATORS = (
+    "queue occupancy: not measured, this Lightning keeps the iterators of the training loaders elsewhere; first batches"
+    " of epochs count as waiting."
+)
 _NO_QUEUE = "queue occupancy: not measured, this torch keeps the batches that are ready elsewhere."
 _NO_LENGTH = "queue occupancy: not measured, this system does not tell how long a queue between processes is."
 

@@ -12,7 +12,12 @@ _HOOKS = (
     *("on_train_end", "on_fit_end", "teardown", "on_exception"),
     *("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step"),
 )
-_MODULE_HOOKS = (*_HOOKS[:-5], "on_before_zero_grad", "on_after_backward", "on_before_optimizer_step")
+_MODULE_HOOKS = (
+    *(hook for hook in _HOOKS if hook != "on_exception"),
+    *("on_before_batch_transfer", "lr_scheduler_step"),
+)
+# They run after the monitor's own hook for the end of a validation has closed it.
+_AFTER_VALIDATION = "on_validation_end"
 
 
 def hook_labels(trainer: Any, pl_module: Any, monitor: Any) -> dict[str, str]:
@@ -26,19 +31,19 @@ def hook_labels(trainer: Any, pl_module: Any, monitor: Any) -> dict[str, str]:
         monitor: The callback that measures; its own hooks are left out.
 
     Returns:
-        Label to kind, which is "callback" for all.
+        Label to kind: "callback", or "validation" for what ends one.
     """
-    labels = [
-        f"[Callback]{callback.state_key}.{hook}"
-        for callback in trainer.callbacks
-        if callback is not monitor
-        for hook in _HOOKS
-        if _is_written(callback, hook)
+    owners: list[tuple[str, Any, tuple[str, ...]]] = [
+        (f"[Callback]{one.state_key}", one, _HOOKS) for one in trainer.callbacks if one is not monitor
     ]
     for owner, kind in ((pl_module, "LightningModule"), (trainer.datamodule, "LightningDataModule")):
-        hooks = (*_MODULE_HOOKS, "on_before_batch_transfer")
-        labels += [f"[{kind}]{type(owner).__name__}.{hook}" for hook in hooks if _is_written(owner, hook)]
-    return dict.fromkeys(labels, "callback")
+        owners.append((f"[{kind}]{type(owner).__name__}", owner, _MODULE_HOOKS))
+    labels: dict[str, str] = {}
+    for name, owner, hooks in owners:
+        labels |= {f"{name}.{hook}": "callback" for hook in hooks if _is_written(owner, hook)}
+        if _is_written(owner, _AFTER_VALIDATION):
+            labels[f"{name}.{_AFTER_VALIDATION}"] = "validation"
+    return labels
 
 
 def _is_written(owner: Any, hook: str) -> bool:
@@ -70,6 +75,10 @@ class _Timed:
             if self._heard is not None:
                 self._heard(start, self._clock())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is pickled or copied with the object is the method as it was: clocks stay in this process."""
+        return _as_it_was, (self.inner,)
+
     def leave(self, own: dict[str, Any], name: str) -> None:
         """Go away, from wherever others have put theirs on top in the meantime."""
         self._heard = None  # where something foreign still calls us, it is handed on
@@ -84,6 +93,10 @@ class _Timed:
             own[name] = self.inner
         else:
             del own[name]
+
+
+def _as_it_was(method: Any) -> Any:
+    return method
 
 
 def timed_calls(

@@ -21,7 +21,7 @@ class Journal:
     - (snapshots, start, end): a training fetch, with what ``FetchProbe.after`` gave
     - (samples,): a micro-batch that ended no step
     - (epoch, step, samples, now): the last micro-batch of a step
-    - ("opening", now): training's loaders are about to be read from their beginning
+    - ("opening", now): training's loaders are about to be read from their beginning; "made anew" where they were
 
     Args:
         meter: Where the events go.
@@ -40,6 +40,7 @@ class Journal:
             "checkpoint": partial(meter.ledger.add, "checkpoint"),
             "callback": partial(meter.ledger.add, "callback"),
             "sync": partial(meter.ledger.add, "sync"),
+            "validation": partial(meter.ledger.add, "validation"),
         }
         self.note: Callable[[tuple[Any, ...]], None] = self._events.append
 
@@ -65,6 +66,6 @@ class Journal:
                 meter.add_batch(samples)
                 meter.close_step(epoch, step, now)
             elif len(event) == 2:
-                meter.ledger.open_boundary(event[1])
+                meter.ledger.open_boundary(event[1], made_anew=event[0] == "made anew")
             else:
                 meter.add_batch(event[0])

@@ -27,9 +27,13 @@ class Ledger:
         self.spans: deque[Span] = deque(maxlen=MOST_SPANS)
         self._new_spans: deque[Span] = deque(maxlen=MOST_SPANS)
         self._boundary_since = self._iterator_s = self._refill_s = self._restart_s = self._worker_start_s = 0.0
-        self._worker_starts = 0
+        self._worker_starts = self._boundaries = 0
+        self._booked_s = 0.0
+        self._stepped = self._ever_stepped = False
         self._end_s = 0.0  # found at the end of the epoch that is on; the last one's is no change of epochs
         self._validation_since: float | None = None
+        self.validation_wait_s = 0.0
+        """Waiting for data in the validations of the fit (s)."""
 
     def add(self, kind: str, start: float, end: float) -> None:
         """A transfer, a computation, a checkpoint, a callback's or logger's work, a meeting of ranks.
@@ -57,7 +61,8 @@ class Ledger:
             self._restart_s += end - start if restarted else 0.0
             return restarted
         if accounts.phase == "boundary":
-            self._iterator_s += start - self._boundary_since
+            accounts.settle(start)
+            self._iterator_s += accounts.booked_s("boundary_s") - self._booked_s
             if from_workers:
                 self._refill_s += end - start
             if facts is not None and facts.worker_start_s is not None:
@@ -74,13 +79,27 @@ class Ledger:
         self.accounts.add("boundary", start, end)
         self._end_s += end - start
 
-    def open_boundary(self, now: float) -> None:
-        """The loaders are about to be read from their beginning; in the first epoch that is part of the start-up."""
-        if self.accounts.phase == "loop":
-            self.accounts.enter("boundary", now)
-            self._boundary_since = now
-            self._refill_s, self._end_s = self._refill_s + self._end_s, 0.0
-            self.epoch += 1
+    def open_boundary(self, now: float, *, made_anew: bool = False) -> None:
+        """The loaders are about to be read from their beginning; in the first epoch that is part of the start-up.
+
+        Args:
+            now: When (s).
+            made_anew: Whether they were made anew just before, and an iterator of them tried, which has no label.
+        """
+        if self.accounts.phase != "loop" or not self._ever_stepped:
+            return  # a loader without a length is read ahead in the start-up already
+        self._booked_s = self.accounts.booked_s("boundary_s")
+        self.accounts.enter("boundary", now, began_before=made_anew)
+        self._boundary_since = now
+        self._refill_s, self._end_s = self._refill_s + self._end_s, 0.0
+        # With loaders made anew for each epoch, Lightning asks for an iterator twice.
+        self._boundaries += self._stepped
+        self._stepped = False
+
+    def end_step(self, now: float) -> None:
+        """An optimizer step has ended."""
+        self.accounts.settle(now)
+        self._stepped = self._ever_stepped = True
 
     def open_validation(self, now: float) -> None:
         """A validation begins, unless one is on."""
@@ -94,8 +113,13 @@ class Ledger:
             self._add_span("validation", self._validation_since, now)
             self._validation_since = None
 
+    def wait_in_validation(self, took: float) -> None:
+        """One ``next`` of a validation loader, and how long it took (s)."""
+        if self.accounts.phase != "startup" and not self.accounts.closed:
+            self.validation_wait_s += took
+
     def _add_span(self, kind: str, start: float, end: float) -> None:
-        if end - start < _SHORTEST_SPAN_S or self.accounts.phase == "startup":
+        if end - start < _SHORTEST_SPAN_S or self.accounts.phase == "startup" or self.accounts.closed:
             return
         began = self.accounts.began
         span = Span(kind, start - began, end - began, self.epoch)
@@ -118,10 +142,10 @@ class Ledger:
         Returns:
             The sums; None where a change of epochs was not seen although there was one.
         """
-        number = self.accounts.boundaries
+        number = self._boundaries
         if not number and epochs > 1:
             return None
-        exact = self._worker_starts == number
+        exact = self._worker_starts >= number
         started = self._worker_start_s if exact else 0.0
         anew = persistent is False and number > 0
         return Boundary(

@@ -78,8 +78,12 @@ class Listening:
             self.notes["first"] = (
                 "This Lightning hides the batch that is read ahead of a loader without a length: it is not measured."
             )
-        if fitting:
-            self._time_calls()
+        try:
+            if fitting:
+                self._time_calls()
+        except Exception:
+            self.restore()
+            raise
 
     def _device_timer(self, trainer: Any) -> DeviceTimer | None:
         device = getattr(trainer.strategy, "root_device", None)
@@ -94,9 +98,11 @@ class Listening:
     def _listeners(self, owners: tuple[Any, ...]) -> dict[str, Listener]:
         trainer, note = self._trainer, self._journal.note
         listeners: dict[str, Listener] = {"train": self._train_listener(), "compute": note}
-        listeners |= {"checkpoint": note, "callback": note}
+        listeners |= {"checkpoint": note, "callback": note, "validation": note}
         # Each label that is listened to costs some 5 us a step, so those behind which nothing happens are not.
-        device = getattr(trainer.strategy.root_device, "type", None)  # a strategy of one's own may have none
+        device = getattr(
+            getattr(trainer.strategy, "root_device", None), "type", None
+        )  # a strategy of one's own may have none
         if device != "cpu" or overrides("transfer_batch_to_device", *owners):
             listeners["transfer"] = self._transfer_listener()
         else:
@@ -108,8 +114,8 @@ class Listening:
         return listeners
 
     def _beginnings(self) -> dict[str, Callable[[float], None]]:
-        note, device = self._journal.note, self.device
-        began: dict[str, Callable[[float], None]] = {"opening": lambda now: note(("opening", now))}
+        device = self.device
+        began: dict[str, Callable[[float], None]] = {"opening": lambda now: self._open("opening", now)}
         if device is not None:
             # on_after_batch_transfer runs within the transfer, and its kernels are no copying.
             began["after_transfer"] = lambda now: device.after_transfer()
@@ -169,8 +175,8 @@ class Listening:
         trainer = self._trainer
         if self._monitor not in trainer.callbacks or trainer.sanity_checking:
             return
-        if stage == "train":  # loaders that were given to fit have no label
-            self._journal.note(("opening", now))
+        if stage in ("opening", "train"):  # the latter for loaders that were given to fit, which have no label
+            self._journal.note(("opening" if stage == "opening" else "made anew", now))
         else:  # evaluation begins where its loader is opened: starting its workers is none of training's time
             self._up_to_date().open_loaders(stage, now)
 

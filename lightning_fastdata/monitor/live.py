@@ -4,6 +4,7 @@ Nothing here runs per step, copies to a device, or makes ranks meet.
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -90,16 +91,13 @@ class LiveReport:
                 stacklevel=2,
             )
 
-    def warn_if_slow(
-        self, trainer: Any, window: Window, num_workers: int | None, *, at_the_limit: bool = False
-    ) -> None:
+    def warn_if_slow(self, trainer: Any, window: Window, advice: Callable[[], str]) -> None:
         """Warn, a few times a run, when a window waited too much; the first window is warm-up.
 
         Args:
             trainer: The Trainer.
             window: The steps.
-            num_workers: Workers of the training loader (count), where known.
-            at_the_limit: Whether that is all the workers that the machine allows.
+            advice: Gives what to try first; asked only where there is something to warn of.
         """
         self._windows += 1
         if (
@@ -114,15 +112,6 @@ class LiveReport:
         self._warnings_left -= 1
         warnings.warn(
             f"The training waited for data {window.wait_share * 100:.0f} % of the time in the last {window.steps} steps"
-            f" ({milliseconds(window.wait_s / window.steps)} a step). {_advice(num_workers, at_the_limit)}",
+            f" ({milliseconds(window.wait_s / window.steps)} a step). {advice()}",
             stacklevel=2,
         )
-
-
-def _advice(num_workers: int | None, at_the_limit: bool) -> str:
-    if at_the_limit:  # more workers would only take turns on the same cores
-        return "Try cheaper transforms, data that is stored decoded or smaller, or more CPU cores."
-    if num_workers == 0:
-        return "The training process loads the data itself: give the DataLoader workers (num_workers > 0)."
-    workers = "" if num_workers is None else f" (now {num_workers})"
-    return f"Try more workers{workers}, cheaper transforms, or data that is stored decoded or smaller."

@@ -25,6 +25,7 @@ Row = tuple[Any, ...]
 """A step as the fields of a ``StepRecord``, in order."""
 
 _IDLE_FIELD = StepRecord.__slots__.index("device_idle_s")
+_REFILL_FIELD = StepRecord.__slots__.index("refill_s")
 
 
 class Window(NamedTuple):
@@ -207,7 +208,7 @@ class StepMeter:
     def close_step(self, epoch: int, step: int, now: float) -> None:
         """The optimizer step ended: make its row and start the next one."""
         elapsed = self._take_elapsed(now)
-        self.ledger.accounts.settle(now)
+        self.ledger.end_step(now)
         pending, seen = self._pending, self.fetches > 0
         other = pending.rest_of(elapsed)
         row = self._row(pending, epoch, step, other, now)
@@ -293,7 +294,8 @@ class StepMeter:
         if idle_s is not None:
             self.idle_beyond_wait_s = max(self.idle_beyond_wait_s, idle_s - wait)
             idle_s = min(max(0.0, idle_s), wait)  # up to the resolution of events
-            self.device.add(wait, idle_s, copy_s)
+            if not row[_REFILL_FIELD]:  # an empty pipeline is told of under start-up and boundary
+                self.device.add(wait, idle_s, copy_s)
         row = (*row[:_IDLE_FIELD], idle_s, copy_s)
         self.rows[-behind] = row
         if behind <= len(self._new_rows):
@@ -334,6 +336,8 @@ class StepMeter:
         """One ``next`` of an evaluation loader."""
         self.start_stage(stage, start)
         self._stages[stage].add_fetch(end - start)
+        if stage == "val":
+            self.ledger.wait_in_validation(end - start)
 
     def add_stage_batch(self, stage: str, loader: str | None = None) -> None:
         """One batch was evaluated; ``loader`` says of which of several loaders, where that is known."""

@@ -3,27 +3,26 @@
 import time
 import uuid
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import nan
 from multiprocessing.util import Finalize
 from typing import Any
 
 from lightning_fastdata.diagnosis import diagnosed
-from lightning_fastdata.hardware import probe
 from lightning_fastdata.internals_torch import process_store
 from lightning_fastdata.monitor.batches import fetches_for_itself, sample_path, samples_in, workers_of
 from lightning_fastdata.monitor.device import DeviceTimer
 from lightning_fastdata.monitor.exchange import RankExchange
-from lightning_fastdata.monitor.facts import RunFacts, keeps_workers, plans_of, the_dataset
+from lightning_fastdata.monitor.facts import RunFacts, all_workers, keeps_workers, plans_of, the_dataset
 from lightning_fastdata.monitor.journal import Journal
 from lightning_fastdata.monitor.listening import Listening
 from lightning_fastdata.monitor.live import LiveReport
 from lightning_fastdata.monitor.meter import Row, StepMeter, Window
 from lightning_fastdata.monitor.sinks import JsonLinesSink
 from lightning_fastdata.monitor.steps import OptimizerSteps
-from lightning_fastdata.records import StageWait
+from lightning_fastdata.records import StageWait, StepRecord
 from lightning_fastdata.summary import RunSummary, summarise
 
 __all__ = ["MeasuredRun"]
@@ -34,6 +33,10 @@ _SILENT_BATCHES = 5
 _MOST_UNWRITTEN = 256
 # A device's idle time is part of the wait, but for the resolution of events and the recording of them.
 _MOST_BEYOND_S = 1e-4
+# The same for the micro-batches of a step.
+_MOST_EVENTS = 4_096
+_LATER = "The table at the end of the run says more."
+_REFILL_FIELD = StepRecord.__slots__.index("refill_s")
 # A long epoch is told in parts, or only its last 10,000 steps would be compared.
 _MOST_UNTOLD = 5_000
 _STEPS = {"val": "validation_step", "test": "test_step", "predict": "predict_step"}
@@ -52,6 +55,7 @@ class MeasuredRun:
     sink: JsonLinesSink | None = None
     interval: int = 0
     device_events: bool = True
+    hardware: Mapping[str, Any] = field(default_factory=dict)
     place: int = 0
     """Which of the Trainer's monitors this one is, the same on every rank."""
     listening: Listening | None = None
@@ -72,7 +76,6 @@ class MeasuredRun:
         self.hears = False
         self._tells_loaders_apart = False
         self.fitting = False
-        self.hardware: dict[str, Any] = {}
         self.not_measured: tuple[str, ...] = ()
         self.exchange: RankExchange | None = None
         self._device: DeviceTimer | None = None
@@ -80,6 +83,7 @@ class MeasuredRun:
         self._blind = False
         self._at_exit: Finalize | None = None
         self._persistent: bool | None = None
+        self._all_workers: int | None = None
         self._dataset: Callable[[], Any] = _nobody
         self._failed: Callable[[Exception], None] = _nothing_to_tell
         self.journal = Journal(self.meter)
@@ -111,7 +115,6 @@ class MeasuredRun:
         if fitting:
             self.fitting = True
             self.not_measured = self.listening.not_measured
-            self.hardware = probe().to_dict()
             self._device = self.listening.device
             if self.facts.world_size > 1:
                 self.exchange = RankExchange(
@@ -163,16 +166,21 @@ class MeasuredRun:
         """Take down what the loaders and the DataModule say about themselves."""
         workers = workers_of(trainer.train_dataloader)
         self.num_workers = self.num_workers if workers is None else workers
-        self._persistent = keeps_workers(trainer.train_dataloader)
+        # Loaders that are made anew for each epoch cannot keep their workers.
+        anew = bool(trainer.reload_dataloaders_every_n_epochs)
+        self._persistent = None if anew else keeps_workers(trainer.train_dataloader)
+        self._all_workers = all_workers(trainer.train_dataloader)
         self._dataset = the_dataset(trainer.train_dataloader) or self._dataset
         self.plans = {**self.plans, **plans_of(trainer)}
 
-    @property
-    def workers_at_the_limit(self) -> bool:
-        """Whether a plan says that the machine decided how many workers training has."""
-        # A DataModule that is not ours may keep something else under that name.
-        options = [plan.get("num_workers") for split, plan in self.plans.items() if split.split("/")[0] == "train"]
-        return any(isinstance(option, dict) and option.get("source") == "hardware" for option in options)
+    def advice(self) -> str:
+        """What to try first, as far as can be said by now."""
+        try:
+            verdict = self.summary().verdict
+        except Exception as error:
+            self._failed(error)
+            return _LATER
+        return _LATER if verdict.level == "fine" or not verdict.try_first else verdict.try_first
 
     def start_epoch(self, trainer: Any) -> None:
         """An epoch begins."""
@@ -202,7 +210,7 @@ class MeasuredRun:
         rows = list(meter.rows)[-(meter.steps - self._published) :] if meter.steps > self._published else []
         self._published = meter.steps
         for epoch, group in groupby(rows, key=lambda row: int(row[0])):
-            exchange.publish(epoch, [(row[1], nan if row[3] is None else row[3], step_s(row)) for row in group])
+            exchange.publish(epoch, [steady(row) for row in group])
 
     def end_batch(self, trainer: Any, batch: Any, batch_idx: int) -> bool:
         """A batch was dealt with; gives whether a window of steps is to be told now."""
@@ -212,6 +220,8 @@ class MeasuredRun:
         step = steps.ended(trainer, batch_idx)
         if step is None:
             self.journal.note((samples_in(batch),))
+            if len(self.journal) > _MOST_EVENTS:
+                self.up_to_date.steps  # noqa: B018 (works the journal through)
             return False
         self.journal.note((self._epoch, step, samples_in(batch), self.clock()))
         if self._device is not None:
@@ -382,9 +392,10 @@ class MeasuredRun:
                 total_s=accounts.total_s(now),
                 ledger=accounts.sums(now),
                 not_measured=self.not_measured,
+                validation_wait_s=meter.ledger.validation_wait_s,
                 boundary=None if self._is_blind else meter.ledger.boundary(self._persistent, summary.epochs),
                 waits=meter.waits.kinds(),
-                loading=meter.loads.loading(lambda index: sample_path(self._dataset(), index)),
+                loading=meter.loads.loading(lambda index: sample_path(self._dataset(), index), self._all_workers),
                 device=meter.device.times(),
                 ranks=None if self.exchange is None else self.exchange.times(),
                 hardware=self.hardware,
@@ -425,9 +436,14 @@ class MeasuredRun:
         }
 
 
-def step_s(row: Row) -> float:
-    """Wall time of a step, validation left out (s)."""
-    return float(sum(part or 0.0 for part in row[3:7]))
+def steady(row: Row) -> tuple[int, float, float]:
+    """A step for the comparison of ranks: its index, its wait and its wall time (s), without filling an empty pipeline.
+
+    A wait that was not measured is nan, which drops the step.
+    """
+    wait, refill = row[3], row[_REFILL_FIELD]
+    elapsed = float(sum(part or 0.0 for part in row[3:7]))
+    return row[1], nan if wait is None else wait - refill, elapsed - refill
 
 
 def _nobody() -> None:

@@ -87,6 +87,7 @@ class LoadTally:
         self._batches = self._samples = 0
         self._load_s = self._batch_s_max = 0.0
         self._slowest: dict[str, Load] = {}
+        self._enough_s = -1.0  # what a sample has to take to be among them
 
     def add(self, load: Load) -> None:
         """One batch."""
@@ -96,23 +97,26 @@ class LoadTally:
         self._batch_s_max = max(self._batch_s_max, load.load_s)
         if load.slowest_index is None:
             return
-        index, known = load.slowest_index, self._slowest
-        key = str(index)  # an index may be anything
+        known = self._slowest
+        if load.slowest_s <= self._enough_s:
+            return
+        key = str(load.slowest_index)  # an index may be anything
         if key in known or len(known) < _SLOWEST:
             slowest = known.get(key)
             if slowest is None or load.slowest_s > slowest.slowest_s:
                 known[key] = load
-            return
-        fastest = min(known, key=lambda one: known[one].slowest_s)
-        if load.slowest_s > known[fastest].slowest_s:
-            del known[fastest]
+        else:
+            del known[min(known, key=lambda one: known[one].slowest_s)]
             known[key] = load
+        if len(known) == _SLOWEST:
+            self._enough_s = min(one.slowest_s for one in known.values())
 
-    def loading(self, path_of: Callable[[Any], str | None]) -> Loading | None:
+    def loading(self, path_of: Callable[[Any], str | None], num_workers: int | None = None) -> Loading | None:
         """The sums; None where no batch said anything.
 
         Args:
             path_of: Gives the file of a sample by its index, where there is one.
+            num_workers: Worker processes of all loaders (count), where known.
         """
         if not self._batches:
             return None
@@ -129,6 +133,7 @@ class LoadTally:
             batch_s_max=self._batch_s_max,
             sample_s_mean=self._load_s / max(1, self._samples),
             slowest=slowest,
+            num_workers=num_workers,
         )
 
 

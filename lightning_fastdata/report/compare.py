@@ -1,6 +1,6 @@
 """Two runs side by side, as text and as plain values, for "before and after"."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -11,7 +11,7 @@ from rich.text import Text
 from lightning_fastdata.report.figures import Figure, Section
 from lightning_fastdata.report.printable import Printable, clean
 from lightning_fastdata.report.sections import sections
-from lightning_fastdata.report.units import difference, is_known, percent, percent_points, times
+from lightning_fastdata.report.units import count, difference, is_known, percent, percent_points, seconds, times
 from lightning_fastdata.report.verdict import verdict_text
 from lightning_fastdata.summary import RunSummary
 
@@ -43,9 +43,7 @@ def side_by_side(
     for title in called:
         table.add_column(Text(title), justify="right", overflow="fold")
     table.add_column("difference", justify="right", overflow="fold")
-    for number, (heading, left, right) in enumerate(_pairs(sections(a), sections(b))):
-        if number:
-            table.add_row()
+    for heading, left, right in _pairs(sections(a), sections(b)):
         _add_pair(table, heading, left, right)
     verdicts = [
         Text.assemble((f"{title}: ", "bold"), verdict_text(run.verdict))
@@ -105,12 +103,16 @@ def _compared(section: Section) -> _Figures:
 
 
 def _add_pair(table: Table, heading: str, left: _Figures, right: _Figures) -> None:
-    if heading:
+    told = [
+        name
+        for name in _in_order(list(left), list(right))
+        if not all(one[name].is_nothing for one in (left, right) if name in one)
+    ]
+    if told and table.row_count:
+        table.add_row()
+    if told and heading:
         table.add_row(Text(heading, style="bold"))
-    for name in _in_order(list(left), list(right)):
-        pair = [one[name] for one in (left, right) if name in one]
-        if all(figure.is_nothing for figure in pair):
-            continue
+    for name in told:
         shown = [one[name].shown if name in one else "-" for one in (left, right)]
         table.add_row(Text(name), *map(Text, shown), Text(_difference(left.get(name), right.get(name))))
 
@@ -140,6 +142,8 @@ def _differing_circumstances(a: RunSummary, b: RunSummary) -> list[str]:
         notes.append(f"Measured on different machines ({clean(a.host)}, {clean(b.host)}).")
     if a.world_size != b.world_size:
         notes.append(f"Measured with different numbers of processes ({a.world_size}, {b.world_size}).")
+    if a.steps != b.steps:
+        notes.append(f"Measured over different numbers of steps ({count(a.steps)}, {count(b.steps)}).")
     return notes
 
 
@@ -152,25 +156,46 @@ def _faster(a: RunSummary, b: RunSummary) -> float | None:
 
 
 def _last_line(a: RunSummary, b: RunSummary, titles: tuple[str, str]) -> list[Text]:
-    """Which one is how many times faster, and what became of the waiting."""
-    parts = []
+    """The right run measured against the left one: the time, the speed, the waiting."""
+    parts = [*_time_instead(a, b)]
     ratio = _faster(a, b)
-    if ratio is not None and ratio < 1:
-        parts.append(f"{titles[0]}: {times(1 / ratio)} the samples per second of {titles[1]}")
-    elif ratio is not None:
-        parts.append(f"{titles[1]}: {times(ratio)} the samples per second of {titles[0]}")
-    change = _less(a.wait_share, b.wait_share)
-    if change is not None:
-        shares = f"from {percent(a.wait_share)} to {percent(b.wait_share)}"
-        word = "fell" if change < 0 else "rose"
-        size = percent_points(abs(change))
-        same = size == percent_points(0.0)
-        parts.append(
-            f"the share of time waiting stayed at {percent(b.wait_share)}"
-            if same
-            else f"the share of time waiting {word} by {size}, {shares}"
-        )
-    if not parts:
-        return []
-    line = "; ".join(parts)
-    return [Text(f"{line[0].upper()}{line[1:]}." if ratio is None else f"{line}.", style="bold")]
+    if ratio is not None:
+        parts.append(f"{times(ratio)} the samples per second")
+    parts += _share_instead(a, b)
+    return [Text(f"{titles[1]} against {titles[0]}: {', '.join(parts)}.", style="bold")] if parts else []
+
+
+def _time_instead(a: RunSummary, b: RunSummary) -> Iterator[str]:
+    before, after = _after_startup(a), _after_startup(b)
+    if before is None or after is None:
+        return
+    change = "" if before <= 0 else f" ({_signed_percent(after / before - 1)})"
+    yield f"{seconds(after)} in all after the start-up instead of {seconds(before)}{change}"
+
+
+def _after_startup(run: RunSummary) -> float | None:
+    """The run without its start-up (s), which is paid once, however long it is."""
+    if run.total_s is None or "startup_s" not in run.ledger or "startup_s" in run.not_measured:
+        return None
+    after_s = run.total_s - run.ledger["startup_s"]
+    return after_s if is_known(after_s) else None
+
+
+def _signed_percent(change: float) -> str:
+    size = f"{abs(change) * 100:.0f} %"
+    return size if size == "0 %" else f"{'+' if change > 0 else '-'}{size}"
+
+
+def _share_instead(a: RunSummary, b: RunSummary) -> Iterator[str]:
+    """With several ranks the share of all of them, on both sides: one rank's own share leaves out the slowest."""
+    of_all = a.ranks is not None or b.ranks is not None
+    before, after = (_share_of_all(run) if of_all else run.wait_share for run in (a, b))
+    if before is not None and after is not None and is_known(before) and is_known(after):
+        name = "share of time waiting" + (" of all ranks" if of_all else "")
+        yield f"{name} {percent(after)} instead of {percent(before)}"
+
+
+def _share_of_all(run: RunSummary) -> float | None:
+    if run.ranks is not None:
+        return run.ranks.wait_share
+    return run.wait_share if run.world_size == 1 else None

@@ -49,7 +49,7 @@ def histogram_chart(waits_s: npt.NDArray[np.float64], marks: Sequence[tuple[str,
     ticks = [(value, plain(value)) for value in nice_ticks(0, top, 3) if value == int(value)]
     y = Axis(0.0, top * 1.45, tuple(ticks))  # the names of the percentiles stand above the columns
     left, right = (edges[:-1] - x.low) / (x.high - x.low), (edges[1:] - x.low) / (x.high - x.low)
-    bars = bars_path(left + 0.0008, right - 0.0008, np.zeros(len(counts)), counts / y.high, "bar wait")
+    bars = bars_path(left + 0.0008, right - 0.0008, np.zeros(len(counts)), counts / y.high, "bar steps")
     lines, labels = _marks(marks, x)
     description = f"{count(len(waits_s))} steps; " + ", ".join(
         f"{name} {milliseconds(value_s)}" for name, value_s in marks if value_s is not None

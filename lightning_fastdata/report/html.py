@@ -16,7 +16,8 @@ from lightning_fastdata.report.html_machine import machine_section, notes_sectio
 from lightning_fastdata.report.html_style import SCRIPT, STYLE
 from lightning_fastdata.report.html_tags import Html, figure, join, json_script, tag, verbatim
 from lightning_fastdata.report.html_waits import distribution_section, time_line_section
-from lightning_fastdata.report.units import NOT_MEASURED, count, percent, rate, seconds, times
+from lightning_fastdata.report.sections import INTERVAL_UNKNOWN
+from lightning_fastdata.report.units import NOT_MEASURED, count, is_known, percent, rate, seconds, times
 from lightning_fastdata.summary import RunSummary
 from lightning_fastdata.verdict import Verdict
 
@@ -101,6 +102,7 @@ def _header(summary: RunSummary, title: str, problems: Sequence[str]) -> Html:
         *_sentences(verdict),
         _keys(summary),
         _ceiling(summary.ceiling),
+        _of_validations(summary),
     )
 
 
@@ -158,7 +160,11 @@ def _keys(summary: RunSummary) -> Html:
             figure("wait_share", summary.wait_share, percent(summary.wait_share)),
         ),
         (
-            join("waiting, of ", figure("train_s", summary.train_s, seconds(summary.train_s)), " training time"),
+            join(
+                "in next(), first batches included, of ",
+                figure("train_s", summary.train_s, seconds(summary.train_s)),
+                " training time",
+            ),
             figure("wait_s", summary.wait_s, seconds(summary.wait_s)),
         ),
         ("samples per second", figure("samples_per_s", summary.samples_per_s, rate(summary.samples_per_s))),
@@ -178,15 +184,34 @@ def _ceiling(ceiling: Ceiling | None) -> Html:
     if ceiling is None:
         text = f"How much faster the run could be with an instant loader: {NOT_MEASURED}."
         return tag("p", text, class_="ceiling")
-    low = figure("ceiling-low", ceiling.low, f"{ceiling.low:.2f}")
-    high = figure("ceiling-high", ceiling.high, f"{ceiling.high:.2f}" if ceiling.high < _MOST_TIMES else "100 or more")
-    at_most = f"An instant loader would make this run at most {_times(ceiling.speedup)} faster (95 %: "
+    at_most = f"An instant loader would make this run at most {_times(ceiling.speedup)} faster ("
     steps = (
         f" The interval rests on {count(ceiling.steps)} step{'' if ceiling.steps == 1 else 's'}."
-        if ceiling.steps
+        if ceiling.steps and _has_interval(ceiling)
         else ""
     )
     basis = _EXPOSED_BY.get(ceiling.exposed_by, "")
-    return tag(
-        "p", at_most, low, " to ", high, f"), start-up aside. {basis}{steps}", class_="ceiling", id="ceiling-text"
-    )
+    rest = f"), start-up aside. {basis}{steps}"
+    return tag("p", at_most, _interval(ceiling), rest, class_="ceiling", id="ceiling-text")
+
+
+def _has_interval(ceiling: Ceiling) -> bool:
+    return is_known(ceiling.low) and is_known(ceiling.high)
+
+
+def _interval(ceiling: Ceiling) -> Html:
+    low, high = ceiling.low, ceiling.high
+    if low is None or high is None or not _has_interval(ceiling):
+        return join(INTERVAL_UNKNOWN)
+    shown_low = figure("ceiling-low", low, f"{low:.2f}")
+    shown_high = figure("ceiling-high", high, f"{high:.2f}" if high < _MOST_TIMES else "100 or more")
+    return join("95 %: ", shown_low, " to ", shown_high)
+
+
+def _of_validations(summary: RunSummary) -> Html | None:
+    """Waiting that is part of the ceiling and of no training step."""
+    wait_s = summary.validation_wait_s
+    if wait_s is None:
+        return None
+    shown = figure("validation_wait_s", wait_s, seconds(wait_s))
+    return tag("p", "Waiting for data in the fit’s validations: ", shown, ".", class_="ceiling")

@@ -7,6 +7,7 @@ from lightning_fastdata.findings import DeviceTimes, Loading, RankTimes
 from lightning_fastdata.records import STAGE_NAMES, StageWait
 from lightning_fastdata.report.figures import share_of
 from lightning_fastdata.report.html_tags import Html, facts, figure, join, section, table, tag
+from lightning_fastdata.report.sections import loading_workers
 from lightning_fastdata.report.units import NOT_MEASURED, count, factor, is_known, milliseconds, percent, seconds
 from lightning_fastdata.summary import RunSummary
 
@@ -80,7 +81,8 @@ def loading_section(summary: RunSummary) -> Html:
     if loading is None:
         why = "only the loaders of this package tell"
         return section("loading", heading, tag("p", f"Time of loading a batch: {NOT_MEASURED} ({why}).", class_="none"))
-    by = "the training process" if summary.num_workers == 0 else "the workers"
+    workers = loading_workers(summary)
+    by = "the training process" if workers == 0 else "the workers"
     shown: list[tuple[object, object]] = [
         ("A batch, mean", figure("batch_s_mean", loading.batch_s_mean, milliseconds(loading.batch_s_mean))),
         ("A batch, largest", milliseconds(loading.batch_s_max)),
@@ -89,8 +91,8 @@ def loading_section(summary: RunSummary) -> Html:
         ("Batches", count(loading.batches)),
         ("Samples", count(loading.samples)),
     ]
-    if summary.train_s > 0 and summary.num_workers:
-        busy = f"{loading.load_s / summary.train_s:.1f} of {count(summary.num_workers)}"
+    if summary.train_s > 0 and workers:
+        busy = f"{loading.load_s / summary.train_s:.1f} of {count(workers)}"
         shown.append(("Workers kept busy, on average", busy))
     aside = f"Loading and collating as {by} measured it; it came with the batches."
     return section("loading", heading, facts(shown), *_slow_samples(loading), aside=aside)

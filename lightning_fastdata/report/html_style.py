@@ -8,6 +8,7 @@ STYLE = """
   --paper: #fdfdfc; --ink: #1c2025; --quiet: #5b646e; --rule: #e3e4e2; --sunk: #f4f4f1;
   --accent: #bf4408; --good: #0c7250; --warn: #8a6100;
   --blocked: #d9571a; --inline: #2f6aa8; --handoff: #a98000; --queue: #728da6; --largest: #e6b293;
+  --unknown: #8d6a9f; --steps: #7d8288;
   --startup: #6f757e; --boundary: #e29a1c; --wait: #c8450c; --transfer: #d3bf22; --compute: #2f6aa8;
   --validation: #74bde6; --checkpoint: #0c7c5d; --callbacks: #a4568a; --sync: #7a2352; --loop: #414952;
   --unattributed: #c6c9cc;
@@ -19,6 +20,7 @@ STYLE = """
     --paper: #15181b; --ink: #e9e7e3; --quiet: #a3abb3; --rule: #30353b; --sunk: #1d2125;
     --accent: #ff9254; --good: #4cc79c; --warn: #e3b341;
     --blocked: #ff7e3a; --inline: #5b9bd9; --handoff: #e6c83c; --queue: #5f7488; --largest: #84462a;
+    --unknown: #b894c9; --steps: #8a9097;
     --startup: #868e98; --boundary: #f2b03e; --wait: #ff7e3a; --transfer: #eadb5a; --compute: #5b9bd9;
     --validation: #9ad4f5; --checkpoint: #38b98f; --callbacks: #d997c1; --sync: #c96a9a; --loop: #b0b8c2;
     --unattributed: #6d757e;
@@ -132,11 +134,13 @@ figcaption { margin: 0.6rem 0 0; font-size: 0.86rem; max-width: 46rem; }
 .chart path.bar.blocked { fill: var(--blocked); }
 .chart path.bar.inline { fill: var(--inline); }
 .chart path.bar.handoff { fill: var(--handoff); }
-.chart path.bar.wait { fill: var(--blocked); }
+.chart path.bar.wait { fill: var(--unknown); }
+.chart path.bar.steps { fill: var(--steps); }
 .chart path.queue { fill: var(--queue); }
 .chart path.band.validation { fill: var(--validation-band); }
 .chart path.band.checkpoint { fill: var(--checkpoint-band); }
-.key.bar.blocked, .key.bar.wait { background: var(--blocked); }
+.key.bar.blocked { background: var(--blocked); }
+.key.bar.wait { background: var(--unknown); }
 .key.bar.inline { background: var(--inline); }
 .key.bar.handoff { background: var(--handoff); }
 .key.largest { background: var(--largest); }

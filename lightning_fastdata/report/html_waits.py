@@ -22,7 +22,9 @@ def time_line_section(summary: RunSummary, records: Sequence[StepRecord]) -> Htm
     columns = columns_of(records)
     if columns is None:
         why = "no step was recorded" if not records else NOT_MEASURED
-        return section("waits", heading, tag("p", f"Wait of each step: {why}.", class_="none"), _kinds(summary.waits))
+        return section(
+            "waits", heading, tag("p", f"Wait of each step: {why}.", class_="none"), _kinds(summary, records)
+        )
     picture = wait_chart(columns, records, summary.spans)
     shown = tag("figure", picture, tag("figcaption", _caption(summary, columns)))
     capacity = summary.waits.queue_capacity if summary.waits is not None else None
@@ -33,7 +35,7 @@ def time_line_section(summary: RunSummary, records: Sequence[StepRecord]) -> Htm
         )
     else:
         below = tag("figure", queue, id="queue")
-    parts = (shown, tag("h3", "Batches ready"), below, _kinds(summary.waits), readout_data(columns, summary.spans))
+    parts = (shown, tag("h3", "Batches ready"), below, _kinds(summary, records), readout_data(columns, summary.spans))
     aside = "How long the training process stood still in the loader’s next() before each step."
     return section("waits", heading, *parts, aside=aside)
 
@@ -51,7 +53,8 @@ def _caption(summary: RunSummary, columns: Columns) -> str:
             " column in full colour, its largest wait pale behind it."
         )
     else:
-        said.append("One column a step.")
+        width = "its width the step’s whole time" if columns.by_time else "all are as wide"
+        said.append(f"One column a step: its height is the wait, {width}.")
     said.append(
         "From left to right: time since the callback’s setup."
         if columns.by_time
@@ -66,15 +69,31 @@ def _why_no_queue(summary: RunSummary) -> str:
     return " (there are no worker processes)" if summary.num_workers == 0 else ""
 
 
-def _kinds(waits: WaitKinds | None) -> Html:
+def _which_fetches(summary: RunSummary, waits: WaitKinds, records: Sequence[StepRecord]) -> Html | None:
+    """That the first batches of epochs from workers are not among them, and where they are."""
+    first = summary.epochs
+    if not first or not any(record.refill_s > 0 for record in records):
+        return None
+    batches = "first batch of an epoch is" if first == 1 else f"{count(first)} first batches of epochs are"
+    where = "Start-up" if first == 1 else "Epoch boundary and Start-up"
+    of = f"{count(waits.fetches)} of {count(waits.fetches + first)} fetches"
+    return tag("p", f"{of}; the {batches} under {where}.", class_="quiet", id="waits-fetches")
+
+
+def _kinds(summary: RunSummary, records: Sequence[StepRecord]) -> Html:
     """What kind of waiting it was, in sums."""
+    waits = summary.waits
     heading = tag("h3", "Kinds of waiting")
     if waits is None:
         return join(heading, tag("p", f"What kind of waiting it was: {NOT_MEASURED}.", class_="none"))
     shown: list[tuple[object, object]] = []
     for name, called, value_s in (
         ("blocked_s", "Blocked: the batch was not there yet", waits.blocked_s),
-        ("head_of_line_s", "Blocked while later batches were ready", waits.head_of_line_s if waits.blocked_s else None),
+        (
+            "head_of_line_s",
+            "Blocked while later batches were ready",
+            waits.head_of_line_s if waits.head_of_line_fetches else None,
+        ),
         ("inline_s", "The training process loaded by itself", waits.inline_s),
         ("handoff_s", "Hand-over: there, but in the queue", waits.handoff_s),
         ("unknown_s", "Of a kind that was not measured", waits.unknown_s or None),
@@ -90,7 +109,8 @@ def _kinds(waits: WaitKinds | None) -> Html:
         shown.append(("Fetches that found the queue nearly full", percent(waits.queue_full_share)))
     from_workers = (waits.blocked_s or 0.0) + (waits.handoff_s or 0.0) > 0
     estimate = "Estimated: the workers do not stamp when a batch was ready, so each fetch is of one kind as a whole."
-    return join(heading, facts(shown), tag("p", estimate, class_="quiet") if from_workers and not waits.exact else None)
+    estimated = tag("p", estimate, class_="quiet") if from_workers and not waits.exact else None
+    return join(heading, _which_fetches(summary, waits, records), facts(shown), estimated)
 
 
 def distribution_section(summary: RunSummary, records: Sequence[StepRecord]) -> Html:

@@ -15,7 +15,8 @@ def ledger_section(summary: RunSummary, *, fold: bool = False) -> Section:
 
     Args:
         summary: One run.
-        fold: Whether accounts that read 0.00 s go into one line.
+        fold: Whether accounts that say nothing are left out: those that read 0.00 s, transfers without a device, and
+            the synchronisation of a single rank where it was not measured.
 
     Returns:
         No figures where the run has no account.
@@ -24,14 +25,23 @@ def ledger_section(summary: RunSummary, *, fold: bool = False) -> Section:
     # A newer version may have more of them; left out they would be missing from the sum.
     others = [name for name in summary.ledger if name not in ACCOUNTS]
     figures += [_account(summary, name, name.removesuffix("_s").replace("_", " ").capitalize()) for name in others]
-    empty = [figure for figure in figures if figure.is_nothing]
-    if fold and len(empty) > 1:
-        figures = [figure for figure in figures if not figure.is_nothing]
-        figures.append(Figure(f"{len(empty)} other accounts, each", 0.0, aligned_seconds))
+    if fold:
+        moot = {ACCOUNTS[name] for name in _moot(summary)}
+        figures = [figure for figure in figures if not figure.is_nothing and figure.name not in moot]
     if summary.total_s is not None:
         whole = share_of(summary.total_s, summary.total_s) if figures else None
         figures.append(Figure("Total, setup to teardown", summary.total_s, aligned_seconds, share=whole))
     return Section(HEADING, tuple(figures))
+
+
+def _moot(summary: RunSummary) -> list[str]:
+    """Accounts that were not measured because there was nothing to measure."""
+    without = []
+    if summary.hardware.get("accelerators") in ([], ()):
+        without.append("transfer_s")
+    if summary.world_size == 1:
+        without.append("sync_s")
+    return [name for name in without if name in summary.not_measured]
 
 
 def _account(summary: RunSummary, name: str, called: str) -> Figure:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from lightning_fastdata.report.drawing_histogram import histogram_of
 from lightning_fastdata.report.drawing_steps import KINDS, Columns, columns_of, waits_of
 from lightning_fastdata.report.drawing_wait import SHADED
 from lightning_fastdata.report.figures import share_of
+from lightning_fastdata.report.printable import clean
 from lightning_fastdata.report.units import NOT_MEASURED, count, is_known, milliseconds, percent, seconds
 from lightning_fastdata.summary import RunSummary
 
@@ -35,13 +37,15 @@ _COLOURS = {
     "loop_s": "#414952",
     "unattributed_s": "#c6c9cc",
 }
-_KIND_COLOURS = {"blocked": "#d9571a", "inline": "#2f6aa8", "handoff": "#a98000", "wait": "#d9571a"}
+_KIND_COLOURS = {"blocked": "#d9571a", "inline": "#2f6aa8", "handoff": "#a98000", "wait": "#8d6a9f"}
 _BAND_COLOURS = {"validation": "#d9ebf6", "checkpoint": "#bfe3d4"}
-_PALE, _QUEUE, _INK, _QUIET = "#e6b293", "#728da6", "#1c2025", "#5b646e"
+_PALE, _QUEUE, _STEPS, _INK, _QUIET = "#e6b293", "#728da6", "#7d8288", "#1c2025", "#5b646e"
+_TITLE_WIDTH = 105
+_NO_CAUSE = ("", "healthy", "headroom")
 
 
 def plot_run(summary: RunSummary, records: Sequence[StepRecord]) -> "Figure":
-    """One run in four panels: where the time went, the wait of each step, its distribution, the queue.
+    """One run in panels: where the time went, the wait of each step, its distribution, and the queue if measured.
 
     The figure belongs to no window and to no global state: it shows itself in a notebook, and
     ``figure.savefig("run.pdf")`` writes it.
@@ -65,15 +69,16 @@ def plot_run(summary: RunSummary, records: Sequence[StepRecord]) -> "Figure":
             fix='pip install "lightning_fastdata[plots]"',
         ) from error
     figure = Figure(figsize=(9, 8), layout="constrained")
-    panels = figure.subplot_mosaic(
-        [["ledger", "ledger"], ["waits", "waits"], ["histogram", "queue"]], height_ratios=[0.5, 2, 1.6]
-    )
-    figure.suptitle(_title(summary), x=0.01, ha="left", fontsize=11, wrap=True)
     columns = columns_of(records)
+    with_queue = columns is not None and bool(np.isfinite(columns.queue_mean).any())
+    rows: list[Any] = [["ledger"] * 2, ["waits"] * 2, ["histogram", "queue" if with_queue else "histogram"]]
+    panels = figure.subplot_mosaic(rows, height_ratios=[0.5, 2, 1.6])
+    figure.suptitle(_title(summary), x=0.01, ha="left", fontsize=10)
     _ledger(panels["ledger"], summary)
     _waits(panels["waits"], summary, columns)
     _histogram(panels["histogram"], summary, records)
-    _queue(panels["queue"], summary, columns)
+    if columns is not None and with_queue:
+        _queue(panels["queue"], summary, columns)
     # A notebook that has not loaded pyplot does not know how to show a figure.
     figure.__dict__["_repr_png_"] = functools.partial(_png_of, figure)
     return figure
@@ -86,9 +91,17 @@ def _png_of(figure: "Figure") -> bytes:
 
 
 def _title(summary: RunSummary) -> str:
-    first, stop, _ = summary.verdict.text.partition(". ")
+    """The verdict's first sentence, and below it why and what to try."""
+    verdict = summary.verdict
+    first, stop, _ = verdict.text.partition(". ")
+    said = [f"{first}." if stop else first]
+    if verdict.cause not in _NO_CAUSE:
+        said.append(f"Cause: {verdict.cause}")
+    if verdict.try_first:
+        said.append(f"Try first: {verdict.try_first}")
+    folded = (line for one in said for line in textwrap.wrap(clean(one), _TITLE_WIDTH) or [""])
     # A dollar sign would begin a formula.
-    return (f"{first}." if stop else first).replace("$", r"\$")
+    return "\n".join(folded).replace("$", r"\$")
 
 
 def _nothing(panel: Any, what: str) -> None:
@@ -144,13 +157,15 @@ def _waits(panel: Any, summary: RunSummary, columns: Columns | None) -> None:
             named.add(span.kind)
             panel.axvspan(span.start_s, span.end_s, color=_BAND_COLOURS[span.kind], zorder=0, label=label)
     for place, _ in columns.epochs if len(columns.epochs) <= 40 else ():
-        panel.axvline(place, color=_QUIET, linestyle=":", linewidth=0.8)
+        panel.axvline(place, color=_INK, linestyle=":", linewidth=1.2, zorder=3)
     about = f"mean of {count(len(width))} columns" if columns.binned else "one column a step"
     _quiet(panel, f"Wait of each step ({about}; dotted: an epoch begins)")
     panel.set_ylabel("ms", fontsize=8)
-    panel.set_xlabel(_x_label(columns), fontsize=8)
+    measured = np.isfinite(columns.queue_mean).any()
+    panel.set_xlabel(_x_label(columns) + ("" if measured else f" (batches ready: {NOT_MEASURED})"), fontsize=8)
     panel.set_ylim(0, _top_ms(columns))
-    panel.set_xlim(columns.left[0], columns.right[-1])
+    panel.set_xlim(*_x_limits(summary, columns))
+    _beyond(panel, columns)
     if panel.get_legend_handles_labels()[0]:
         panel.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3)
 
@@ -159,6 +174,37 @@ def _top_ms(columns: Columns) -> float:
     """The largest wait, or what leaves out a few that are far beyond the rest (ms); as on the page."""
     largest_s, most_s = float(columns.max_s.max()), float(np.quantile(columns.max_s, 0.95))
     return (largest_s if largest_s <= 2.5 * most_s else 1.25 * most_s) * 1050 or 1.0
+
+
+def _beyond(panel: Any, columns: Columns) -> None:
+    """A triangle at each column that goes beyond the top, the value beside the largest; as on the page."""
+    top_ms = _top_ms(columns)
+    places = np.flatnonzero(columns.max_s * 1000 > top_ms)
+    if not len(places):
+        return
+    middle = (columns.left + columns.right) / 2
+    panel.plot(
+        middle[places],
+        np.full(len(places), top_ms),
+        "^",
+        color=_INK,
+        markersize=5,
+        clip_on=False,
+        label="Beyond the top",
+    )
+    largest = int(columns.max_s.argmax())
+    text = milliseconds(float(columns.max_s[largest]))
+    panel.annotate(text, (middle[largest], top_ms), (5, -3), textcoords="offset points", va="top", fontsize=8)
+
+
+def _x_limits(summary: RunSummary, columns: Columns) -> tuple[float, float]:
+    """The same for the waits and the queue; of an axis of time up to the run's end."""
+    low, high = float(columns.left[0]), float(columns.right[-1])
+    if columns.by_time:
+        if summary.total_s is not None and is_known(summary.total_s):
+            high = max(high, summary.total_s)
+        low = 0.0 if low < 0.1 * high else low
+    return low, high
 
 
 def _x_label(columns: Columns) -> str:
@@ -171,7 +217,7 @@ def _histogram(panel: Any, summary: RunSummary, records: Sequence[StepRecord]) -
         _nothing(panel, "How long steps wait")
         return
     edges, counts = histogram_of(waits_s)
-    panel.stairs(counts, 10.0 ** (edges + 3), fill=True, color=_KIND_COLOURS["wait"])
+    panel.stairs(counts, 10.0 ** (edges + 3), fill=True, color=_STEPS)
     panel.set_xscale("log")
     marks = (("p50", summary.wait_s_median, "-"), ("p95", summary.wait_s_p95, "--"), ("p99", summary.wait_s_p99, ":"))
     for name, value_s, style in marks:
@@ -185,16 +231,13 @@ def _histogram(panel: Any, summary: RunSummary, records: Sequence[StepRecord]) -
         panel.legend(fontsize=7, frameon=False)
 
 
-def _queue(panel: Any, summary: RunSummary, columns: Columns | None) -> None:
-    if columns is None or not np.isfinite(columns.queue_mean).any():
-        _nothing(panel, "Batches ready")
-        return
+def _queue(panel: Any, summary: RunSummary, columns: Columns) -> None:
     panel.bar(columns.left, np.nan_to_num(columns.queue_mean), columns.right - columns.left, align="edge", color=_QUEUE)
     capacity = summary.waits.queue_capacity if summary.waits is not None else None
     if capacity:
         panel.axhline(capacity, color=_INK, linestyle="--", linewidth=1)
     _quiet(panel, "Batches ready at each fetch" + (f" (dashed: capacity {count(capacity)})" if capacity else ""))
-    panel.set_xlim(columns.left[0], columns.right[-1])
+    panel.set_xlim(*_x_limits(summary, columns))
     panel.set_xlabel(_x_label(columns), fontsize=8)
     panel.set_ylabel("batches", fontsize=8)
     panel.set_ylim(bottom=0)

@@ -4,12 +4,13 @@ from lightning_fastdata.findings import Boundary, DeviceTimes, Loading, RankTime
 from lightning_fastdata.report.figures import Figure, Section, share_of
 from lightning_fastdata.report.ledger import ledger_section
 from lightning_fastdata.report.printable import clean, shortened
-from lightning_fastdata.report.units import count, factor, milliseconds, percent, rate, seconds, times
+from lightning_fastdata.report.units import count, factor, is_known, milliseconds, percent, rate, seconds
 from lightning_fastdata.summary import RunSummary
 
-__all__ = ["PER_EPOCH", "sections"]
+__all__ = ["INTERVAL_UNKNOWN", "PER_EPOCH", "loading_workers", "sections"]
 
 PER_EPOCH = "Change of epochs, mean"
+INTERVAL_UNKNOWN = "interval not measured"
 
 _MOST_EPOCHS = 3
 _MOST_SAMPLES = 3
@@ -24,7 +25,7 @@ def sections(summary: RunSummary, *, brief: bool = False, fold: bool = False) ->
     Args:
         summary: One run.
         brief: For a run that has nothing to complain of: without what would explain its waiting.
-        fold: Whether accounts of the ledger that read 0.00 s go into one line.
+        fold: Whether lines that say nothing are left out: 0.00 s, and what could not be measured on such a machine.
 
     Returns:
         The sections that have something to show, from top to bottom.
@@ -35,12 +36,18 @@ def sections(summary: RunSummary, *, brief: bool = False, fold: bool = False) ->
     if summary.boundary is not None:
         found.append(_boundary(summary.boundary))
     if summary.loading is not None and not brief:
-        found.append(_loading(summary.loading, summary.num_workers))
+        found.append(_loading(summary.loading, loading_workers(summary)))
     if summary.device is not None:
         found.append(_device(summary.device, summary.train_s))
     if summary.ranks is not None:
         found.append(_ranks(summary.ranks))
-    return [section for section in found if section.figures]
+    return [section for section in found if any(not (fold and figure.is_nothing) for figure in section.figures)]
+
+
+def loading_workers(summary: RunSummary) -> int | None:
+    """Workers that did the loading (count): of all loaders that told, else of the training loader."""
+    told = None if summary.loading is None else summary.loading.num_workers
+    return summary.num_workers if told is None else told
 
 
 def _headline(summary: RunSummary) -> Section:
@@ -53,15 +60,18 @@ def _headline(summary: RunSummary) -> Section:
     figures += [
         Figure("Training time", summary.train_s),
         Figure("Samples per second", summary.samples_per_s, rate),
-        Figure("Time waiting for data", summary.wait_s),
+        Figure("In next(), first batches included", summary.wait_s),
         Figure("Share of time waiting", summary.wait_share, percent),
     ]
     if summary.ranks is not None:
         figures.append(Figure("  of all ranks together", summary.ranks.wait_share, percent))
     ceiling = summary.ceiling
     if ceiling is not None:
-        interval = f"{times(ceiling.low)} to {times(ceiling.high)}"
+        known = is_known(ceiling.low) and is_known(ceiling.high)
+        interval = f"95 %: {factor(ceiling.low)} to {factor(ceiling.high)}" if known else INTERVAL_UNKNOWN
         figures.append(Figure("Ceiling with instant data", ceiling.speedup, factor, beside=interval))
+    if summary.validation_wait_s is not None:
+        figures.append(Figure("Waiting in the fit's validations", summary.validation_wait_s, may_fold=True))
     return Section("", tuple(figures))
 
 
@@ -119,14 +129,16 @@ def _queue(waits: WaitKinds) -> list[Figure]:
 def _boundary(boundary: Boundary) -> Section:
     figures = []
     if boundary.boundaries:
-        figures.append(Figure(PER_EPOCH, boundary.per_epoch_s, beside=f"of {count(boundary.boundaries)}"))
+        figures.append(
+            Figure(PER_EPOCH, boundary.per_epoch_s, beside=f"of {count(boundary.boundaries)}", may_fold=True)
+        )
     if boundary.saving_s_per_epoch is not None:
         saving = seconds(boundary.saving_s_per_epoch)
         text = saving if boundary.saving_is_exact else f"at least {saving}"
         figures.append(Figure("  persistent_workers saves", text=text, beside="each"))
     figures.append(Figure("Shorter loaders anew", boundary.restart_s, may_fold=True))
     figures.append(Figure("Shutdown at the end", boundary.shutdown_s, may_fold=True))
-    return Section("Epoch boundary", tuple(figure for figure in figures if not figure.is_nothing))
+    return Section("Epoch boundary", tuple(figures))
 
 
 def _loading(loading: Loading, num_workers: int | None) -> Section:
@@ -159,14 +171,15 @@ def _ranks(ranks: RankTimes) -> Section:
         Figure("Largest wait, mean", ranks.wait_s_max_mean, milliseconds),
         Figure("  95th percentile", ranks.wait_s_max_p95, milliseconds),
         Figure("Largest / mean wait", ranks.imbalance, factor),
-        Figure("Lost by the slowest", ranks.lost_s),
+        Figure("The others lost", ranks.lost_s),
     ]
     if ranks.slowest_rank is not None:
         beside = f"{percent(ranks.slowest_share)} of steps"
         figures.append(Figure("Most often the slowest", text=f"rank {ranks.slowest_rank}", beside=beside))
     worst = sorted(ranks.rank_wait_share, key=lambda entry: entry[2], reverse=True)[:_MOST_RANKS]
     for rank, host, share in worst:
-        name = shortened(f"Rank {rank} waited, {host}" if host else f"Rank {rank} waited", _NAME_WIDTH)
+        where = f" on {shortened(host, _NAME_WIDTH - len(f'Rank {rank} on  waited'))}" if host else ""
+        name = f"Rank {rank}{where} waited"
         figures.append(Figure(name, share, percent, in_comparisons=False))
     left = len(ranks.rank_wait_share) - len(worst)
     if left:

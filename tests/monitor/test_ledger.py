@@ -23,6 +23,7 @@ def running(first=INLINE):
     """A ledger whose first batch came in the second second."""
     ledger = Ledger(0.0)
     ledger.fetch(1.0, 2.0, first)
+    ledger.end_step(2.0)
     return ledger
 
 
@@ -49,7 +50,6 @@ def test_a_change_of_epochs_with_workers():
     assert (boundary.boundaries, boundary.iterator_s, boundary.refill_s, boundary.per_epoch_s) == (1, 2.0, 3.0, 5.0)
     assert (boundary.saving_s_per_epoch, boundary.saving_is_exact) == (2.0, False)
     assert accounts(ledger, 11.0) == {"startup_s": 2.0, "loop_s": 4.0, "boundary_s": 5.0}
-    assert ledger.epoch == 1
 
 
 def test_a_change_of_epochs_without_workers():
@@ -69,7 +69,7 @@ def test_two_openings_in_a_row_are_one_boundary():
         ledger.open_boundary(now)
     ledger.fetch(6.0, 6.5, INLINE)
     boundary = ledger.boundary(None, 2)
-    assert (boundary.boundaries, boundary.iterator_s, ledger.epoch) == (1, 3.0, 1)
+    assert (boundary.boundaries, boundary.iterator_s) == (1, 3.0)
 
 
 def test_what_is_opened_before_the_first_batch_is_start_up():
@@ -77,7 +77,7 @@ def test_what_is_opened_before_the_first_batch_is_start_up():
     for now in (1.0, 2.0):
         ledger.open_boundary(now)
     ledger.fetch(3.0, 4.0, INLINE)
-    assert (ledger.accounts.boundaries, ledger.epoch) == (0, 0)
+    assert ledger.boundary(None, 1).boundaries == 0
     assert ledger.boundary(None, 1).per_epoch_s is None
 
 
@@ -95,6 +95,7 @@ def test_the_saving_is_exact_only_where_the_workers_told_at_every_change(second,
     for start, told in ((5.0, 1.75), (25.0, second)):
         ledger.open_boundary(start)
         ledger.fetch(start + 2.0, start + 5.0, facts(True, worker_start_s=told))
+        ledger.end_step(start + 5.0)
     boundary = ledger.boundary(False, 3)
     assert (boundary.saving_s_per_epoch, boundary.saving_is_exact) == (saving, exact)
 
@@ -103,6 +104,7 @@ def test_the_first_epochs_worker_start_is_no_saving():
     """It is paid with persistent workers too."""
     ledger = Ledger(0.0)
     ledger.fetch(1.0, 6.0, facts(True, worker_start_s=4.0))
+    ledger.end_step(6.0)
     ledger.open_boundary(10.0)
     ledger.fetch(11.0, 12.0, facts(True, worker_start_s=0.5))
     assert ledger.boundary(False, 2).saving_s_per_epoch == 1.5
@@ -181,3 +183,36 @@ def test_the_end_of_the_last_epoch_is_no_change_of_epochs():
     ledger.found_the_end(6.0, 8.0)
     boundary = ledger.boundary(None, 2)
     assert (boundary.refill_s, boundary.per_epoch_s) == (2.0, 3.0)
+
+
+def test_a_loader_that_is_read_ahead_in_the_start_up_has_no_boundary_in_the_first_epoch():
+    """Without a length: Lightning fetches before the first epoch begins."""
+    ledger = Ledger(0.0)
+    ledger.fetch(1.0, 2.0, INLINE)
+    ledger.open_boundary(3.0)
+    ledger.fetch(3.5, 4.0, INLINE)
+    ledger.end_step(4.0)
+    assert ledger.boundary(None, 1).boundaries == 0
+    for opening in (5.0, 6.0):  # made anew, and read ahead after each
+        ledger.open_boundary(opening)
+        ledger.fetch(opening + 0.25, opening + 0.5, INLINE)
+    boundary = ledger.boundary(None, 2)
+    assert (boundary.boundaries, boundary.iterator_s) == (1, 0.5)
+
+
+def test_what_callbacks_do_between_two_epochs_is_no_boundary():
+    """A loader made anew is opened before on_train_epoch_start; nobody could save what callbacks do there."""
+    ledger = running(WORKERS)
+    ledger.open_boundary(5.0)
+    ledger.add("callback", 5.5, 8.5)
+    ledger.fetch(9.0, 10.0, WORKERS)
+    assert ledger.boundary(False, 2).iterator_s == 1.0
+    assert accounts(ledger, 10.0)["callbacks_s"] == 3.0
+
+
+def test_nothing_is_drawn_on_the_time_line_of_a_run_that_is_over():
+    ledger = running()
+    ledger.accounts.close(3.0)
+    ledger.open_validation(4.0)
+    ledger.close_validation(5.0)
+    assert list(ledger.spans) == []

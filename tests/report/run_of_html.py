@@ -113,9 +113,8 @@ def loading_of(records, path="photographs/train/{}.jpg"):
         for place, index in enumerate((48211, 1007, 3, 77120, 90211, 5, 15531, 62, 1200, 33))
     )
     load_s = sum(record.load_s for record in records)
-    return Loading(
-        len(records), 32 * len(records), load_s, load_s / len(records), 1.42, load_s / len(records) / 32, slowest
-    )
+    mean_s = load_s / len(records)
+    return Loading(len(records), 32 * len(records), load_s, mean_s, 1.42, mean_s / 32, slowest=slowest)
 
 
 def input_bound():

@@ -7,7 +7,7 @@ import json
 import pytest
 from rich.console import Console
 
-from lightning_fastdata.findings import ACCOUNTS, Boundary, WaitKinds
+from lightning_fastdata.findings import ACCOUNTS, Boundary, RankTimes, WaitKinds
 from lightning_fastdata.records import StepRecord
 from lightning_fastdata.report.compare import differences, side_by_side
 from lightning_fastdata.summary import summarise
@@ -101,26 +101,56 @@ def test_what_was_not_measured_has_no_difference():
     assert line(table(SLOW, not_measured), "Waiting for data") == ["1.20", "s", "not", "measured"]
 
 
+def with_startup(run_, startup_s, total_s):
+    return dataclasses.replace(run_, ledger={**run_.ledger, "startup_s": startup_s}, total_s=total_s)
+
+
+def with_ranks(run_, share):
+    ranks = RankTimes(2, 2, 20, share, 0.1, 0.1, 2.0, 1, "b", 1.0, 1.0)
+    return dataclasses.replace(run_, ranks=ranks, world_size=2)
+
+
+TIME = "1.00 s in all after the start-up instead of 2.20 s (-55 %)"
+
+
 @pytest.mark.parametrize(
     ("a", "b", "last"),
     [
+        (SLOW, FAST, f"{TIME}, 2.00x the samples per second, share of time waiting 0.0 % instead of 50.0 %."),
         (
-            SLOW,
             FAST,
-            "b: 2.00x the samples per second of a; the share of time waiting fell by 50.0 points, from 50.0 %",
+            SLOW,
+            "2.20 s in all after the start-up instead of 1.00 s (+120 %), 0.50x the samples per second, share of time"
+            " waiting 50.0 % instead of 0.0 %.",
         ),
-        (FAST, SLOW, "a: 2.00x the samples per second of b; the share of time waiting rose by 50.0 points, from 0.0 %"),
-        (SLOW, SLOW, "b: 1.00x the samples per second of a; the share of time waiting stayed at 50.0 %."),
-        (SLOW, UNKNOWN, None),
-        (UNKNOWN, dataclasses.replace(FAST, wait_share=None), None),
-        (SLOW, dataclasses.replace(FAST, samples_per_s=None), "The share of time waiting fell by 50.0 points, from"),
-        (SLOW, dataclasses.replace(FAST, wait_share=None), "b: 2.00x the samples per second of a."),
-        (SLOW, dataclasses.replace(FAST, samples_per_s=float("nan")), "The share of time waiting fell"),
+        (SLOW, SLOW, "2.20 s in all after the start-up instead of 2.20 s (0 %), 1.00x the samples per second, share"),
+        # The start-up is left out, however long it was.
+        (with_startup(SLOW, 10.0, 12.2), with_startup(FAST, 1.0, 2.0), f"{TIME}, 2.00x"),
+        (SLOW, dataclasses.replace(FAST, total_s=None), "2.00x the samples per second, share of"),
+        (SLOW, dataclasses.replace(FAST, ledger={}), "2.00x the samples per second, share of"),
+        (SLOW, dataclasses.replace(FAST, not_measured=("startup_s",)), "2.00x the samples per second, share of"),
+        (SLOW, dataclasses.replace(FAST, total_s=float("nan")), "2.00x the samples per second, share of"),
+        (SLOW, dataclasses.replace(FAST, samples_per_s=None), f"{TIME}, share of time waiting 0.0 % instead"),
+        (SLOW, dataclasses.replace(FAST, samples_per_s=float("nan")), f"{TIME}, share of time waiting 0.0 % instead"),
+        (SLOW, dataclasses.replace(FAST, wait_share=None), f"{TIME}, 2.00x the samples per second."),
+        (
+            with_ranks(SLOW, 0.8),
+            with_ranks(FAST, 0.3),
+            f"{TIME}, 2.00x the samples per second, share of time waiting of all ranks 30.0 % instead of 80.0 %.",
+        ),
+        (SLOW, with_ranks(FAST, 0.3), f"{TIME}, 2.00x the samples per second, share of time waiting of all ranks 30.0"),
+        # One rank of several, without the others, is no match for all of them.
+        (dataclasses.replace(SLOW, world_size=2), with_ranks(FAST, 0.3), f"{TIME}, 2.00x the samples per second."),
     ],
 )
-def test_the_last_line_says_which_is_faster_and_what_became_of_the_waiting(a, b, last):
-    found = table(a, b, width=200).splitlines()[-1]
-    assert found.startswith(last) if last else found.startswith("b: ") and "samples per second" not in found
+def test_the_last_line_measures_the_right_run_against_the_left_one(a, b, last):
+    """Always in this direction: the time first, the samples per second, the waiting."""
+    assert table(a, b, width=200).splitlines()[-1].startswith(f"b against a: {last}")
+
+
+def test_without_anything_in_common_there_is_no_last_line():
+    nothing = dataclasses.replace(UNKNOWN, wait_share=None, total_s=None)
+    assert "against" not in table(nothing, FAST)
 
 
 def test_problems_and_other_circumstances_are_said_before_the_last_line():
@@ -131,6 +161,9 @@ def test_problems_and_other_circumstances_are_said_before_the_last_line():
         "Problem: b: Line 7: gone.",
     ]
     assert "Note:" not in table(SLOW, FAST)
+    assert "Note: Measured over different numbers of steps (20, 4,000)." in table(
+        SLOW, dataclasses.replace(FAST, steps=4000)
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

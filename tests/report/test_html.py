@@ -167,6 +167,66 @@ def test_the_verdict_stands_on_top():
     )
 
 
+@pytest.mark.parametrize("bounds", [(None, None), (None, 2.0), (float("nan"), float("inf"))])
+def test_an_interval_that_is_not_known_reads_so(bounds):
+    summary, _ = RUNS["input_bound"]()
+    ceiling = dataclasses.replace(summary.ceiling, low=bounds[0], high=bounds[1])
+    _, page = page_of("input_bound", ceiling=ceiling)
+    assert "x faster (interval not measured), start-up aside." in page.texts["ceiling-text"]
+    assert "rests on" not in page.texts["ceiling-text"]
+    assert "ceiling-low" not in page.values
+
+
+def test_the_waiting_of_validations_is_told_where_it_was_measured():
+    _, page = page_of("input_bound", validation_wait_s=1.5)
+    assert (page.values["validation_wait_s"], page.texts["validation_wait_s"]) == (1.5, "1.50 s")
+    assert "validation_wait_s" not in page_of("input_bound", validation_wait_s=None)[1].values
+
+
+@pytest.mark.parametrize(("told", "of"), [(6, "of 6"), (None, "of 4")])
+def test_workers_kept_busy_are_of_all_loaders_that_told(told, of):
+    summary, _ = RUNS["input_bound"]()
+    loading = dataclasses.replace(summary.loading, num_workers=told)
+    _, page = page_of("input_bound", loading=loading)
+    busy = summary.loading.load_s / summary.train_s
+    assert f"Workers kept busy, on average{busy:.1f} {of}" in page.texts["loading"]
+
+
+def test_the_kinds_say_which_fetches_are_not_among_them():
+    summary, _ = RUNS["input_bound"]()
+    waits = dataclasses.replace(summary.waits, fetches=357)
+    text = page_of("input_bound", waits=waits)[1].texts["waits-fetches"]
+    assert text == "357 of 360 fetches; the 3 first batches of epochs are under Epoch boundary and Start-up."
+    assert "waits-fetches" not in page_of("inline")[1].texts  # without workers they are
+    one = page_of("one_step", waits=dataclasses.replace(waits, fetches=0))[1].texts["waits-fetches"]
+    assert one == "0 of 1 fetches; the first batch of an epoch is under Start-up."
+
+
+def test_blocked_while_others_were_ready_is_told_where_it_happened():
+    summary, _ = RUNS["input_bound"]()
+    assert "waits-head_of_line_s" in page_of("input_bound")[1].values
+    waits = dataclasses.replace(summary.waits, head_of_line_fetches=0, head_of_line_s=0.0)
+    assert "waits-head_of_line_s" not in page_of("input_bound", waits=waits)[1].values
+
+
+def test_height_and_width_of_a_column_are_explained():
+    text = page_of("input_bound")[1].texts["waits"]
+    assert "One column a step: its height is the wait, its width the step’s whole time." in text
+    assert "its width" not in page_of("without_new_fields")[1].texts["waits"]
+
+
+def test_colours_mean_one_thing():
+    """The histogram is of no kind, and a kind that was not measured is not "blocked"."""
+    _, page = page_of("input_bound")
+    assert page.of_class("bar", "steps")
+    assert not page.of_class("bar", "wait")
+    fills = dict(re.findall(r"\.chart path\.bar\.(\w+) \{ fill: var\(--([\w-]+)\)", STYLE))
+    assert len(set(fills.values())) == len(fills) == 5
+    _, page = page_of("without_new_fields")
+    assert len(page.of_class("key", "bar", "wait")) == 1
+    assert "Waiting whose kind was not measured" in page.texts["waits"]
+
+
 def test_the_ledger_bar_shows_the_shares():
     """Widths are proportional to the accounts, those that were not measured are only in the table."""
     summary, page = page_of("input_bound")
@@ -448,7 +508,7 @@ def test_words_and_bars_can_be_told_from_their_ground(theme):
     assert len(accounts) == len(ACCOUNTS) - 1  # what is unattributed is hatched
     for account, words in accounts:
         assert contrast(colours[account], colours[words]) >= 4.5, account
-    for drawn in ("blocked", "inline", "handoff", "queue"):
+    for drawn in ("blocked", "inline", "handoff", "queue", "unknown", "steps"):
         assert contrast(colours[drawn], colours["paper"]) >= 3, drawn
 
 

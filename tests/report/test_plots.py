@@ -1,6 +1,7 @@
 """The figure of a run: it draws every kind of run, with the run's numbers, and says what to install where it cannot."""
 
 import builtins
+import dataclasses
 import itertools
 import pickle
 import runpy
@@ -13,6 +14,7 @@ import pytest
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.findings import ACCOUNTS
 from lightning_fastdata.report.plots import plot_run
+from lightning_fastdata.report.units import milliseconds
 
 RUNS = runpy.run_path(str(Path(__file__).with_name("run_of_html.py")))["RUNS"]
 
@@ -51,7 +53,59 @@ def test_the_figure_shows_the_numbers_of_the_run():
     heights = sum(bar.get_height() for container in waits.containers for bar in container)
     assert heights / 1000 == pytest.approx(sum(record.wait_s for record in records))
     assert queue.lines[0].get_ydata()[0] == summary.waits.queue_capacity
-    assert figure._suptitle.get_text() == summary.verdict.text.partition(". ")[0] + "."
+    said = " ".join(figure._suptitle.get_text().split())
+    verdict = summary.verdict
+    assert said.startswith(verdict.text.partition(". ")[0] + f". Cause: {verdict.cause}")
+    assert said.endswith(f"Try first: {verdict.try_first}")
+
+
+def test_without_a_cause_the_title_is_one_sentence():
+    summary, _, figure = panels_of("healthy")
+    assert not summary.verdict.try_first
+    said = figure._suptitle.get_text()
+    assert "Cause:" not in said
+    assert "Try first:" not in said
+
+
+def test_the_axis_of_time_reaches_the_end_of_the_run():
+    """For the waits and the queue alike, so that one stands below the other."""
+    summary, _, figure = panels_of("input_bound")
+    _, waits, _, queue = figure.axes
+    assert waits.get_xlim() == queue.get_xlim()
+    assert waits.get_xlim()[1] == pytest.approx(summary.total_s)
+    summary, records, _ = panels_of("without_new_fields")  # an axis of steps has no such end
+    figure = plot_run(dataclasses.replace(summary, total_s=500.0), records)
+    assert figure.axes[1].get_xlim() == (0, len(records))
+
+
+def test_columns_beyond_the_top_are_marked():
+    """With a triangle each, and the value beside the largest; without such columns there is none."""
+    _, records, figure = panels_of("input_bound")
+    waits = figure.axes[1]
+    (marks,) = (line for line in waits.lines if line.get_marker() == "^")
+    beyond = [record for record in records if record.wait_s * 1000 > waits.get_ylim()[1]]
+    assert len(marks.get_xdata()) == len(beyond) > 0
+    assert [text.get_text() for text in waits.texts] == [milliseconds(max(record.wait_s for record in records))]
+    assert "Beyond the top" in words_of(waits)
+    assert not [line for line in panels_of("one_step")[2].axes[1].lines if line.get_marker() == "^"]
+
+
+def test_epochs_are_marked_above_the_columns():
+    _, _, figure = panels_of("input_bound")
+    waits = figure.axes[1]
+    epochs = [line for line in waits.lines if line.get_linestyle() == ":"]
+    assert len(epochs) == 3
+    assert min(line.get_zorder() for line in epochs) > max(bar.get_zorder() for bar in waits.patches)
+
+
+def test_without_a_queue_the_histogram_takes_its_place():
+    """And the axis above says that it was not measured."""
+    _, _, figure = panels_of("inline")
+    _, waits, histogram = figure.axes
+    figure.draw_without_rendering()
+    assert histogram.get_position().width > 0.9 * waits.get_position().width
+    assert "batches ready: not measured" in waits.get_xlabel()
+    assert "not measured" not in panels_of("input_bound")[2].axes[1].get_xlabel()
 
 
 def test_of_many_steps_the_mean_and_the_largest_are_drawn():
@@ -68,7 +122,6 @@ def test_what_was_not_measured_reads_so():
         "Where the time went: not measured",
         "Wait of each step: not measured",
         "How long steps wait: not measured",
-        "Batches ready: not measured",
     ]
 
 

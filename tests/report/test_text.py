@@ -38,6 +38,7 @@ def steps(number, wait_s=0.02, per_epoch=10):
     ]
 
 
+NAN, INFINITE = float("nan"), float("inf")
 VAL = StageWait("val", 2, 10, 1.0, 0.4, 4.0)
 MANY = StageWait(
     "val", 2, 10, 1.0, 0.4, 4.0, (StageWait("val/0", 2, 6, 0.2, 0.1, 1.0), StageWait("val/1", 2, 4, 0.8, 0.4, 2.5))
@@ -56,7 +57,7 @@ WHOLE = dataclasses.replace(
     not_measured=("transfer_s",),
     boundary=Boundary(2, 1.0, 0.5, 1.5, 0.25, 0.0, False, 0.75, True),
     waits=WaitKinds(1197, 0.0, 0.4, 0.1, 0.0, True, 1102, 31, 0.125, 5.2, 0, 8, 0.5),
-    loading=Loading(30, 240, 3.0, 0.1, 0.9, 0.0125, SLOWEST),
+    loading=Loading(30, 240, 3.0, 0.1, 0.9, 0.0125, slowest=SLOWEST),
     device=DeviceTimes(30, 0.25, 0.5, None, 0.02),
     ranks=RankTimes(
         2, 3, 30, 0.75, 0.08, 0.12, 1.6, 1, "node2", 0.83, 22.0, ((0, "node1", 0.45), (1, "node2", 0.69)), (2,)
@@ -129,11 +130,11 @@ def test_an_interrupted_run_says_so_with_its_notes():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Ceiling with instant data", "2.31x 2.23x to 2.40x"),
+        ("Ceiling with instant data", "2.31x 95 %: 2.23x to 2.40x"),
+        ("In next(), first batches included", "0.60 s"),
         ("of all ranks together", "75.0 %"),
         ("Waiting for data", "0.50 s 25.0 %"),
         ("Transfer to the device", "not measured"),
-        ("8 other accounts, each", "0.00 s"),
         ("99th percentile", "20.0 ms"),
         ("Blocked: not there yet", "0.40 s 80.0 %"),
         ("Handed over: was there", "0.10 s 20.0 %"),
@@ -152,13 +153,50 @@ def test_an_interrupted_run_says_so_with_its_notes():
         ("Copying, on the device", "not measured"),
         ("Largest / mean wait", "1.60x"),
         ("Most often the slowest", "rank 1 83.0 % of steps"),
-        ("Rank 1 waited, node2", "69.0 %"),
+        ("The others lost", "22.00 s"),
+        ("Rank 1 on node2 waited", "69.0 %"),
         ("Ranks that did not report", "2"),
     ],
 )
 def test_every_finding_has_its_line(name, words):
     """In 80 columns none of them folds."""
     assert " ".join(row(render(summary_table(WHOLE), width=80), name)) == words
+
+
+@pytest.mark.parametrize("bounds", [(None, None), (1.5, None), (NAN, 2.0)])
+def test_a_ceiling_whose_interval_is_not_known_says_so(bounds):
+    ceiling = dataclasses.replace(WHOLE.ceiling, low=bounds[0], high=bounds[1])
+    text = render(summary_table(dataclasses.replace(WHOLE, ceiling=ceiling)), width=80)
+    assert row(text, "Ceiling with instant data") == ["2.31x", "interval", "not", "measured"]
+
+
+@pytest.mark.parametrize(("value", "words"), [(1.25, ["1.25", "s"]), (None, None), (0.001, None)])
+def test_the_waiting_of_validations_has_a_line_where_it_was_measured(value, words):
+    text = render(summary_table(dataclasses.replace(WHOLE, validation_wait_s=value)))
+    assert (row(text, "Waiting in the fit's validations") if words else None) == words
+    assert ("fit's validations" in text) == bool(words)
+
+
+@pytest.mark.parametrize(("told", "shown"), [(6, "by 6 workers"), (None, "by 4 workers"), (1, "by 1 worker\n")])
+def test_workers_that_loaded_are_those_that_told(told, shown):
+    loading = dataclasses.replace(WHOLE.loading, num_workers=told)
+    text = "\n".join(map(str.rstrip, render(summary_table(dataclasses.replace(WHOLE, loading=loading))).splitlines()))
+    assert f"Loading, {shown}" in text
+
+
+@pytest.mark.parametrize(("per_epoch_s", "shown"), [(0.0049, False), (0.0051, True)])
+def test_changes_of_epochs_that_cost_nothing_take_no_line(per_epoch_s, shown):
+    """Nor a heading without lines."""
+    boundary = Boundary(2, per_epoch_s, 0.0, 0.0, 0.0)
+    text = render(summary_table(dataclasses.replace(WHOLE, boundary=boundary)))
+    assert ("Change of epochs" in text) == shown
+    assert any(line.strip() == "Epoch boundary" for line in text.splitlines()) == shown
+
+
+def test_a_long_host_leaves_the_number_of_its_rank():
+    ranks = dataclasses.replace(WHOLE.ranks, rank_wait_share=((11, "x" * 60 + ".example", 0.5),))
+    text = render(summary_table(dataclasses.replace(WHOLE, ranks=ranks)), width=80)
+    assert [line for line in text.splitlines() if "Rank 11 on ..." in line and "x.example waited" in line]
 
 
 def test_what_to_try_comes_after_the_verdict_and_the_notes_after_both():
@@ -253,9 +291,6 @@ def test_text_from_elsewhere_is_only_text():
     assert "é" in render(summary_table(summary), "utf-8", width=200)
 
 
-NAN, INFINITE = float("nan"), float("inf")
-
-
 @pytest.mark.parametrize("value", [NAN, INFINITE, -INFINITE, None])
 def test_what_is_no_number_reads_not_measured(value):
     for show in (milliseconds, seconds, percent, count, factor):
@@ -284,7 +319,7 @@ def test_two_runs_stand_side_by_side():
     text = render(side_by_side(SUMMARIES["usual"], SUMMARIES["interrupted"], ("plain", "pack")))
     (header,) = (line for line in text.splitlines() if "plain" in line and "pack" in line and ":" not in line)
     assert header.index("plain") < header.index("pack")
-    assert "pack: 1.00x the samples per second of plain; the share of time waiting stayed at 62.5 %." in text
+    assert "pack against plain: 1.00x the samples per second, share of time waiting 62.5 % instead of 62.5 %." in text
     assert "Steps before the checkpoint" in text
 
 
