@@ -122,10 +122,19 @@ def test_warnings_are_few_and_say_what_to_try():
 
 
 def test_a_loader_without_workers_is_told_about_workers():
-    """Trap 20, in words: it is work, and workers would take it."""
-    loader = torch.utils.data.DataLoader(torch.ones(40, 2), batch_size=2)
+    """Trap 20, in words: it is work, and a worker would take it where there is a core for one."""
+
+    class Slow(torch.utils.data.Dataset):
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            time.sleep(0.003)
+            return torch.ones(2)
+
+    loader = torch.utils.data.DataLoader(Slow(), batch_size=2)
     monitor = quiet_monitor(warn_above=0.0, max_warnings=1, log_every_n_steps=5)
-    with pytest.warns(UserWarning, match="num_workers > 0"):
+    with pytest.warns(UserWarning, match="num_workers=|there is one core"):
         quiet_trainer(monitor).fit(Net(), loader)
     assert monitor.summary().num_workers == 0
 

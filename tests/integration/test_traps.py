@@ -189,7 +189,8 @@ def test_the_loader_stays_the_users_own():
         os.environ.pop("PL_SEED_WORKERS", None)
         os.environ.pop("PL_GLOBAL_SEED", None)
     assert seen["loader"] is loader
-    assert seen["own"] - before <= {"_DataLoader__initialized"}
+    # Lightning keeps a record of how a loader was made, for all loaders once a hook has raised in this process.
+    assert {name for name in seen["own"] - before if not name.startswith("__pl_")} <= {"_DataLoader__initialized"}
     assert seen["iterator"] is _MultiProcessingDataLoaderIter
     assert seen["alive"] == [True, True]
     assert seen["seeding"] is not None
