@@ -52,6 +52,7 @@ def main(path: str, slow: int, ending: str) -> None:
         "status": summary.status,
         "wait_share": summary.wait_share,
         "ranks": None if summary.ranks is None else dataclasses.asdict(summary.ranks),
+        "verdict": dataclasses.asdict(summary.verdict),
         "notes": summary.notes,
     }
     Path(path).with_name(f"rank{rank}.json").write_text(json.dumps(told))
