@@ -72,9 +72,7 @@ def of_steady_waiting(summary: RunSummary) -> Advice:
     steady = waits.unknown_s + sum(part or 0.0 for part in kinds)
     if waits.inline_s is None or waits.unknown_s > _MOST_OF * steady:
         why = "What kind of waiting it was is not known for this loader."
-        return Advice(
-            "", why, "If it can have more workers, those; else cheaper transforms or smaller data."
-        )
+        return Advice("", why, "If it can have more workers, those; else cheaper transforms or smaller data.")
     if waits.inline_s > _MOST_OF * steady:
         return _inline(summary, waits, waits.inline_s)
     if (waits.handoff_s or 0.0) > _MOST_OF * steady:

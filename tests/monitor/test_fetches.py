@@ -393,7 +393,7 @@ def test_a_loader_that_is_too_slow_is_blocked_with_an_empty_queue(maker):
     """30 ms a batch, 2 workers, 2 ms of work: 13 ms of waiting a batch, and nobody else is to blame."""
     found = read(load_with(maker, Sleepy(40, 0.03), num_workers=2), compute_s=0.002)[4:-2]
     took = sum(each.blocked_s + each.handoff_s for each in found)
-    assert sum(each.blocked_s for each in found) > 0.6 * took
+    assert sum(each.blocked_s for each in found) > 0.8 * took
     assert sum(each.ready for each in found) / len(found) < 1.5
     assert sum(each.head_of_line for each in found) <= len(found) / 3
 
