@@ -108,7 +108,7 @@ class RunSummary:
     wait_s_max: float | None
     """Largest wait of a step (s), over all steps."""
     percentile_steps: int
-    """Steps behind median and p95 (count): all of them, or the last 10,000 of a longer run."""
+    """Steps behind the percentiles (count); of a run of more than 10,000 they are within 1 %, else exact."""
     first_batch_wait_s: tuple[tuple[int, float], ...]
     """(epoch, wait of its first step in s); the first epoch and the last 99 of a longer run."""
     stages: tuple[StageWait, ...]
@@ -221,8 +221,8 @@ def summarise(
 ) -> RunSummary:
     """Reduce the steps of one rank to one summary.
 
-    Sums come from ``totals``, which may know more steps than the records that were kept; median and p95 come from the
-    records, and ``percentile_steps`` says from how many. Nothing is left out as warm-up: the first batch of an epoch
+    Sums come from ``totals``, which may know more steps than the records that were kept; then so do the percentiles,
+    and else they come from the records. Nothing is left out as warm-up: the first batch of an epoch
     is a real wait, and ``first_batch_wait_s`` shows it.
 
     Args:

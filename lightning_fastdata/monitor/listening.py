@@ -86,7 +86,7 @@ class Listening:
             raise
 
     def _device_timer(self, trainer: Any) -> DeviceTimer | None:
-        device = getattr(trainer.strategy, "root_device", None)
+        device = _root_device(trainer)
         timer = None if device is None else device_timer(device)
         if timer is not None and any(type(callback).__name__ == "ThroughputMonitor" for callback in trainer.callbacks):
             self.notes["synchronised"] = (
@@ -100,10 +100,7 @@ class Listening:
         listeners: dict[str, Listener] = {"train": self._train_listener(), "compute": note}
         listeners |= {"checkpoint": note, "callback": note, "validation": note}
         # Each label that is listened to costs some 5 us a step, so those behind which nothing happens are not.
-        device = getattr(
-            getattr(trainer.strategy, "root_device", None), "type", None
-        )  # a strategy of one's own may have none
-        if device != "cpu" or overrides("transfer_batch_to_device", *owners):
+        if getattr(_root_device(trainer), "type", None) != "cpu" or overrides("transfer_batch_to_device", *owners):
             listeners["transfer"] = self._transfer_listener()
         else:
             self.not_measured = ("transfer_s",)
@@ -217,3 +214,8 @@ class Listening:
         while self._undo:
             self._undo.pop()()
         self.seam.restore()
+
+
+def _root_device(trainer: Any) -> Any:
+    """The device that the Trainer computes on; None for a strategy of the user's that has none."""
+    return getattr(trainer.strategy, "root_device", None)

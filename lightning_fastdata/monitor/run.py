@@ -31,10 +31,10 @@ __all__ = ["MeasuredRun"]
 _SILENT_BATCHES = 5
 # Steps that are kept as events before they are worked through; bounds the memory where nothing is logged.
 _MOST_UNWRITTEN = 256
-# A device's idle time is part of the wait, but for the resolution of events and the recording of them.
-_MOST_BEYOND_S = 1e-4
 # The same for the micro-batches of a step.
 _MOST_EVENTS = 4_096
+# A device's idle time is part of the wait, but for the resolution of events and the recording of them.
+_MOST_BEYOND_S = 1e-4
 _LATER = "The table at the end of the run says more."
 _REFILL_FIELD = StepRecord.__slots__.index("refill_s")
 # A long epoch is told in parts, or only its last 10,000 steps would be compared.
@@ -143,11 +143,15 @@ class MeasuredRun:
     @property
     def up_to_date(self) -> StepMeter:
         """The meter, after everything that was noted until now."""
+        self.catch_up()
+        return self.meter
+
+    def catch_up(self) -> None:
+        """Work through everything that was noted until now."""
         try:
             self.journal.replay()
         except Exception as error:
             self._failed(error)
-        return self.meter
 
     # Training.
 
@@ -199,7 +203,7 @@ class MeasuredRun:
         self.up_to_date.ledger.accounts.enter(phase, self.clock())
 
     def _tell_ranks(self, *, at_least: int = 0) -> None:
-        """Send the other ranks' leader what is new, or take what is there, if it is ``at_least`` so many steps."""
+        """Send rank 0 what is new, or on rank 0 take what is there, if it is ``at_least`` so many steps."""
         if self.exchange is not None and self.meter.steps - self._published >= at_least:
             self._publish(self.exchange)
             self.exchange.collect()
@@ -221,7 +225,7 @@ class MeasuredRun:
         if step is None:
             self.journal.note((samples_in(batch),))
             if len(self.journal) > _MOST_EVENTS:
-                self.up_to_date.steps  # noqa: B018 (works the journal through)
+                self.catch_up()
             return False
         self.journal.note((self._epoch, step, samples_in(batch), self.clock()))
         if self._device is not None:
