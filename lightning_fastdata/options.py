@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lightning_fastdata.errors import FastDataError
 
-__all__ = ["LoaderOptions", "LoaderPlan", "Reason", "Split", "Workload"]
+__all__ = ["LoaderOptions", "LoaderPlan", "Pool", "Reason", "Split", "Workload"]
 
 Split = Literal["train", "val", "test", "predict"]
 Auto = Literal["auto"]
@@ -68,6 +68,34 @@ class LoaderOptions:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """The workers of one loader, and what they and their batches take; None = not known."""
+
+    num_workers: int
+    """Worker processes (count)."""
+    prefetch_factor: int
+    """Batches per worker prepared ahead (count)."""
+    batch_bytes: int | None = None
+    """Size of one collated batch, bytes."""
+    tensors_per_batch: int | None = None
+    """Tensors in it, each of which holds a file open on its way (count); 0 under torch's ``file_system`` strategy."""
+    worker_bytes: int | None = None
+    """Private memory of one worker without its batches, bytes."""
+    pin_memory: bool = False
+    """Whether batches are copied to page-locked memory."""
+    batch_size: int | None = None
+    """Samples per batch (count); only where ``batch_bytes`` has to be assumed."""
+    batches: int | None = None
+    """Batches in one pass over the data (count): never more are under way."""
+
+    @property
+    def in_flight(self) -> int:
+        """Batches under way when the queue is full (count)."""
+        most = self.num_workers * self.prefetch_factor
+        return most if self.batches is None else min(most, self.batches)
+
+
+@dataclass(frozen=True)
 class Workload:
     """What one loader has to do and where; everything optional is unknown unless said."""
 
@@ -79,6 +107,10 @@ class Workload:
     """Samples per batch and rank (count); None when a batch sampler decides."""
     batch_bytes: int | None = None
     """Size of one collated batch; None = not known, then a 224 x 224 float image per sample is assumed."""
+    tensors_per_batch: int | None = None
+    """Tensors in one batch (count), 0 under torch's ``file_system`` strategy; None = not known."""
+    worker_bytes: int | None = None
+    """Private memory of one worker, bytes; None = not measured, then 512 MiB are assumed."""
     in_memory: bool = False
     """The samples already lie in memory and are only indexed."""
     is_iterable: bool = False
@@ -87,6 +119,12 @@ class Workload:
     """Loaders of this split (count); those of training are alive together, those of evaluation follow each other."""
     beside_other_pool: bool = False
     """True when the workers of another split are alive at the same time (training beside validation)."""
+    other_pool: Pool | None = None
+    """Those workers, where the user has set their number; None = there are none, or a plan decides them too."""
+    other_pool_started: bool = False
+    """Whether they were started already, so that what they take is missing from what is free."""
+    fills_both_pools: bool = False
+    """True when both are sure to be full at once: the run validates in the middle of an epoch."""
     device_type: str | None = None
     """Type of the device the Trainer uses ("cpu", "cuda", "mps", ...); None without a Trainer."""
     training_threads: int | None = None
