@@ -5,13 +5,14 @@ and is what "auto" keeps within. What is taken *at least* rests on measured or d
 is held against values of the user's own: nothing is refused that could have run.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from lightning_fastdata.hardware import Hardware
 from lightning_fastdata.options import Pool
 
-__all__ = ["Cap", "Caps", "Demand", "Pool", "Preflight", "Resource", "caps", "preflight"]
+__all__ = ["Cap", "Caps", "Demand", "Pool", "Preflight", "Resource", "amount", "caps", "preflight"]
 
 Resource = Literal["shm", "ram", "files"]
 
@@ -40,6 +41,9 @@ ENDS: dict[Resource, str] = {"shm": "a bus error", "ram": "a killed worker", "fi
 """How a run ends that takes more."""
 
 
+LABELS: dict[Resource, str] = {"shm": "/dev/shm", "ram": "memory", "files": "open files"}
+
+
 @dataclass(frozen=True)
 class Demand:
     """What one resource of the machine would have to give."""
@@ -48,23 +52,33 @@ class Demand:
     """Which one: /dev/shm, memory, or open files."""
     needed: int
     """What is expected to be taken at most, by all ranks and pools that share it (bytes; for files a count)."""
-    least: int
-    """What this rank takes at least once its queues are full, from measured or declared figures alone (the same unit)."""
     free: int
     """What can still be taken (the same unit)."""
-    fatal: bool
-    """Whether it is sure that this cannot run."""
-    arithmetic: str
+    expected: str
     """How ``needed`` comes about, and what in it is assumed."""
+    least: int
+    """What is taken at least once the queues are full, from measured or declared figures alone (the same unit)."""
+    allowed: int
+    """What ``least`` must not exceed: what is free, swap included; for several ranks, of whom some may have begun to
+    take their part, the whole."""
+    sure: str
+    """How ``least`` comes about."""
+
+    @property
+    def fatal(self) -> bool:
+        """Whether it is sure that this cannot run."""
+        return self.least > self.allowed
 
     @property
     def share(self) -> float:
         """``needed`` as a share of ``free``, 0..; infinite when nothing is free."""
-        return self.needed / self.free if self.free > 0 else float("inf") if self.needed else 0.0
+        if self.free > 0:
+            return self.needed / self.free
+        return float("inf") if self.needed else 0.0
 
     @property
     def verdict(self) -> Literal["fits", "near", "too much"]:
-        """ "near" above half of what is free, "too much" above all of it."""
+        """Near: above half of what is free. Too much: above all of it, by what is expected."""
         if self.fatal or self.needed > self.free:
             return "too much"
         return "near" if self.needed > USED_SHARE * self.free else "fits"
@@ -78,14 +92,11 @@ class Demand:
     def line(self) -> str:
         """All of it in one line for people."""
         share = f"{self.share:.0%}" if self.share < 100 else "far more than all"
-        verdict = "" if self.verdict == "fits" else f", {self.verdict}: {self.fix}"
+        verdict = {"fits": "", "near": f"; {self.fix}", "too much": f", too much: {self.fix}"}[self.verdict]
         return (
-            f"{LABELS[self.name]}: {_amount(self.name, self.needed)} expected ({self.arithmetic}), "
-            f"{share} of the {_amount(self.name, self.free)} free{verdict}"
+            f"{LABELS[self.name]}: {amount(self.name, self.needed)} expected ({self.expected}), "
+            f"{share} of the {amount(self.name, self.free)} free{verdict}"
         )
-
-
-LABELS: dict[Resource, str] = {"shm": "/dev/shm", "ram": "memory", "files": "open files"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ class Cap:
 
 @dataclass(frozen=True)
 class _Room:
-    """What one resource gives one pool, and what that takes of it: ``workers x (per_worker + prefetch x per_batch)``."""
+    """What one resource gives a pool, which takes ``workers x (per_worker + prefetch x per_batch)`` of it."""
 
     name: Resource
     room: float
@@ -130,13 +141,13 @@ class _Room:
     about_batch: str
 
     def reason(self, prefetch: int) -> str:
-        free = _amount(self.name, self.free)
+        free = amount(self.name, self.free)
         if self.name == "shm":
             return f"{free} free in /dev/shm, {self.about_batch}: {SHM_FIX}"
+        each = amount(self.name, self.per_worker + prefetch * self.per_batch)
         if self.name == "ram":
-            each = _amount("ram", self.per_worker + prefetch * self.per_batch)
             return f"{free} of memory available, about {each} per worker: {RAM_FIX}"
-        return f"{free} more open files allowed, up to {self.per_worker + prefetch * self.per_batch:.0f} per worker: {FILES_FIX}"
+        return f"{free} more open files allowed, up to {each} per worker: {FILES_FIX}"
 
 
 @dataclass(frozen=True)
@@ -231,19 +242,12 @@ def preflight(
         The demands.
     """
     pools = [pool] if other_pool is None else [pool, other_pool]
-    demands = []
-    for name, free in _free(hardware).items():
-        ranks = 1 if name == "files" else hardware.local_world_size
-        sure = [_at_least(name, each) for each in pools]
-        least = sum(sure) if filled_together else max(sure)
-        needed = ranks * sum(_expected(name, each) for each in pools)
-        # Other ranks may have begun to take their part of what is free, but not of the whole.
-        fatal = least > free + _swap(name, hardware)
-        whole = _whole(name, hardware)
-        if ranks > 1 and whole is not None:
-            fatal = fatal or ranks * least > whole + _swap(name, hardware)
-        demands.append(Demand(name, needed, least, free, fatal, _arithmetic(name, pools, ranks)))
-    return Preflight(tuple(demands))
+    return Preflight(
+        tuple(
+            _demand(name, free, pools, hardware, filled_together=filled_together)
+            for name, free in _free(hardware).items()
+        )
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- arithmetic
@@ -262,16 +266,31 @@ def _free(hardware: Hardware) -> dict[Resource, int]:
     return {name: amount for name, amount in free.items() if amount is not None}
 
 
+def _demand(name: Resource, free: int, pools: Sequence[Pool], hardware: Hardware, *, filled_together: bool) -> Demand:
+    ranks = 1 if name == "files" else hardware.local_world_size  # the limit on open files is each process's own
+    sure = pools if filled_together else [max(pools, key=lambda pool: _at_least(name, pool))]
+    least = sum(_at_least(name, pool) for pool in sure)
+    swap = (hardware.swap_free_bytes or 0) if name == "ram" else 0
+    bounds, whole = [(least, free + swap, 1)], _whole(name, hardware)
+    if ranks > 1 and whole is not None:
+        bounds.append((ranks * least, whole + swap, ranks))
+    least, allowed, sure_ranks = max(bounds, key=lambda bound: bound[0] - bound[1])
+    return Demand(
+        name=name,
+        needed=ranks * sum(_expected(name, pool) for pool in pools),
+        free=free,
+        expected=_of_ranks(ranks, (_expected_words(name, pool) for pool in pools if pool.num_workers)),
+        least=least,
+        allowed=allowed,
+        sure=_of_ranks(sure_ranks, (_sure_words(name, pool) for pool in sure if pool.num_workers)),
+    )
+
+
 def _whole(name: Resource, hardware: Hardware) -> int | None:
     """The size of what the ranks of a node share."""
     if name == "shm":
         return hardware.shm_total_bytes
     return hardware.ram_limit_bytes if hardware.ram_limit_bytes is not None else hardware.ram_bytes
-
-
-def _swap(name: Resource, hardware: Hardware) -> int:
-    """Memory that a run which needs too much would be moved to instead of being killed."""
-    return (hardware.swap_free_bytes or 0) if name == "ram" else 0
 
 
 def _batch_bytes(pool: Pool) -> int:
@@ -324,7 +343,7 @@ def _least(found: list[tuple[float, _Room]], prefetch: int) -> Cap:
 
 
 def _about_batch(pool: Pool) -> str:
-    size = _amount("shm", _batch_bytes(pool))
+    size = amount("shm", _batch_bytes(pool))
     return (
         f"a batch is {size}"
         if pool.batch_bytes is not None
@@ -332,26 +351,42 @@ def _about_batch(pool: Pool) -> str:
     )
 
 
-def _arithmetic(name: Resource, pools: list[Pool], ranks: int) -> str:
-    parts = " + ".join(_one_pool(name, pool) for pool in pools if pool.num_workers) or "no workers"
-    return f"{ranks} ranks x ({parts})" if ranks > 1 else parts
+def _of_ranks(ranks: int, parts: Iterable[str]) -> str:
+    text = " + ".join(parts) or "no workers"
+    return f"{ranks} ranks x ({text})" if ranks > 1 else text
 
 
-def _one_pool(name: Resource, pool: Pool) -> str:
+def _expected_words(name: Resource, pool: Pool) -> str:
     per_worker, per_batch = _unit(name, pool)
-    workers = f"{pool.num_workers} worker{'s' * (pool.num_workers != 1)}"
-    flight = f"{pool.in_flight} batch{'es' * (pool.in_flight != 1)}"
     if name == "shm":
-        return f"{flight} of {workers} x {_said(name, per_batch, pool.batch_bytes)}"
+        return f"{_batches(pool)} x {_said(name, per_batch, pool.batch_bytes)}"
     each, of = (pool.worker_bytes, pool.batch_bytes) if name == "ram" else (0, pool.tensors_per_batch)
-    return f"{workers} x {_said(name, per_worker, each)} + {flight} x {_said(name, per_batch, of)}"
+    return f"{_workers(pool)} x {_said(name, per_worker, each)} + {_batches(pool)} x {_said(name, per_batch, of)}"
 
 
-def _said(name: Resource, amount: float, known: int | None) -> str:
-    return f"{_amount(name, amount)}{'' if known is not None else ' assumed'}"
+def _sure_words(name: Resource, pool: Pool) -> str:
+    batches = f"{_batches(pool)} x {amount('shm', pool.batch_bytes or 0)}"
+    if name == "shm":
+        return batches
+    if name == "ram":
+        return f"{_workers(pool)} x {amount('ram', pool.worker_bytes or 0)} + {batches}"
+    return f"{_workers(pool)} x {SURE_FILES_PER_WORKER} + {pool.tensors_per_batch or 0} tensors"
 
 
-def _amount(name: Resource, amount: float) -> str:
+def _workers(pool: Pool) -> str:
+    return f"{pool.num_workers} worker{'s' * (pool.num_workers != 1)}"
+
+
+def _batches(pool: Pool) -> str:
+    return f"{pool.in_flight} batch{'es' * (pool.in_flight != 1)} under way"
+
+
+def _said(name: Resource, number: float, known: int | None) -> str:
+    return f"{amount(name, number)}{'' if known is not None else ' assumed'}"
+
+
+def amount(name: Resource, number: float) -> str:
+    """A number of bytes, or of files, for people."""
     if name == "files":
-        return f"{amount:.0f}"
-    return f"{amount / 2**30:.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:.3g} MiB"
+        return f"{number:.0f}"
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.3g} MiB"
