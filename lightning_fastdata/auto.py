@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.footprint import batch_bytes_of, files_per_batch
 from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.loader import (
     GiveBackCpus,
@@ -19,7 +20,7 @@ from lightning_fastdata.loader import (
     gives_whole_batches,
     is_in_memory,
 )
-from lightning_fastdata.options import FIELDS
+from lightning_fastdata.options import FIELDS, Pool
 from lightning_fastdata.order import padding
 from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Split, Workload, make_plan
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
@@ -75,6 +76,8 @@ def plan_for(
     samples: int | None = None,
     loaders: int = 1,
     beside_other_pool: bool = False,
+    other_pool: Pool | None = None,
+    other_pool_started: bool = False,
 ) -> LoaderPlan:
     """Plan one loader.
 
@@ -87,6 +90,8 @@ def plan_for(
         parts: What else a worker receives, by name (``collate_fn``, ``worker_init_fn``).
         loaders: Loaders of this split (count).
         beside_other_pool: Whether the workers of another split live at the same time.
+        other_pool: Those workers, where the user has set their number.
+        other_pool_started: Whether they may have been started already.
         hardware: What this process may use.
         samples: Samples this rank draws in an epoch (count); None where that is not known.
 
@@ -105,11 +110,16 @@ def plan_for(
         split=split,
         samples=samples,
         batch_size=batch_size,
-        batch_bytes=_batch_bytes(dataset, batch_size),
+        batch_bytes=batch_bytes_of(dataset, batch_size),
+        tensors_per_batch=files_per_batch(),
         in_memory=is_in_memory(dataset),
         is_iterable=is_iterable,
         loaders=loaders,
         beside_other_pool=beside_other_pool,
+        other_pool=other_pool,
+        other_pool_started=other_pool_started,
+        validates_after=facts.validates_after,
+        made_anew=facts.reload_every_n_epochs > 0 and facts.epoch > 0,
         device_type=facts.device_type,
         training_threads=torch.get_num_threads() if facts.device_type == "cpu" else None,
         reload_every_n_epochs=facts.reload_every_n_epochs if facts.fitting else 0,
@@ -119,15 +129,6 @@ def plan_for(
         fork_problem=fork_risk,
     )
     return make_plan(options, hardware, workload)
-
-
-def _batch_bytes(dataset: object, batch_size: int | None) -> int | None:
-    """Size of a batch where the dataset says how large a sample is (``sample_bytes``), else None: never loaded to see.
-
-    Loading one in the training process could open a file handle that a forked worker must not inherit.
-    """
-    sample_bytes = getattr(dataset, "sample_bytes", None)
-    return sample_bytes * batch_size if isinstance(sample_bytes, int) and batch_size else None
 
 
 def tell_plan(split: str, plan: LoaderPlan) -> None:
@@ -214,6 +215,8 @@ def make_loader(
     part: str | None = None,
     loaders: int = 1,
     beside_other_pool: bool = False,
+    other_pool: Pool | None = None,
+    other_pool_started: bool = False,
 ) -> PlannedDataLoader:
     """Check, plan and build one loader; every loader of this package is made here.
 
@@ -230,6 +233,8 @@ def make_loader(
         part: Its name among several loaders of the split; None = the only one.
         loaders: Loaders of this split (count).
         beside_other_pool: Whether the workers of another split live at the same time.
+        other_pool: Those workers, where the user has set their number.
+        other_pool_started: Whether they may have been started already.
 
     Returns:
         The loader.
@@ -258,6 +263,8 @@ def make_loader(
         parts=worker_parts(rest),
         loaders=loaders,
         beside_other_pool=beside_other_pool,
+        other_pool=other_pool,
+        other_pool_started=other_pool_started,
         hardware=hardware,
     )
     keep(plan)

@@ -13,6 +13,8 @@ __all__ = ["LoaderOptions", "LoaderPlan", "Pool", "Reason", "Split", "Workload"]
 
 Split = Literal["train", "val", "test", "predict"]
 Auto = Literal["auto"]
+PINNING_DEVICES = ("cuda", "xpu")
+"""Device types for which Lightning copies without blocking from page-locked memory."""
 FIELDS = ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers", "multiprocessing_context")
 
 
@@ -120,11 +122,13 @@ class Workload:
     beside_other_pool: bool = False
     """True when the workers of another split are alive at the same time (training beside validation)."""
     other_pool: Pool | None = None
-    """Those workers, where the user has set their number; None = there are none, or a plan decides them too."""
+    """Those workers, where the user has set their number; None = there are none, a plan decides them, or not known."""
     other_pool_started: bool = False
     """Whether they were started already, so that what they take is missing from what is free."""
-    fills_both_pools: bool = False
-    """True when both are sure to be full at once: the run validates in the middle of an epoch."""
+    validates_after: float | None = None
+    """Share of an epoch after which it is validated while training's queue is full; None = not in its middle."""
+    made_anew: bool = False
+    """True when the loader replaces one in the middle of a run, which may still hold what it took."""
     device_type: str | None = None
     """Type of the device the Trainer uses ("cpu", "cuda", "mps", ...); None without a Trainer."""
     training_threads: int | None = None
@@ -157,6 +161,8 @@ class LoaderPlan:
     """Start method; None = the platform's default, or no workers."""
     reasons: Mapping[str, Reason] = field(default_factory=dict)
     """For each option by name, why."""
+    tight: tuple[str, ...] = ()
+    """What comes near a limit of the machine (shared memory, memory, open files), a line each."""
 
     def __post_init__(self) -> None:
         missing = [name for name in FIELDS if name not in self.reasons]
@@ -166,7 +172,7 @@ class LoaderPlan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A MappingProxyType does not pickle; the plan must (ddp_spawn carries the DataModule to its ranks).
-        return type(self), (*(getattr(self, name) for name in FIELDS), dict(self.reasons))
+        return type(self), (*(getattr(self, name) for name in FIELDS), dict(self.reasons), self.tight)
 
     def as_kwargs(self) -> dict[str, Any]:
         """The keyword arguments for ``torch.utils.data.DataLoader``."""

@@ -7,12 +7,9 @@ changes results: batch size, ``drop_last`` and order are not its business.
 from lightning_fastdata.budget import decide_workers
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware
-from lightning_fastdata.options import LoaderOptions, LoaderPlan, Reason, Split, Workload
+from lightning_fastdata.options import PINNING_DEVICES, LoaderOptions, LoaderPlan, Reason, Split, Workload
 
 __all__ = ["LoaderOptions", "LoaderPlan", "Reason", "Split", "Workload", "make_plan"]
-
-PINNING_DEVICES = ("cuda", "xpu")
-"""Device types for which Lightning copies without blocking from page-locked memory."""
 
 
 def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) -> LoaderPlan:
@@ -35,7 +32,9 @@ def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) ->
     _check_pairs(options)
     context, context_reason = _decide_context(options, workload)
     start_method = context or workload.start_method
-    workers, prefetch, workers_reason, prefetch_reason = decide_workers(options, hardware, workload, start_method)
+    workers, prefetch, workers_reason, prefetch_reason, tight = decide_workers(
+        options, hardware, workload, start_method
+    )
     if workers == 0:
         asked = f"you set {context!r}, but " if context_reason.source == "user" and context else ""
         context, context_reason = None, Reason("rule", f"{asked}no worker processes are started")
@@ -54,6 +53,7 @@ def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) ->
             "persistent_workers": persistent_reason,
             "multiprocessing_context": context_reason,
         },
+        tight=tight,
     )
 
 

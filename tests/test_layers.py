@@ -37,7 +37,7 @@ LAYERS = (
     (("internals", "internals_torch"), TORCH | {"lightning"}),
     (("sharding",), TORCH),
     (("planned", "samplers", "seeded", "trainer_facts"), TORCH),
-    (("passes",), TORCH),
+    (("passes", "footprint"), TORCH),
     (("resumable",), TORCH),
     (("loader",), TORCH),
     (("auto",), TORCH),
