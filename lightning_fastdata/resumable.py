@@ -68,6 +68,16 @@ class Sameness:
         return apart(self.seed, self.part)
 
 
+@dataclass
+class Last:
+    """What a loader handed out last; apart from it, for torch's DataLoader looks at each attribute that is set."""
+
+    given: Given | None = None
+    """Which samples."""
+    fetched: Fetched | None = None
+    """How they had been loaded."""
+
+
 class Batches(Iterator[Any]):
     """One pass over a loader; what it is, and the workers, wait for the first batch.
 
@@ -132,9 +142,7 @@ class ResumableDataLoader(PlannedDataLoader):
     def __init__(self, *args: Any, sameness: Sameness | None = None, **kwargs: Any) -> None:
         self.sameness = sameness or Sameness(seed=42)
         super().__init__(*args, **kwargs)
-        self._given: Given | None = None
-        self.last_fetch: Fetched | None = None
-        """How it had been loaded."""
+        self._last = Last()
         self._inner: DataLoader[Any] | None = None
         self._asks = Asks()
         self._pass: Pass | None = None
@@ -145,10 +153,15 @@ class ResumableDataLoader(PlannedDataLoader):
     @property
     def last_given(self) -> Given | None:
         """The batch handed out last; made when it is asked for, for the indices may still be packed."""
-        given = self._given
+        given = self._last.given
         if given is None or isinstance(given.indices, list):
             return given
         return given._replace(indices=given.indices.tolist())
+
+    @property
+    def last_fetch(self) -> Fetched | None:
+        """How it had been loaded."""
+        return self._last.fetched
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, as with ``ddp_spawn``: without the workers and the Trainer of this one."""
@@ -373,13 +386,14 @@ class ResumableDataLoader(PlannedDataLoader):
             return delivered.batch
         now.fetch = internals.fetches(self.sameness.trainer())
         indices = now.asked.pop(delivered.number)
-        self._pass = now
+        if self._pass is not now:
+            self._pass = now
         padded = self.sampler.padded if isinstance(self.sampler, RankSampler) and now.given == length_of(self) else 0
-        self._given = Given(now.epoch, now.cycle, delivered.number, indices, padded)
+        self._last.given = Given(now.epoch, now.cycle, delivered.number, indices, padded)
         times, began = delivered.times, now.began
         worker = None if times.worker < 0 else times.worker
         slowest_index = None if times.slowest < 0 else indices[times.slowest]
-        now.fetched = self.last_fetch = Fetched(now.epoch, delivered.number, times, worker, slowest_index, began)
+        now.fetched = self._last.fetched = Fetched(now.epoch, delivered.number, times, worker, slowest_index, began)
         now.began = None
         return delivered.batch
 

@@ -60,7 +60,11 @@ class ArrayDataset(RowDataset):
 
     def __getitems__(self, indices: Any) -> Any:
         chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
-        return self._shape(tuple([tensor.index_select(0, chosen.to(tensor.device)) for tensor in self.tensors]))
+        return self._shape(tuple([_rows(tensor, chosen) for tensor in self.tensors]))
+
+
+def _rows(tensor: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    return tensor.index_select(0, chosen.to(tensor.device) if tensor.device.type != "cpu" else chosen)
 
 
 class TensorDataModuleMixin(FastDataModuleMixin):
