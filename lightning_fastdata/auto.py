@@ -17,7 +17,6 @@ from lightning_fastdata.loader import (
     GiveBackCpus,
     build_loader,
     check_kwargs,
-    gives_whole_batches,
     is_in_memory,
 )
 from lightning_fastdata.options import FIELDS, Pool
@@ -30,6 +29,7 @@ from lightning_fastdata.samplers import length_of
 from lightning_fastdata.sharding import TellShare, iterable_warning
 from lightning_fastdata.start_method import default_start_method, fork_problem, spawn_problem
 from lightning_fastdata.trainer_facts import TrainerFacts, trainer_facts
+from lightning_fastdata.whole import gives_whole_batches
 
 __all__ = [
     "auto_dataloader",

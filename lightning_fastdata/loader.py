@@ -33,7 +33,6 @@ __all__ = [
     "GiveBackCpus",
     "build_loader",
     "check_kwargs",
-    "gives_whole_batches",
     "is_in_memory",
 ]
 
@@ -233,17 +232,3 @@ def is_in_memory(dataset: object) -> bool:
     if isinstance(dataset, ConcatDataset):
         return all(is_in_memory(part) for part in dataset.datasets)
     return isinstance(dataset, TensorDataset) or getattr(dataset, "in_memory", False) is True
-
-
-def gives_whole_batches(dataset: object) -> bool:
-    """Whether torch gets finished batches from a dataset's ``__getitems__`` (``whole_batches = True``).
-
-    Args:
-        dataset: Any dataset. A ``Subset`` hands ``__getitems__`` on; a ``ConcatDataset`` asks sample by sample.
-
-    Returns:
-        True where the batches must not be collated again.
-    """
-    if isinstance(dataset, Subset):
-        return gives_whole_batches(dataset.dataset)
-    return getattr(dataset, "whole_batches", False) is True

@@ -8,15 +8,16 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, SubsetRandomSampler
 
 from lightning_fastdata import internals
 from lightning_fastdata.order import ORDER, RANK, apart, mix, stream
-from lightning_fastdata.passes import Asks, Fetched, Given, Pass, ask_for
+from lightning_fastdata.passes import Asks, Fetched, Given, InlineBatches, Pass, ask_for, ask_in_order
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.progress import LoaderProgress
-from lightning_fastdata.samplers import EpochSampler, RankSampler, has_fixed_order, length_of
+from lightning_fastdata.samplers import EpochSampler, RankSampler, has_fixed_order, length_of, packed_order
 from lightning_fastdata.seeded import (
     Ask,
     Delivered,
@@ -27,6 +28,7 @@ from lightning_fastdata.seeded import (
     seed_generators,
     seeded_generators,
 )
+from lightning_fastdata.whole import gives_whole_batches
 
 __all__ = ["Batches", "ResumableDataLoader", "Sameness", "nobody"]
 
@@ -64,6 +66,16 @@ class Sameness:
     def source(self) -> int:
         """The seed this loader draws from."""
         return apart(self.seed, self.part)
+
+
+@dataclass
+class Last:
+    """What a loader handed out last; apart from it, for torch's DataLoader looks at each attribute that is set."""
+
+    given: Given | None = None
+    """Which samples."""
+    fetched: Fetched | None = None
+    """How they had been loaded."""
 
 
 class Batches(Iterator[Any]):
@@ -130,16 +142,26 @@ class ResumableDataLoader(PlannedDataLoader):
     def __init__(self, *args: Any, sameness: Sameness | None = None, **kwargs: Any) -> None:
         self.sameness = sameness or Sameness(seed=42)
         super().__init__(*args, **kwargs)
-        self.last_given: Given | None = None
-        """The batch handed out last."""
-        self.last_fetch: Fetched | None = None
-        """How it had been loaded."""
+        self._last = Last()
         self._inner: DataLoader[Any] | None = None
         self._asks = Asks()
         self._pass: Pass | None = None
         self._reader: Callable[[], Batches | None] = nobody
         self._passes = 0
         self._saved: dict[str, Any] = {}
+
+    @property
+    def last_given(self) -> Given | None:
+        """The batch handed out last; made when it is asked for, for the indices may still be packed."""
+        given = self._last.given
+        if given is None or isinstance(given.indices, list):
+            return given
+        return given._replace(indices=given.indices.tolist())
+
+    @property
+    def last_fetch(self) -> Fetched | None:
+        """How it had been loaded."""
+        return self._last.fetched
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, as with ``ddp_spawn``: without the workers and the Trainer of this one."""
@@ -165,10 +187,14 @@ class ResumableDataLoader(PlannedDataLoader):
         """
         started = perf_counter()
         now = self._find_place(reader)
-        batched = self.batch_sampler is not None
-        drawn = Counter[int]() if self._may_repeat() else None
-        asks = ask_for(now, self._order(now), drawn, batched=batched)
-        other = self._reader()
+        asks, other = self._asks_of(now), self._reader()
+        if self._loads_inline():
+            if not now.by_hand:
+                self._reader = weakref.ref(reader)
+                now.began = started, perf_counter()
+            if self.generator is not None:  # torch draws a seed with every pass, and a sampler may draw from the same
+                torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+            return now, InlineBatches(self._view().__getitems__, asks)
         if now.by_hand or (other is not None and other is not reader and not other.finished):
             # Persistent workers can serve one pass at a time, and the other one is in the middle of its own.
             return now, iter(self._make_inner(asks, persistent=False))
@@ -181,6 +207,11 @@ class ResumableDataLoader(PlannedDataLoader):
         internals.keep_iterator(self, inner)
         now.began = started, perf_counter()
         return now, inner
+
+    def _loads_inline(self) -> bool:
+        """Whether batches are loaded without torch's iterator: whole ones, by this process, for which it has no use."""
+        whole = self.batch_sampler is not None and gives_whole_batches(self.dataset)
+        return whole and self.num_workers == 0 and not self.pin_memory
 
     def meet(self, trainer: Any) -> None:
         """Know the Trainer that uses this loader; it is asked where training is.
@@ -291,10 +322,21 @@ class ResumableDataLoader(PlannedDataLoader):
         trainer = self.sameness.trainer()
         return self._passes if trainer is None else int(trainer.current_epoch)
 
-    def _order(self, now: Pass) -> Iterator[Any]:
-        source: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
+    def _asks_of(self, now: Pass) -> Iterator[Ask]:
+        """What a pass asks its dataset for."""
         if self._own_sampler is not None:
             self._own_sampler.cycle = now.cycle
+        batches = self.batch_sampler
+        if type(batches) is BatchSampler:
+            order = packed_order(batches.sampler)
+            if order is not None:
+                packed = gives_whole_batches(self.dataset)
+                return ask_in_order(now, order, batches.batch_size, drop_last=batches.drop_last, packed=packed)
+        drawn = Counter[int]() if self._may_repeat() else None
+        return ask_for(now, self._order(now), drawn, batched=batches is not None)
+
+    def _order(self, now: Pass) -> Iterator[Any]:
+        source: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
         if self._has_fixed_order():
             return iter(source)
         word = mix(stream(self.sameness.source, now.epoch, now.cycle) + ORDER)
@@ -322,9 +364,11 @@ class ResumableDataLoader(PlannedDataLoader):
         batched = self.batch_sampler is not None
         options |= {"batch_sampler": asks} if batched else {"sampler": asks, "batch_size": None}
         options["persistent_workers"] = persistent
+        return PlannedDataLoader(self._view(), collate_fn=as_it_is, **options)
+
+    def _view(self) -> SampleView:
         seed = self.sameness.source if self.sameness.seeds_samples else None
-        view = SampleView(self.dataset, self.collate_fn, seed, batched=batched)
-        return PlannedDataLoader(view, collate_fn=as_it_is, **options)
+        return SampleView(self.dataset, self.collate_fn, seed, batched=self.batch_sampler is not None)
 
     def hand_over(self, now: Pass, delivered: Delivered) -> Any:
         """Give a batch to whoever reads the loader, and remember it.
@@ -342,13 +386,14 @@ class ResumableDataLoader(PlannedDataLoader):
             return delivered.batch
         now.fetch = internals.fetches(self.sameness.trainer())
         indices = now.asked.pop(delivered.number)
-        self._pass = now
+        if self._pass is not now:
+            self._pass = now
         padded = self.sampler.padded if isinstance(self.sampler, RankSampler) and now.given == length_of(self) else 0
-        self.last_given = Given(now.epoch, now.cycle, delivered.number, indices, padded)
+        self._last.given = Given(now.epoch, now.cycle, delivered.number, indices, padded)
         times, began = delivered.times, now.began
         worker = None if times.worker < 0 else times.worker
         slowest_index = None if times.slowest < 0 else indices[times.slowest]
-        now.fetched = self.last_fetch = Fetched(now.epoch, delivered.number, times, worker, slowest_index, began)
+        now.fetched = self._last.fetched = Fetched(now.epoch, delivered.number, times, worker, slowest_index, began)
         now.began = None
         return delivered.batch
 

@@ -1,15 +1,18 @@
 """The orders of `order.py` as torch samplers."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_fastdata.order import epoch_order, padding, rank_share
 
-__all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "length_of"]
+__all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "length_of", "packed_order"]
+
+Indices = npt.NDArray[np.int64]
 
 
 class EpochSampler(Sampler[int]):
@@ -40,11 +43,15 @@ class EpochSampler(Sampler[int]):
         if self._counts_itself:
             self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
+    def order(self) -> Indices:
+        """The order of the next pass, int64, shape (length,); what iterating gives, without an integer each."""
         order = epoch_order(self.seed, self.epoch, self.length, self.cycle)
         if self._counts_itself:
             self.epoch += 1
-        return iter(order.tolist())
+        return order
+
+    def __iter__(self) -> Iterator[int]:
+        return _one_by_one(self.order())
 
     def __len__(self) -> int:
         return self.length
@@ -95,10 +102,14 @@ class RankSampler(DistributedSampler[int]):
         """Go on from a saved epoch."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
+    def order(self) -> Indices:
+        """This rank's share of the pass, int64; what iterating gives, without an integer each."""
         order = epoch_order(self.seed, self.epoch, self.length, self.cycle) if self.shuffle else np.arange(self.length)
         share = rank_share(order, self.rank, self.num_replicas, self.batch_size, drop_last=self.drop_last)
-        return iter(share.tolist())
+        return np.array(share)  # a view would keep the shares of all ranks in memory
+
+    def __iter__(self) -> Iterator[int]:
+        return _one_by_one(self.order())
 
     def __len__(self) -> int:
         return len(range(self.rank, self._dealt(), self.num_replicas))
@@ -108,6 +119,28 @@ class RankSampler(DistributedSampler[int]):
         if self.drop_last:
             return self.length - self.length % (self.num_replicas * self.batch_size)
         return self.length + padding(self.length, self.num_replicas, self.batch_size)
+
+
+def _one_by_one(order: Indices) -> Iterator[int]:
+    """Python's integers, which torch's own classes want, some thousand at a time: each takes 40 bytes, packed 8."""
+    for start in range(0, len(order), 4096):
+        yield from order[start : start + 4096].tolist()
+
+
+def packed_order(sampler: object) -> Indices | None:
+    """The order of a sampler's next pass as one array.
+
+    Args:
+        sampler: What a loader draws indices from.
+
+    Returns:
+        int64, the same indices that iterating would give; None for a sampler that only gives them one by one.
+    """
+    if type(sampler) in (EpochSampler, RankSampler):
+        return cast(EpochSampler | RankSampler, sampler).order()
+    if type(sampler) is SequentialSampler:
+        return np.arange(len(sampler))
+    return None
 
 
 def has_fixed_order(sampler: object) -> bool:

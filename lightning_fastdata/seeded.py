@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, get_worker_info
 
 from lightning_fastdata.order import BATCH, mix, sample_seed, stream
+from lightning_fastdata.whole import Indices, WholeSource, only_chooses, whole_source
 
 __all__ = [
     "Ask",
@@ -41,8 +42,8 @@ class Ask(NamedTuple):
     """How often the loader has come round within the epoch."""
     number: int
     """Which batch of the epoch, from 0."""
-    indices: list[Any]
-    """Samples of the batch, as the sampler gave them."""
+    indices: "list[Any] | Indices"
+    """Samples of the batch, as the sampler gave them; int64, packed, where the dataset takes them so."""
     occurrences: list[int] | None
     """For each sample how often the epoch has drawn it before (count); None = not once."""
 
@@ -109,7 +110,11 @@ class SampleView(Dataset[Any]):
 
     def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any], seed: int | None, *, batched: bool) -> None:
         vars(self).update(
-            _fastdata_dataset=dataset, _fastdata_collate_fn=collate_fn, _fastdata_seed=seed, _fastdata_batched=batched
+            _fastdata_dataset=dataset,
+            _fastdata_collate_fn=collate_fn,
+            _fastdata_seed=seed,
+            _fastdata_batched=batched,
+            _fastdata_whole=whole_source(dataset) if batched else None,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -135,7 +140,8 @@ class SampleView(Dataset[Any]):
         state = random_state() if info is None and seed is not None else None
         try:
             start = None if seed is None else stream(seed, ask.epoch, ask.cycle)
-            samples, slowest, slowest_s = _load(self._fastdata_dataset, ask, start, batched=self._fastdata_batched)
+            source = self._fastdata_whole or self._fastdata_dataset
+            samples, slowest, slowest_s = _load(source, ask, start, batched=self._fastdata_batched)
             if start is not None:
                 seed_generators(mix(_seed_of(ask, 0, start) + BATCH))
             batch = self._fastdata_collate_fn(samples)
@@ -155,7 +161,7 @@ def _load(dataset: Any, ask: Ask, start: int | None, *, batched: bool) -> tuple[
     """Load the samples of a batch; no method, or the view would hide a name of the dataset's.
 
     Args:
-        dataset: The user's.
+        dataset: The user's, or a ``WholeSource``.
         ask: What is asked of it.
         start: Start of the epoch's seeds; None leaves the generators alone.
         batched: Whether the ask has a batch of indices.
@@ -163,6 +169,10 @@ def _load(dataset: Any, ask: Ask, start: int | None, *, batched: bool) -> tuple[
     Returns:
         The samples, the place of the slowest (-1 = unknown), and its time (s).
     """
+    if type(dataset) is WholeSource:
+        if start is not None:
+            seed_generators(_seed_of(ask, 0, start))
+        return dataset.batch(ask.indices), -1, 0.0
     indices, before = ask.indices, perf_counter()
     whole = batched and loads_whole_batches(dataset)
     if whole or not batched:
@@ -213,16 +223,11 @@ def draws_random_numbers(dataset: Any) -> bool:
         False for torch's TensorDataset and for classes that say ``draws_random_numbers = False`` themselves (a
         subclass has to say so again: it may transform). So may a ``Subset`` with a ``__getitem__`` of its own.
     """
-    if isinstance(dataset, Subset) and _only_chooses(type(dataset)):
+    if isinstance(dataset, Subset) and only_chooses(type(dataset)):
         return draws_random_numbers(dataset.dataset)
     if type(dataset) is ConcatDataset:
         return any(draws_random_numbers(part) for part in dataset.datasets)
     return not (type(dataset) is TensorDataset or vars(type(dataset)).get("draws_random_numbers") is False)
-
-
-def _only_chooses(view: type) -> bool:
-    """Whether a kind of Subset fetches its samples as torch's does."""
-    return all(getattr(view, name) is getattr(Subset, name) for name in ("__getitem__", "__getitems__"))
 
 
 def sample_number(index: Any) -> int:

@@ -58,9 +58,13 @@ class ArrayDataset(RowDataset):
     whole_batches = True
     draws_random_numbers = False
 
-    def __getitems__(self, indices: list[int]) -> Any:
-        chosen = torch.tensor(indices)
-        return self._shape(tuple(tensor.index_select(0, chosen.to(tensor.device)) for tensor in self.tensors))
+    def __getitems__(self, indices: Any) -> Any:
+        chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
+        return self._shape(tuple([_rows(tensor, chosen) for tensor in self.tensors]))
+
+
+def _rows(tensor: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    return tensor.index_select(0, chosen.to(tensor.device) if tensor.device.type != "cpu" else chosen)
 
 
 class TensorDataModuleMixin(FastDataModuleMixin):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from lightning_fastdata.internals import training_iterators
 from lightning_fastdata.internals_torch import QueueState, loads_inline, queue_state
-from lightning_fastdata.passes import Fetched
+from lightning_fastdata.passes import Fetched, InlineBatches
 from lightning_fastdata.resumable import Batches
 
 __all__ = ["FetchFacts", "FetchProbe", "Load", "found_the_end", "interpret"]
@@ -107,7 +107,7 @@ class FetchProbe:
         self._plain = False
         self._handled = 0
         # Kinds of iterators without a queue, and whether they load inline; to try again would cost more than all else.
-        self._without_queue: dict[type, bool | None] = {}
+        self._without_queue: dict[type, bool | None] = {InlineBatches: True}
 
     @property
     def blind(self) -> bool:
