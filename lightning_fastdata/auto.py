@@ -21,7 +21,7 @@ from lightning_fastdata.loader import (
 )
 from lightning_fastdata.options import FIELDS, Pool
 from lightning_fastdata.order import padding
-from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Split, Workload, make_plan
+from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Planning, Split, Workload
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.report.plan import plan_lines
 from lightning_fastdata.resumable import nobody
@@ -34,7 +34,7 @@ from lightning_fastdata.whole import gives_whole_batches
 __all__ = [
     "auto_dataloader",
     "make_loader",
-    "plan_for",
+    "planning_for",
     "resolve_seed",
     "tell_plan",
 ]
@@ -64,7 +64,7 @@ def resolve_seed(seed: int | None, environ: Mapping[str, str] = os.environ) -> i
     return int(value) if value.isdecimal() else DEFAULT_SEED
 
 
-def plan_for(
+def planning_for(
     dataset: Any,
     facts: TrainerFacts,
     split: Split,
@@ -78,8 +78,8 @@ def plan_for(
     beside_other_pool: bool = False,
     other_pool: Pool | None = None,
     other_pool_started: bool = False,
-) -> LoaderPlan:
-    """Plan one loader.
+) -> Planning:
+    """What a loader's plan is made from.
 
     Args:
         dataset: The dataset it will serve.
@@ -96,10 +96,10 @@ def plan_for(
         samples: Samples this rank draws in an epoch (count); None where that is not known.
 
     Returns:
-        The plan.
+        The wishes, the machine and the work; ``plan`` decides.
 
     Raises:
-        FastDataError: See ``make_plan``.
+        FastDataError: A wish that cannot be meant.
     """
     options = LoaderOptions(**{name: wishes[name] for name in FIELDS if name in wishes})
     start_method, fork_risk = default_start_method(), fork_problem()
@@ -128,7 +128,7 @@ def plan_for(
         spawn_problem=spawn_problem({"dataset": dataset, **parts}) if may_spawn else None,
         fork_problem=fork_risk,
     )
-    return make_plan(options, hardware, workload)
+    return Planning(options, hardware, workload)
 
 
 def tell_plan(split: str, plan: LoaderPlan) -> None:
@@ -253,7 +253,7 @@ def make_loader(
         _check_batches(where, samples, batch_size, drop_last)
     hardware = probe(local_world_size=facts.local_world_size)
     rest.update(_worker_parts_of_ours(dataset, facts, hardware, rest))
-    plan = plan_for(
+    planning = planning_for(
         dataset,
         facts,
         split,
@@ -267,6 +267,7 @@ def make_loader(
         other_pool_started=other_pool_started,
         hardware=hardware,
     )
+    plan = planning.plan()
     keep(plan)
     share = None if split == "predict" else facts.share  # there Lightning deals, and keeps track of the indices
     if isinstance(dataset, IterableDataset):
@@ -287,6 +288,7 @@ def make_loader(
         counts_epochs=split == "train",
         part=part,
         trainer=nobody if trainer is None else weakref.ref(trainer),
+        planning=planning,
         **rest,
     )
 
