@@ -1,9 +1,9 @@
 """Claim: `tune_loader` finds a setting that is nearly as fast as the best of a grid, in ten seconds.
 
-Pairs of a workload and a consumer. The consumer is emulated by a wait that leaves the CPU free, as an accelerator would.
-For each pair an exhaustive grid over workers {0, 1, 2, 3, 4, 6} x prefetch {2, 4} is measured, and what the tuner chose,
-torch's default (0 workers), Lightning's suggestion (as many workers as CPUs, less one) and loadtune's rule are measured
-again beside the grid's best, taking turns. Given: steps/s as a share of the best of all these, the tuner's time.
+Pairs of a workload and a consumer. The consumer is emulated by a wait that leaves the CPU free, as an accelerator
+would. For each pair an exhaustive grid over workers {0, 1, 2, 3, 4, 6} x prefetch {2, 4} is measured, and what the tuner
+chose, torch's default (0 workers), Lightning's suggestion (as many workers as CPUs, less one) and loadtune's rule are
+measured again beside the grid's best, taking turns. Given: steps/s as a share of the best of all these, the time taken.
 
     python benchmarks/tuner_regret.py --json benchmarks/results/tuner_regret.json
 """
@@ -118,7 +118,7 @@ def steps_per_s(
 
 
 def loadtune_rule(rate: Callable) -> tuple[int, int | None]:
-    """loadtune 0.3: where 20 % or more of the time is waiting, the best of {0, 1, 2, 4, n/2, n-2}, fewest within 2 %."""
+    """The sweep of loadtune 0.3: the best of {0, 1, 2, 4, n/2, n-2} workers, the fewest within 2 %."""
     cpus = os.cpu_count() or 1
     rates = {
         workers: rate((workers, 2 if workers else None))

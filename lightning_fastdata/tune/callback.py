@@ -11,6 +11,8 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, probe
+from lightning_fastdata.internals import training_iterators
+from lightning_fastdata.internals_torch import queue_state
 from lightning_fastdata.monitor.callback import DataWaitMonitorMixin
 from lightning_fastdata.monitor.facts import RunFacts
 from lightning_fastdata.trials import Probe, TuneResult
@@ -152,6 +154,7 @@ class LoaderTunerMixin(Base):
             source = source_of(loader)
             self._advises = self._why_only_advice(loader)
             try:
+                _let_workers_fill_up(trainer)
                 before = look()
                 found = probe_worker(source, FreshIndices(len(source.dataset)), PROBE_S)
                 problem = _if_busy(busy(found, before, look()))
@@ -375,6 +378,16 @@ class LoaderTunerMixin(Base):
         state = {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
         ours = ("_monitor", "_added", "_controller", "_stretch", "_waiting", "_taken", "_result", "_settled_share")
         return state | dict.fromkeys(ours)
+
+
+def _let_workers_fill_up(trainer: Any) -> None:
+    """Wait, for a moment, for workers that torch has started already: beside them no worker is alone."""
+    ends = time.perf_counter() + PROBE_S
+    while time.perf_counter() < ends:
+        queues = [queue_state(iterator) for iterator in training_iterators(trainer) or ()]
+        if all(queue is None or queue.in_queue is None or queue.in_queue >= queue.in_flight for queue in queues):
+            return
+        time.sleep(0.02)
 
 
 def _silent(monitor_class: type[DataWaitMonitorMixin]) -> DataWaitMonitorMixin:

@@ -20,6 +20,8 @@ MOST_TRIALS = 4
 """Changes that are tried in one run (count); each may be undone once."""
 WORTH_SHARE = 0.03
 """A change that takes more workers, or a deeper queue, stays only if steps get faster by this share of one."""
+FEWER_SHARE = 2 / 3
+"""Fewer workers at the same speed are tried where at least a third of them goes; else it is not worth the change."""
 TRIED_ABOVE = 0.05
 """Waiting above which a neighbour is tried of which the model expects nothing (share of a step)."""
 ERRORS = 2.0
@@ -282,7 +284,8 @@ class Controller:
     def _promises(self, found: Setting, window: Window, consumer: Consumer) -> bool:
         predicted_s = self._expected_s(found, consumer)
         if found.num_workers < self.setting.num_workers:
-            return predicted_s <= window.step_s * (1 + TOLERATED_SHARE)
+            few = found.num_workers <= FEWER_SHARE * self.setting.num_workers
+            return few and predicted_s <= window.step_s * (1 + TOLERATED_SHARE)
         return predicted_s < window.step_s * (1 - WORTH_SHARE)
 
     def _saturated(self, window: Window, consumer: Consumer) -> bool:

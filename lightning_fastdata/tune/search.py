@@ -143,8 +143,8 @@ def _source(
     if problem is not None:
         raise FastDataError(
             f"The workers for {type(loader.dataset).__name__} cannot be tuned: {problem}.",
-            expected="map-style data: __len__ and __getitem__.",
-            fix="look at docs/iterable.md for what helps an iterable dataset.",
+            expected="map-style data (__len__ and __getitem__) that worker processes can load.",
+            fix="mend what is named; docs/iterable.md says what helps an iterable dataset.",
         )
     source = source_of(loader)
     if batch_size is not None:

@@ -14,6 +14,7 @@ from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.resumable import ResumableDataLoader
 from lightning_fastdata.samplers import length_of
 from lightning_fastdata.seeded import Ask, SampleView
+from lightning_fastdata.tune.handles import open_handle
 
 __all__ = ["FreshIndices", "Source", "asks_for", "source_of", "trial_loader", "why_not"]
 
@@ -63,6 +64,12 @@ def why_not(loader: Any) -> str | None:
         return f"{type(loader.dataset).__name__} has no length"
     if length == 0:
         return f"{type(loader.dataset).__name__} has 0 samples"
+    handle = open_handle(loader.dataset)
+    if handle is not None:
+        return (
+            f"{handle} is an open file, whose position all forked workers would share: open it when the first sample"
+            " is loaded"
+        )
     if _batch_size(loader) is None:
         return "its batch sampler does not say how large a batch is (batch_size)"
     return None
