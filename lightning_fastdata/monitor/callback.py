@@ -6,13 +6,13 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import probe
 from lightning_fastdata.monitor.arguments import check_arguments
 from lightning_fastdata.monitor.facts import RunFacts
-from lightning_fastdata.monitor.live import LiveReport
+from lightning_fastdata.monitor.live import LiveReport, NoReport
 from lightning_fastdata.monitor.meter import StepMeter
 from lightning_fastdata.monitor.printing import end_progress_bar, print_summary
 from lightning_fastdata.monitor.run import MeasuredRun
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 else:
     Base = object  # so that neither Lightning package is imported here
 
-__all__ = ["DataWaitMonitorMixin"]
+__all__ = ["DataWaitMonitorMixin", "only_measuring"]
 
+M = TypeVar("M", bound="DataWaitMonitorMixin")
 _STAGE_OF = {"validate": "val", "test": "test", "predict": "predict"}
 
 
@@ -94,6 +95,7 @@ class DataWaitMonitorMixin(Base):
         self._warn_above = warn_above
         self._max_warnings = max_warnings
         self._device_events = bool(device_events)
+        self._tells = True
         self._state_key = self._make_state_key()
         self._run: MeasuredRun | None = None
 
@@ -162,12 +164,13 @@ class DataWaitMonitorMixin(Base):
             header = {**asdict(facts), "hardware": hardware}  # for the report of a run that is killed
             sink = JsonLinesSink(path_of_rank(self._save_to, facts.rank), header)
         interval = self._log_every_n_steps
+        live = LiveReport(prog_bar=self._prog_bar, warn_above=self._warn_above, max_warnings=self._max_warnings)
         return MeasuredRun(
             facts=facts,
-            live=LiveReport(prog_bar=self._prog_bar, warn_above=self._warn_above, max_warnings=self._max_warnings),
+            live=live if self._tells else NoReport(),
             meter=StepMeter(time.perf_counter, rank=facts.rank),
             sink=sink,
-            interval=int(trainer.log_every_n_steps or 0) if interval is None else interval,
+            interval=0 if not self._tells else int(trainer.log_every_n_steps or 0) if interval is None else interval,
             device_events=self._device_events,
             hardware=hardware,
             place=_place(self, trainer),
@@ -402,7 +405,7 @@ class DataWaitMonitorMixin(Base):
 
     def state_dict(self) -> dict[str, Any]:
         """Three sums, so that a run that goes on from a checkpoint knows what came before."""
-        state = {} if self._run is None else self._run.state()
+        state = {} if self._run is None or not self._tells else self._run.state()
         return {"schema": SCHEMA, **state} if state else {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -417,6 +420,17 @@ class DataWaitMonitorMixin(Base):
     def __getstate__(self) -> dict[str, Any]:
         # Clocks, files and the seam stay in their process; Lightning itself hangs log and log_dict onto callbacks.
         return {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")} | {"_run": None}
+
+
+def only_measuring(monitor_class: type[M]) -> M:
+    """A monitor that tells nobody and leaves nothing in checkpoints, for a callback that reads it.
+
+    Args:
+        monitor_class: The monitor of the Lightning package in use.
+    """
+    monitor = monitor_class(prog_bar=False, summary=False, warn_above=None)
+    monitor._tells = False
+    return monitor
 
 
 def _place(monitor: DataWaitMonitorMixin, trainer: Any) -> int:

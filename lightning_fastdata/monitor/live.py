@@ -14,7 +14,7 @@ from lightning_fastdata.monitor.meter import Window
 from lightning_fastdata.records import StageWait
 from lightning_fastdata.report.text import milliseconds
 
-__all__ = ["LiveReport"]
+__all__ = ["LiveReport", "NoReport"]
 
 # Below this a window says more about its one slow step than about the loader.
 _FEWEST_STEPS_TO_WARN = 5
@@ -115,3 +115,13 @@ class LiveReport:
             f" ({milliseconds(window.wait_s / window.steps)} a step). {advice()}",
             stacklevel=2,
         )
+
+
+class NoReport(LiveReport):
+    """Tells nobody, for a monitor that another callback reads."""
+
+    def __init__(self) -> None:
+        super().__init__(prog_bar=False, warn_above=None, max_warnings=0)
+
+    def _publish(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing."""

@@ -13,7 +13,7 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.internals import training_iterators
 from lightning_fastdata.internals_torch import queue_state
-from lightning_fastdata.monitor.callback import DataWaitMonitorMixin
+from lightning_fastdata.monitor.callback import DataWaitMonitorMixin, only_measuring
 from lightning_fastdata.monitor.facts import RunFacts
 from lightning_fastdata.trials import Probe, TuneResult
 from lightning_fastdata.tune.agree import agreed_probe, agreed_window, machine_of, with_machine
@@ -137,7 +137,7 @@ class LoaderTunerMixin(Base):
         if monitors:
             self._monitor = monitors[0]
             return
-        self._monitor = self._added = _silent(self.monitor_class)
+        self._monitor = self._added = only_measuring(self.monitor_class)
         # Behind this one, so that Lightning, which goes through the list now, comes to it as well.
         trainer.callbacks.insert(trainer.callbacks.index(self) + 1, self._added)
 
@@ -388,11 +388,6 @@ def _let_workers_fill_up(trainer: Any) -> None:
         if all(queue is None or queue.in_queue is None or queue.in_queue >= queue.in_flight for queue in queues):
             return
         time.sleep(0.02)
-
-
-def _silent(monitor_class: type[DataWaitMonitorMixin]) -> DataWaitMonitorMixin:
-    """A monitor that only measures."""
-    return monitor_class(log_every_n_steps=0, prog_bar=False, summary=False, warn_above=None)
 
 
 def _tell(line: str) -> None:

@@ -26,6 +26,9 @@ TOLERATED_SHARE = 0.02
 """Waiting that is not worth a worker, as a share of a step; also what two predictions must differ by."""
 PREFETCH_FACTORS = (2, 3, 4, 6, 8)
 """What is tried, torch's default first: deeper only helps against uneven loading times, and costs memory."""
+HEADROOM = 1.1
+"""Workers are chosen as if loading took so much longer (ratio): beside others they load a little slower than alone, and
+who only just keeps up has no time to catch up with."""
 CEILING_MARGIN = 1.05
 """A step must be that much longer than the training alone needs before somebody is told of a ceiling (ratio)."""
 
@@ -129,10 +132,18 @@ def choose(probe: Probe, consumer: Consumer, limits: Limits, *, slowdown: float 
     Returns:
         The setting with its predicted step, not tried.
     """
-    predicted = [_with_depth(probe, consumer, limits, workers, slowdown) for workers in range(limits.most_workers + 1)]
-    best_s = min(step_s for _, _, step_s in predicted)
-    workers, depth, step_s = next(entry for entry in predicted if entry[2] <= best_s * (1 + TOLERATED_SHARE))
-    return Trial(workers, depth, step_s=None, predicted_step_s=step_s)
+    careful, most = slowdown * HEADROOM, min(limits.most_workers, _busy_workers(probe, consumer, limits))
+    expected = [_with_depth(probe, consumer, limits, workers, careful) for workers in range(most + 1)]
+    best_s = min(step_s for _, _, step_s in expected)
+    workers, depth, _ = next(entry for entry in expected if entry[2] <= best_s * (1 + TOLERATED_SHARE))
+    predicted_s = expected_step_s(probe, consumer, limits, workers, depth, slowdown=slowdown)
+    return Trial(workers, depth, step_s=None, predicted_step_s=predicted_s)
+
+
+def _busy_workers(probe: Probe, consumer: Consumer, limits: Limits) -> int:
+    """As many workers as the CPUs can keep at work; more of them would only take turns."""
+    by_cpus = (consumer.cpu_s + probe.batch_cpu_s) / limits.cpus
+    return MOST_WORKERS if by_cpus <= 0 else max(1, math.ceil(probe.batch_s / by_cpus - 1e-6))
 
 
 def _with_depth(
