@@ -28,6 +28,7 @@ from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.resumable import ResumableDataLoader, Sameness, nobody
 from lightning_fastdata.samplers import EpochSampler, RankSampler
 from lightning_fastdata.seeded import draws_random_numbers
+from lightning_fastdata.whole import TransformedDataset
 
 __all__ = [
     "GiveBackCpus",
@@ -227,7 +228,7 @@ def is_in_memory(dataset: object) -> bool:
     Returns:
         True where that is known.
     """
-    if isinstance(dataset, Subset):
+    if isinstance(dataset, (Subset, TransformedDataset)):
         return is_in_memory(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         return all(is_in_memory(part) for part in dataset.datasets)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, get_worker_info
 
-from lightning_fastdata.order import BATCH, mix, sample_seed, stream
-from lightning_fastdata.whole import Indices, WholeSource, only_chooses, whole_source
+from lightning_fastdata.order import BATCH, WORD, mix, sample_seed, stream
+from lightning_fastdata.whole import Indices, TransformedDataset, WholeSource, as_array, only_chooses, whole_source
 
 __all__ = [
     "Ask",
@@ -106,15 +106,24 @@ class SampleView(Dataset[Any]):
         collate_fn: Makes a batch of samples; without batching it gets the one sample.
         seed: The run's seed, or None to leave all generators alone.
         batched: False for ``batch_size=None``, where an ask has one index, which may be anything.
+        source: The run's seed for transforms of whole batches, which leave the generators alone.
     """
 
-    def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any], seed: int | None, *, batched: bool) -> None:
+    def __init__(
+        self, dataset: Any, collate_fn: Callable[[Any], Any], seed: int | None, *, batched: bool, source: int = 0
+    ) -> None:
+        whole = whole_source(dataset) if batched else None
+        transform = dataset.transformed if isinstance(dataset, TransformedDataset) else None
+        if transform is not None:
+            dataset = dataset.dataset
         vars(self).update(
             _fastdata_dataset=dataset,
             _fastdata_collate_fn=collate_fn,
             _fastdata_seed=seed,
             _fastdata_batched=batched,
-            _fastdata_whole=whole_source(dataset) if batched else None,
+            _fastdata_whole=whole,
+            _fastdata_transform=transform,
+            _fastdata_source=source,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -145,6 +154,10 @@ class SampleView(Dataset[Any]):
             if start is not None:
                 seed_generators(mix(_seed_of(ask, 0, start) + BATCH))
             batch = self._fastdata_collate_fn(samples)
+            if self._fastdata_transform is not None:
+                numbers = _numbers(ask.indices)
+                words = stream(self._fastdata_source, ask.epoch, ask.cycle)
+                batch = self._fastdata_transform(batch, words, numbers, ask.occurrences)
             worker = -1 if info is None else info.id
             # The clock is read after all that the batch took.
             times = LoadTimes(began, perf_counter(), len(ask.indices), slowest, slowest_s, worker)
@@ -223,6 +236,8 @@ def draws_random_numbers(dataset: Any) -> bool:
         False for torch's TensorDataset and for classes that say ``draws_random_numbers = False`` themselves (a
         subclass has to say so again: it may transform). So may a ``Subset`` with a ``__getitem__`` of its own.
     """
+    if isinstance(dataset, TransformedDataset):
+        return dataset.draws_from_generators or draws_random_numbers(dataset.dataset)
     if isinstance(dataset, Subset) and only_chooses(type(dataset)):
         return draws_random_numbers(dataset.dataset)
     if type(dataset) is ConcatDataset:
@@ -240,6 +255,14 @@ def sample_number(index: Any) -> int:
         return operator.index(index)
     except TypeError:
         return int.from_bytes(blake2b(_bytes_of(index), digest_size=8).digest(), "little")
+
+
+def _numbers(indices: "list[Any] | Indices") -> Indices:
+    """``sample_number`` of each, int64 of the same 64 bits."""
+    packed = as_array(indices)
+    if packed is None:
+        packed = np.array([sample_number(key) & WORD for key in indices], dtype=np.uint64).astype(np.int64)
+    return packed
 
 
 def _bytes_of(key: Any) -> bytes:

@@ -1,13 +1,24 @@
-"""Datasets that make a batch in one go: who they are, and how they are asked without a Python integer per sample."""
+"""Batches made, or changed, in one go, without Python per sample: who makes them, and how they are asked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Subset
+import torch
+from torch.utils.data import Dataset, Subset
 
-__all__ = ["WholeSource", "as_array", "gives_whole_batches", "only_chooses", "whole_source"]
+from lightning_fastdata.order import sample_seeds
+from lightning_fastdata.sample_random import SampleRandom
+
+__all__ = [
+    "TransformedDataset",
+    "WholeSource",
+    "as_array",
+    "gives_whole_batches",
+    "only_chooses",
+    "whole_source",
+]
 
 Indices = npt.NDArray[np.int64]
 
@@ -36,6 +47,65 @@ class WholeSource(NamedTuple):
         return self.dataset.__getitems__(rows if self.numbers is None else self.numbers[rows])
 
 
+class TransformedDataset(Dataset[Any]):
+    """A dataset whose batches are transformed as a whole, by the loaders of this package.
+
+    It answers for the dataset in all else; a sample that is asked for alone is as the dataset gives it.
+
+    Args:
+        dataset: Any map-style dataset.
+        transforms: Each gets the batch, as the collate function made it, and a ``SampleRandom``; gives the batch back.
+    """
+
+    def __init__(self, dataset: Any, transforms: Sequence[Callable[[Any, SampleRandom], Any]]) -> None:
+        self.dataset, self.transforms = dataset, tuple(transforms)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.dataset[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset" or name.startswith("__"):  # while unpickling there is no dataset yet
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    @property
+    def draws_from_generators(self) -> bool:
+        """Whether a transform may draw from the global generators: any but those that say they do not."""
+        return any(getattr(transform, "draws_random_numbers", True) for transform in self.transforms)
+
+    def transformed(
+        self, batch: Any, start: int, indices: Sequence[int] | Indices, occurrences: Sequence[int] | None
+    ) -> Any:
+        """Transform a batch.
+
+        Args:
+            batch: As the collate function made it.
+            start: ``stream(seed, epoch, cycle)``.
+            indices: Its samples, by number.
+            occurrences: How often the epoch has drawn each before (count); None = not once.
+
+        Returns:
+            What the last transform gives.
+        """
+        before = None if occurrences is None else np.asarray(occurrences, dtype=np.int64)
+        seeds = sample_seeds(start, np.asarray(indices, dtype=np.int64), before)
+        random = SampleRandom(seeds, _device_of(batch))
+        for transform in self.transforms:
+            batch = transform(batch, random)
+        return batch
+
+
+def _device_of(batch: Any) -> torch.device:
+    """Where the first tensor of a batch is."""
+    if isinstance(batch, torch.Tensor):
+        return batch.device
+    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else ()
+    return _device_of(next(iter(parts))) if parts else torch.device("cpu")
+
+
 def gives_whole_batches(dataset: object) -> bool:
     """Whether a dataset's ``__getitems__`` gives finished batches (``whole_batches = True``).
 
@@ -45,6 +115,8 @@ def gives_whole_batches(dataset: object) -> bool:
     Returns:
         True where the batches must not be collated again.
     """
+    if isinstance(dataset, TransformedDataset):
+        return gives_whole_batches(dataset.dataset)
     if isinstance(dataset, Subset):
         return only_chooses(type(dataset)) and gives_whole_batches(dataset.dataset)
     return getattr(dataset, "whole_batches", False) is True
@@ -69,6 +141,7 @@ def whole_source(dataset: Any) -> WholeSource | None:
     if not gives_whole_batches(dataset):
         return None
     numbers: Indices | None = None
+    dataset = dataset.dataset if isinstance(dataset, TransformedDataset) else dataset
     while isinstance(dataset, Subset):
         chosen = np.asarray(dataset.indices, dtype=np.int64)
         numbers = chosen if numbers is None else chosen[numbers]

@@ -35,6 +35,8 @@ LAYERS = (
     (("report.",), READABLE),
     (("internals", "internals_torch"), TORCH | {"lightning"}),
     (("sharding",), TORCH),
+    (("whole", "sample_random"), TORCH),
+    (("batched",), TORCH),
     (("planned", "samplers", "seeded", "trainer_facts"), TORCH),
     (("passes",), TORCH),
     (("resumable",), TORCH),
