@@ -46,7 +46,7 @@ class SampleRandom:
             size: Shape of what each sample gets; () = one number.
 
         Returns:
-            float32, shape (batch, *size); multiples of ``(high - low) / 2**24``, above ``low``.
+            float32, shape (batch,) and ``size``; multiples of ``(high - low) / 2**24``, above ``low``.
         """
         shares = (self._words(size) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
         return self._tensor(np.float32(low) + np.float32(high - low) * shares)
@@ -61,7 +61,7 @@ class SampleRandom:
             size: Shape of what each sample gets; () = one number.
 
         Returns:
-            int64, shape (batch, *size).
+            int64, shape (batch,) and ``size``.
 
         Raises:
             ValueError: The range is empty, or larger than 2**32.

@@ -134,19 +134,6 @@ def test_augmented_tensors_in_a_run():
     assert type(trainer.train_dataloader) is ResumableDataLoader
 
 
-def test_augmented_tensors_one_by_one(tmp_path):
-    """Another batch size gives each sample the same numbers; and so does the rest of an epoch after a resume."""
-
-    def module():
-        return TensorDataModule(train=torch.arange(20.0), batch_size=5, train_transform=tagged)
-
-    _, trainer = fit(module(), max_steps=2)
-    trainer.save_checkpoint(tmp_path / "cut.ckpt")
-    model, _ = fit(module(), max_epochs=2, ckpt_path=tmp_path / "cut.ckpt")
-    first, second = expected(range(2))
-    assert model.samples() == [batch_of(first[10:], 0), batch_of(second, 1)]
-
-
 def test_tensors_are_on_the_device_where_they_fit(monkeypatch):
     """The Trainer's device decides, here the CPU, where there is nothing to move; a fit frees what it has moved."""
     module = TensorDataModule(train=torch.arange(20.0), val_split=4, batch_size=4, device_resident=True)
