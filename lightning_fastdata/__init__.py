@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_fastdata.lightning.core import DataAudit as DataAudit
     from lightning_fastdata.lightning.core import DataWaitMonitor as DataWaitMonitor
     from lightning_fastdata.lightning.core import FastDataModule as FastDataModule
+    from lightning_fastdata.lightning.core import LoaderTuner as LoaderTuner
     from lightning_fastdata.lightning.core import TensorDataModule as TensorDataModule
     from lightning_fastdata.lightning.core import TokenDataModule as TokenDataModule
     from lightning_fastdata.lightning.vision import ImageFolderDataModule as ImageFolderDataModule
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from lightning_fastdata.records import StepRecord as StepRecord
     from lightning_fastdata.sharding import shard as shard
     from lightning_fastdata.summary import RunSummary as RunSummary
+    from lightning_fastdata.trials import TuneResult as TuneResult
+    from lightning_fastdata.tune.search import tune_loader as tune_loader
 
 _HOME_OF = {
     "DataAudit": "lightning.core",
@@ -38,17 +41,20 @@ _HOME_OF = {
     "ImageFolderDataModule": "lightning.vision",
     "LoaderOptions": "plan",
     "LoaderPlan": "plan",
+    "LoaderTuner": "lightning.core",
     "Reason": "plan",
     "RunSummary": "summary",
     "StepRecord": "records",
     "TensorDataModule": "lightning.core",
     "TokenDataModule": "lightning.core",
     "TorchvisionDataModule": "lightning.vision",
+    "TuneResult": "trials",
     "Workload": "plan",
     "auto_dataloader": "auto",
     "make_plan": "plan",
     "probe": "hardware",
     "shard": "sharding",
+    "tune_loader": "tune.search",
 }
 
 __all__ = sorted(_HOME_OF)

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.footprint import batch_bytes_of, files_per_batch
 from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.loader import (
     GiveBackCpus,
@@ -18,9 +19,9 @@ from lightning_fastdata.loader import (
     check_kwargs,
     is_in_memory,
 )
-from lightning_fastdata.options import FIELDS
+from lightning_fastdata.options import FIELDS, Pool
 from lightning_fastdata.order import padding
-from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Split, Workload, make_plan
+from lightning_fastdata.plan import LoaderOptions, LoaderPlan, Planning, Split, Workload
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.report.plan import plan_lines
 from lightning_fastdata.resumable import nobody
@@ -33,7 +34,7 @@ from lightning_fastdata.whole import gives_whole_batches
 __all__ = [
     "auto_dataloader",
     "make_loader",
-    "plan_for",
+    "planning_for",
     "resolve_seed",
     "tell_plan",
 ]
@@ -63,7 +64,7 @@ def resolve_seed(seed: int | None, environ: Mapping[str, str] = os.environ) -> i
     return int(value) if value.isdecimal() else DEFAULT_SEED
 
 
-def plan_for(
+def planning_for(
     dataset: Any,
     facts: TrainerFacts,
     split: Split,
@@ -75,8 +76,10 @@ def plan_for(
     samples: int | None = None,
     loaders: int = 1,
     beside_other_pool: bool = False,
-) -> LoaderPlan:
-    """Plan one loader.
+    other_pool: Pool | None = None,
+    other_pool_started: bool = False,
+) -> Planning:
+    """What a loader's plan is made from.
 
     Args:
         dataset: The dataset it will serve.
@@ -87,14 +90,16 @@ def plan_for(
         parts: What else a worker receives, by name (``collate_fn``, ``worker_init_fn``).
         loaders: Loaders of this split (count).
         beside_other_pool: Whether the workers of another split live at the same time.
+        other_pool: Those workers, where the user has set their number.
+        other_pool_started: Whether they may have been started already.
         hardware: What this process may use.
         samples: Samples this rank draws in an epoch (count); None where that is not known.
 
     Returns:
-        The plan.
+        The wishes, the machine and the work; ``plan`` decides.
 
     Raises:
-        FastDataError: See ``make_plan``.
+        FastDataError: A wish that cannot be meant.
     """
     options = LoaderOptions(**{name: wishes[name] for name in FIELDS if name in wishes})
     start_method, fork_risk = default_start_method(), fork_problem()
@@ -105,11 +110,16 @@ def plan_for(
         split=split,
         samples=samples,
         batch_size=batch_size,
-        batch_bytes=_batch_bytes(dataset, batch_size),
+        batch_bytes=batch_bytes_of(dataset, batch_size),
+        tensors_per_batch=files_per_batch(),
         in_memory=is_in_memory(dataset),
         is_iterable=is_iterable,
         loaders=loaders,
         beside_other_pool=beside_other_pool,
+        other_pool=other_pool,
+        other_pool_started=other_pool_started,
+        validates_after=facts.validates_after,
+        made_anew=facts.reload_every_n_epochs > 0 and facts.epoch > 0,
         device_type=facts.device_type,
         training_threads=torch.get_num_threads() if facts.device_type == "cpu" else None,
         reload_every_n_epochs=facts.reload_every_n_epochs if facts.fitting else 0,
@@ -118,16 +128,7 @@ def plan_for(
         spawn_problem=spawn_problem({"dataset": dataset, **parts}) if may_spawn else None,
         fork_problem=fork_risk,
     )
-    return make_plan(options, hardware, workload)
-
-
-def _batch_bytes(dataset: object, batch_size: int | None) -> int | None:
-    """Size of a batch where the dataset says how large a sample is (``sample_bytes``), else None: never loaded to see.
-
-    Loading one in the training process could open a file handle that a forked worker must not inherit.
-    """
-    sample_bytes = getattr(dataset, "sample_bytes", None)
-    return sample_bytes * batch_size if isinstance(sample_bytes, int) and batch_size else None
+    return Planning(options, hardware, workload)
 
 
 def tell_plan(split: str, plan: LoaderPlan) -> None:
@@ -214,6 +215,8 @@ def make_loader(
     part: str | None = None,
     loaders: int = 1,
     beside_other_pool: bool = False,
+    other_pool: Pool | None = None,
+    other_pool_started: bool = False,
 ) -> PlannedDataLoader:
     """Check, plan and build one loader; every loader of this package is made here.
 
@@ -230,6 +233,8 @@ def make_loader(
         part: Its name among several loaders of the split; None = the only one.
         loaders: Loaders of this split (count).
         beside_other_pool: Whether the workers of another split live at the same time.
+        other_pool: Those workers, where the user has set their number.
+        other_pool_started: Whether they may have been started already.
 
     Returns:
         The loader.
@@ -248,7 +253,7 @@ def make_loader(
         _check_batches(where, samples, batch_size, drop_last)
     hardware = probe(local_world_size=facts.local_world_size)
     rest.update(_worker_parts_of_ours(dataset, facts, hardware, rest))
-    plan = plan_for(
+    planning = planning_for(
         dataset,
         facts,
         split,
@@ -258,8 +263,11 @@ def make_loader(
         parts=worker_parts(rest),
         loaders=loaders,
         beside_other_pool=beside_other_pool,
+        other_pool=other_pool,
+        other_pool_started=other_pool_started,
         hardware=hardware,
     )
+    plan = planning.plan()
     keep(plan)
     share = None if split == "predict" else facts.share  # there Lightning deals, and keeps track of the indices
     if isinstance(dataset, IterableDataset):
@@ -280,6 +288,7 @@ def make_loader(
         counts_epochs=split == "train",
         part=part,
         trainer=nobody if trainer is None else weakref.ref(trainer),
+        planning=planning,
         **rest,
     )
 

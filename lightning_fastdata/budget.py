@@ -1,11 +1,13 @@
 """How many workers, and how many batches ahead: cores first, then what memory and open files allow."""
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware
-from lightning_fastdata.options import LoaderOptions, Reason, Workload
+from lightning_fastdata.options import PINNING_DEVICES, LoaderOptions, Pool, Reason, Workload
+from lightning_fastdata.preflight import ENDS, LABELS, Caps, Resource, amount, caps, preflight
 
 __all__ = ["WorkerChoice", "decide_workers"]
 
@@ -17,16 +19,6 @@ MOST_AUTO_WORKERS = 16
 """Cap on what "auto" takes without a measurement: beyond it, start-up and memory cost more than they usually give."""
 BATCHES_IN_FLIGHT = 4
 """Fewest batches under way (workers x prefetch): at 70 % load the queue model of docs/plan.md gives 6 % stall."""
-ASSUMED_SAMPLE_BYTES = 3 * 224 * 224 * 4
-"""Stand-in for an unknown sample size: one 224 x 224 RGB image as float32."""
-ASSUMED_WORKER_BYTES = 512 * 2**20
-"""Allowance for the private memory of one worker until it is measured."""
-USED_SHARE = 0.5
-"""Share of free memory, shared memory and file descriptors that "auto" may take; the rest is for everybody else."""
-FILES_PER_WORKER = 8
-"""Pipes and sockets one worker process holds open in the training process (count, rounded up)."""
-FILES_PER_BATCH = 4
-"""Descriptors a batch in flight may hold: one per tensor under torch's file-descriptor sharing (count, rounded up)."""
 
 
 class WorkerChoice(NamedTuple):
@@ -40,6 +32,8 @@ class WorkerChoice(NamedTuple):
     """Why that many workers."""
     prefetch_reason: Reason
     """Why that many batches."""
+    tight: tuple[str, ...] = ()
+    """What comes near a limit of the machine, a line each."""
 
 
 NOTHING_AHEAD = Reason("rule", "0 workers prefetch nothing")
@@ -75,11 +69,12 @@ def decide_workers(options: LoaderOptions, hardware: Hardware, workload: Workloa
     if workers == 0:
         return WorkerChoice(0, None, reason, NOTHING_AHEAD)
     prefetch, prefetch_reason = _decide_prefetch(options, workers)
+    choice = WorkerChoice(workers, prefetch, reason, prefetch_reason)
     if options.num_workers == "auto":
-        choice = WorkerChoice(workers, prefetch, reason, prefetch_reason)
-        return _fit_memory(choice, options, hardware, workload)
-    _refuse_what_cannot_run(hardware, workload, workers, prefetch)
-    return WorkerChoice(workers, prefetch, reason, prefetch_reason)
+        choice, lowered = _fit(choice, options, _caps_of_auto(options, hardware, workload))
+    else:
+        choice, lowered = _fit_prefetch(choice, options, hardware, workload)
+    return _flown(choice, options, hardware, workload, lowered)
 
 
 def _start_problem(workload: Workload, start_method: str) -> str | None:
@@ -194,87 +189,116 @@ def _batches(workload: Workload) -> int | None:
     return math.ceil(workload.samples / workload.batch_size)
 
 
-def _batch_bytes(workload: Workload) -> tuple[int, str]:
-    if workload.batch_bytes is not None:
-        return workload.batch_bytes, f"a batch is {_mib(workload.batch_bytes)}"
-    assumed = ASSUMED_SAMPLE_BYTES * (workload.batch_size or 32)
-    return assumed, f"a batch is assumed to be {_mib(assumed)} (its size is not known)"
+def _caps_of_auto(options: LoaderOptions, hardware: Hardware, workload: Workload) -> Caps:
+    """What a loader may take whose workers nobody has set."""
+    shared = 2 if workload.beside_other_pool and workload.other_pool is None else 1
+    together = workload.loaders if workload.split == "train" else 1  # those of evaluation follow each other
+    return caps(
+        hardware,
+        batch_bytes=workload.batch_bytes,
+        tensors_per_batch=workload.tensors_per_batch,
+        worker_bytes=workload.worker_bytes,
+        pin_memory=_may_pin(options, workload),
+        batch_size=workload.batch_size,
+        other_pool=workload.other_pool,
+        parts=shared * together,
+    )
 
 
-def _most_in_flight(hardware: Hardware, workload: Workload) -> tuple[int, str] | None:
-    """Batches that may be under way within this rank's share of /dev/shm; None when that is not known."""
-    if hardware.shm_free_bytes is None:
-        return None
-    per_batch, text = _batch_bytes(workload)
-    pools = 2 if workload.beside_other_pool else 1
-    share = hardware.shm_free_bytes * USED_SHARE / hardware.local_world_size / pools
-    fits = int(share // max(1, per_batch))
-    wanted = f"{_mib(hardware.shm_free_bytes)} free in /dev/shm, {text}"
-    return fits, f"{wanted}: enlarge it with docker run --shm-size=8g (Kubernetes: an emptyDir of medium: Memory)"
+def _may_pin(options: LoaderOptions, workload: Workload) -> bool:
+    return workload.device_type in PINNING_DEVICES if options.pin_memory == "auto" else options.pin_memory
 
 
-def _most_workers(hardware: Hardware, workload: Workload, prefetch: int) -> list[tuple[int, str]]:
-    """For memory and open files, how many workers fit and the sentence to say when that binds."""
-    pools = 2 if workload.beside_other_pool else 1
-    limits = []
-    if hardware.ram_available_bytes is not None:
-        per_worker = ASSUMED_WORKER_BYTES + 2 * prefetch * _batch_bytes(workload)[0]
-        share = hardware.ram_available_bytes * USED_SHARE / hardware.local_world_size / pools
-        text = f"{_mib(hardware.ram_available_bytes)} of memory available, about {_mib(per_worker)} per worker"
-        limits.append((int(share // per_worker), text))
-    if hardware.open_file_limit is not None:
-        share = hardware.open_file_limit * USED_SHARE / pools
-        limits.append((int(share // _files(1, prefetch)), f"{hardware.open_file_limit} open files: raise ulimit -n"))
-    return limits
-
-
-def _fit_memory(choice: WorkerChoice, options: LoaderOptions, hardware: Hardware, workload: Workload) -> WorkerChoice:
-    """Lower an automatic prefetch first, then the workers, until everything fits."""
-    workers, prefetch, reason, prefetch_reason = choice
+def _fit(choice: WorkerChoice, options: LoaderOptions, limits: Caps) -> tuple[WorkerChoice, set[Resource | None]]:
+    """Lower an automatic prefetch first, then the workers, until everything fits; and what made that necessary."""
+    workers, prefetch, reason, prefetch_reason, _ = choice
     assert prefetch is not None  # there are workers, so a prefetch was decided
-    in_flight = _most_in_flight(hardware, workload)
-    if in_flight is not None and workers * prefetch > in_flight[0]:
-        fits, text = in_flight
-        if options.prefetch_factor == "auto":
-            prefetch, prefetch_reason = max(1, min(prefetch, fits // workers)), Reason("hardware", text)
-        if workers * prefetch > fits:
-            workers, reason = fits // prefetch, Reason("hardware", text)
-    for fits, text in _most_workers(hardware, workload, prefetch):
-        if workers > fits:
-            workers, reason = fits, Reason("hardware", text)
-    if workers > 0:
-        return WorkerChoice(workers, prefetch, reason, prefetch_reason)
+    lowered: set[Resource | None] = set()
+    automatic = options.prefetch_factor == "auto"
+    lowest = max(1, min(prefetch, limits.prefetch(workers).most)) if automatic else prefetch
+    most = limits.workers(lowest)
+    if workers > most.most:
+        workers, reason = most.most, Reason("hardware", most.reason)
+        lowered.add(most.name)
+    if workers == 0:
+        _refuse_without_room(options, reason)
+        return WorkerChoice(0, None, reason, NOTHING_AHEAD), lowered
+    if automatic:
+        prefetch, prefetch_reason = _decide_prefetch(options, workers)
+        deepest = limits.prefetch(workers)
+        if prefetch > deepest.most:
+            prefetch, prefetch_reason = max(1, deepest.most), Reason("hardware", deepest.reason)
+            lowered.add(deepest.name)
+    return WorkerChoice(workers, prefetch, reason, prefetch_reason), lowered
+
+
+def _fit_prefetch(
+    choice: WorkerChoice, options: LoaderOptions, hardware: Hardware, workload: Workload
+) -> tuple[WorkerChoice, set[Resource | None]]:
+    """The user's workers are never lowered; a prefetch he left open is, where the size of a batch is known."""
+    if options.prefetch_factor != "auto" or workload.batch_bytes is None:
+        return choice, set()
+    known = replace(
+        workload, worker_bytes=workload.worker_bytes or 0, tensors_per_batch=workload.tensors_per_batch or 0
+    )
+    deepest = _caps_of_auto(options, hardware, known).prefetch(choice.num_workers)
+    if choice.prefetch_factor is None or choice.prefetch_factor <= deepest.most:
+        return choice, set()
+    lowered = choice._replace(prefetch_factor=max(1, deepest.most), prefetch_reason=Reason("hardware", deepest.reason))
+    return lowered, {deepest.name}
+
+
+def _refuse_without_room(options: LoaderOptions, reason: Reason) -> None:
+    """A wish of the user's for a worker, where not one fits."""
     for name in ("persistent_workers", "prefetch_factor"):
         if getattr(options, name) not in ("auto", None, False):
             raise FastDataError(
                 f"{name}={getattr(options, name)!r} needs a worker process, but none fits: {reason.text}.",
                 fix=f'make room as named above, or leave {name} at "auto".',
             )
-    return WorkerChoice(0, None, reason, NOTHING_AHEAD)
 
 
-def _refuse_what_cannot_run(hardware: Hardware, workload: Workload, workers: int, prefetch: int) -> None:
-    """The user's own workers are never lowered; what would end in a bus error or EMFILE is refused beforehand."""
-    if workload.batch_bytes is not None and hardware.shm_free_bytes is not None:
-        needed = workers * prefetch * workload.batch_bytes
-        if needed > hardware.shm_free_bytes:
-            raise FastDataError(
-                f"num_workers={workers} x prefetch_factor={prefetch} x {_mib(workload.batch_bytes)} a batch "
-                f"= {_mib(needed)} of shared memory.",
-                expected=f"at most the {_mib(hardware.shm_free_bytes)} free in /dev/shm (else a bus error).",
-                fix='docker run --shm-size=8g, a smaller prefetch_factor, or num_workers="auto".',
-            )
-    if hardware.open_file_limit is not None and _files(workers, prefetch) > hardware.open_file_limit:
+def _flown(
+    choice: WorkerChoice,
+    options: LoaderOptions,
+    hardware: Hardware,
+    workload: Workload,
+    lowered: set[Resource | None],
+) -> WorkerChoice:
+    """Check a choice before it flies: refuse what is sure to end in a bus error, EMFILE or OOM, tell what is near."""
+    workers, prefetch = choice.num_workers, choice.prefetch_factor
+    if workers == 0 or prefetch is None:
+        return choice
+    pool = Pool(
+        workers,
+        prefetch,
+        batch_bytes=workload.batch_bytes,
+        tensors_per_batch=workload.tensors_per_batch,
+        worker_bytes=workload.worker_bytes,
+        pin_memory=_may_pin(options, workload),
+        batch_size=workload.batch_size,
+        batches=_batches(workload),
+    )
+    other = None if workload.other_pool_started else workload.other_pool
+    together = other is not None and _full_together(workload, pool, other)
+    flight = preflight(hardware, pool, other, filled_together=together)
+    fatal = flight.fatal
+    if fatal is not None and options.num_workers != "auto" and not workload.made_anew:
+        others = "training's" if workload.split == "val" else "validation's"
+        beside = f" beside {others} {other.num_workers}" if other and together else ""
         raise FastDataError(
-            f"num_workers={workers} with prefetch_factor={prefetch} may hold {_files(workers, prefetch)} files open.",
-            expected=f"at most the limit of {hardware.open_file_limit} (else 'too many open files').",
-            fix='ulimit -n 65536, or num_workers="auto".',
+            f"num_workers={workers} with prefetch_factor={prefetch} for the {workload.split} loader{beside}: "
+            f"{LABELS[fatal.name]} would have to hold {amount(fatal.name, fatal.least)} ({fatal.sure}).",
+            expected=f"at most {amount(fatal.name, fatal.allowed)}, which is what there is (else {ENDS[fatal.name]}).",
+            fix=f'{fatal.fix}; or a smaller prefetch_factor, or num_workers="auto".',
         )
+    told = [demand.line for demand in flight.demands if demand.name in lowered or demand in flight.tight]
+    return choice._replace(tight=tuple(told))
 
 
-def _files(workers: int, prefetch: int) -> int:
-    return workers * (FILES_PER_WORKER + FILES_PER_BATCH * prefetch)
-
-
-def _mib(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
+def _full_together(workload: Workload, pool: Pool, other: Pool) -> bool:
+    """Whether validation surely finds the training queue full: in mid-epoch, with enough of the epoch left."""
+    training = pool if workload.split == "train" else other
+    if workload.validates_after is None or training.batches is None:
+        return False
+    return training.num_workers * training.prefetch_factor <= (1 - workload.validates_after) * training.batches

@@ -48,13 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 where two audits are not the same, or a run waited more than ``--fail-above`` allows; 2 when
         something was wrong with the arguments or the environment, or what ``--fail-above`` needs was not measured.
     """
+    given = sys.argv[1:] if argv is None else list(argv)
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    # What follows "tune" are arguments of the user's DataModule too, which jsonargparse knows.
+    arguments = parser.parse_args(given[:1] if given[:1] == ["tune"] else given)
     if arguments.run is None:
         parser.print_help()
         return 0
     try:
-        code: int = arguments.run(arguments)
+        code: int = _tune(given[1:]) if given[:1] == ["tune"] else arguments.run(arguments)
     except FastDataError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -72,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     _add_report(commands)
+
+    tune = commands.add_parser("tune", help="find the workers for a DataModule by trying (tune --help)")
+    tune.set_defaults(run=_tune)
 
     compare = commands.add_parser("compare", help="two runs side by side, from the files that save_to wrote")
     compare.add_argument("run_file", metavar="A", help="the file of the run before")
@@ -134,8 +139,39 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(argv: Sequence[str]) -> int:
+    """Find the workers for a DataModule."""
+    from lightning_fastdata.tune.command import run
+
+    return run(argv, _console())
+
+
+def _report_tuning(arguments: argparse.Namespace) -> int:
+    """Print what a saved tuning found."""
+    from lightning_fastdata.report.tune import tuning_view
+    from lightning_fastdata.tune_file import read_tuning
+
+    for name in ("html", "fail_above"):
+        if getattr(arguments, name) is not None:
+            raise FastDataError(
+                f"--{name.replace('_', '-')} with {arguments.run_file!r}, which is the file of a tuning.",
+                expected="the file of a run: a tuning has no training steps.",
+                fix="leave it out, or give a file of DataWaitMonitor(save_to=...).",
+            )
+    result = read_tuning(arguments.run_file)
+    if arguments.json:
+        _print_json(result.to_dict(), ())
+    else:
+        _console().print(tuning_view(result))
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     """Print the summary of a saved run, finished or not."""
+    from lightning_fastdata.tune_file import is_tuning
+
+    if is_tuning(arguments.run_file):
+        return _report_tuning(arguments)
     from lightning_fastdata.run_file import read_run
 
     run = read_run(arguments.run_file)

@@ -44,6 +44,9 @@ class Hardware:
     ram_limit_source: str | None = None
     """Where that limit was read, with the value."""
 
+    swap_free_bytes: int | None = None
+    """Free swap space of the machine, bytes: where memory runs out, a run is moved there before it is killed."""
+
     shm_free_bytes: int | None = None
     """Free space in /dev/shm, bytes; batches from worker processes pass through it."""
 
@@ -55,6 +58,9 @@ class Hardware:
 
     open_file_hard_limit: int | None = None
     """How far the process may raise that limit by itself; None: no limit, or unknown."""
+
+    open_files: int | None = None
+    """Files that this process had open when it was looked at (count)."""
 
     rank: int = 0
     """Number of this process in the whole training run, from 0."""
@@ -147,7 +153,7 @@ def probe(
     mask, cpuset = _read_cpu_sets(files, environ, groups)
     share_mask = affinity.ranks_share_mask(files, ranks, slurm, mask, cpuset)
     memory = cgroups.read_memory_limit(files, groups)
-    ram_bytes, ram_available_bytes = _read_ram(files, memory)
+    ram_bytes, ram_available_bytes, swap_free_bytes = _read_ram(files, memory)
     shm_free_bytes, shm_total_bytes = _read_shm(files)
     open_file_limit, open_file_hard_limit = _read_open_file_limits(files)
     return Hardware(
@@ -163,10 +169,12 @@ def probe(
         ram_available_bytes=ram_available_bytes,
         ram_limit_bytes=memory.limit_bytes if memory else None,
         ram_limit_source=memory.source if memory else None,
+        swap_free_bytes=swap_free_bytes,
         shm_free_bytes=shm_free_bytes,
         shm_total_bytes=shm_total_bytes,
         open_file_limit=open_file_limit,
         open_file_hard_limit=open_file_hard_limit,
+        open_files=_count_open_files(files),
         rank=ranks.rank,
         local_rank=ranks.local_rank,
         world_size=ranks.world_size,
@@ -205,21 +213,22 @@ def _read_quotas(files: SystemFiles, environ: Mapping[str, str], groups: cgroups
     return quotas
 
 
-def _read_ram(files: SystemFiles, memory: cgroups.MemoryLimit | None) -> tuple[int | None, int | None]:
-    """Memory of the machine, and what of it this process can still take."""
+def _read_ram(files: SystemFiles, memory: cgroups.MemoryLimit | None) -> tuple[int | None, int | None, int | None]:
+    """Memory of the machine, what of it this process can still take, and free swap space."""
     kib = {}
     for line in (files.read("/proc/meminfo") or "").splitlines():
         key, _, value = line.partition(":")
         kib[key] = parse_int(value.removesuffix("kB"))
     total = _times(kib.get("MemTotal"), 1024)
     available = _times(kib.get("MemAvailable"), 1024)
+    swap = _times(kib.get("SwapFree"), 1024)
     if total is None and files.is_real:
         import psutil
 
         machine = psutil.virtual_memory()
-        total, available = machine.total, machine.available
+        total, available, swap = machine.total, machine.available, psutil.swap_memory().free
     rooms = [room for room in (available, memory.available_bytes if memory else None) if room is not None]
-    return total, min(rooms, default=None)
+    return total, min(rooms, default=None), swap
 
 
 def _times(number: int | None, factor: int) -> int | None:
@@ -252,3 +261,9 @@ def _read_open_file_limits(files: SystemFiles) -> tuple[int | None, int | None]:
     soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     return None if soft_limit == unlimited else soft_limit, None if hard_limit == unlimited else hard_limit
+
+
+def _count_open_files(files: SystemFiles) -> int | None:
+    """Files this process has open, without the folder that is read to count them; None where nothing tells."""
+    names = files.names("/proc/self/fd")
+    return len(names) - 1 if names else None

@@ -16,6 +16,7 @@ __all__ = [
     "counts_fetches",
     "deals_samples",
     "fetches",
+    "forget_iterator",
     "in_mid_epoch",
     "keep_iterator",
     "kept_iterator",
@@ -218,6 +219,16 @@ def keep_iterator(loader: Any, iterator: Any) -> None:
     """
     if loader.persistent_workers:
         loader._iterator = iterator
+
+
+def forget_iterator(loader: Any) -> None:
+    """Have torch make a new iterator, and so new workers, for the next pass over a loader with persistent workers.
+
+    Args:
+        loader: The loader; the workers it had are not ended here.
+    """
+    if getattr(loader, "_iterator", None) is not None:
+        loader._iterator = None
 
 
 def own_attributes(loader: Any) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The private names of torch that this package leans on, each guarded; those of Lightning are in ``internals``."""
 
+import contextlib
 import sys
 from typing import Any, NamedTuple
 
-__all__ = ["QueueState", "loads_inline", "process_store", "queue_state"]
+__all__ = ["QueueState", "loads_inline", "process_store", "queue_state", "stop_workers"]
 
 
 class QueueState(NamedTuple):
@@ -86,3 +87,27 @@ def process_store() -> Any:
         return distributed._get_default_store()
     except Exception:
         return None
+
+
+def stop_workers(iterator: Any, *, at_once: bool = False) -> bool:
+    """End the worker processes of a torch iterator.
+
+    Args:
+        iterator: What ``iter`` of a DataLoader gave; one without workers is left alone.
+        at_once: Whether to kill them rather than to wait, some seconds at most, for the batches they are at.
+
+    Returns:
+        False where torch shuts its workers down elsewhere; they then end when the iterator is freed.
+    """
+    shut_down = getattr(iterator, "_shutdown_workers", None)
+    if not callable(shut_down):
+        return loads_inline(iterator) is True
+    if at_once:
+        for worker in getattr(iterator, "_workers", ()):
+            # torch's handler of SIGCHLD raises, in this thread, for a worker that was killed.
+            with contextlib.suppress(RuntimeError):
+                worker.kill()
+                worker.join(1.0)
+    with contextlib.suppress(RuntimeError):
+        shut_down()
+    return True

@@ -24,6 +24,7 @@ from torch.utils.data import (
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan
 from lightning_fastdata.order import apart, loader_seed
+from lightning_fastdata.plan import Planning
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.resumable import ResumableDataLoader, Sameness, nobody
 from lightning_fastdata.samplers import EpochSampler, RankSampler
@@ -53,6 +54,7 @@ def build_loader(
     counts_epochs: bool = True,
     part: str | None = None,
     trainer: Callable[[], Any] = nobody,
+    planning: Planning | None = None,
     **kwargs: Any,
 ) -> PlannedDataLoader:
     """Build the loader that a plan describes.
@@ -72,6 +74,7 @@ def build_loader(
         counts_epochs: Whether random numbers differ from epoch to epoch, as in training.
         part: The loader's name where several are read together, which then draw orders of their own; None = alone.
         trainer: Gives the Trainer that will use the loader, or None.
+        planning: What the plan was made from; None where nobody will want to make another.
         **kwargs: Further arguments of ``torch.utils.data.DataLoader``: ``sampler``, ``batch_sampler``,
             ``collate_fn``, ``timeout``, ...
 
@@ -104,7 +107,7 @@ def build_loader(
         rank=rank,
         trainer=trainer,
     )
-    return ResumableDataLoader(dataset, sameness=sameness, **kwargs)
+    return ResumableDataLoader(dataset, sameness=sameness, planning=planning, **kwargs)
 
 
 def _collates_own(collate_fn: Any) -> bool:

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 from lightning_fastdata.errors import FastDataError
 
-__all__ = ["LoaderOptions", "LoaderPlan", "Reason", "Split", "Workload"]
+__all__ = ["LoaderOptions", "LoaderPlan", "Pool", "Reason", "Split", "Workload"]
 
 Split = Literal["train", "val", "test", "predict"]
 Auto = Literal["auto"]
+PINNING_DEVICES = ("cuda", "xpu")
+"""Device types for which Lightning copies without blocking from page-locked memory."""
 FIELDS = ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers", "multiprocessing_context")
 
 
@@ -68,6 +70,34 @@ class LoaderOptions:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """The workers of one loader, and what they and their batches take; None = not known."""
+
+    num_workers: int
+    """Worker processes (count)."""
+    prefetch_factor: int
+    """Batches per worker prepared ahead (count)."""
+    batch_bytes: int | None = None
+    """Size of one collated batch, bytes."""
+    tensors_per_batch: int | None = None
+    """Tensors in it, each of which holds a file open on its way (count); 0 under torch's ``file_system`` strategy."""
+    worker_bytes: int | None = None
+    """Private memory of one worker without its batches, bytes."""
+    pin_memory: bool = False
+    """Whether batches are copied to page-locked memory."""
+    batch_size: int | None = None
+    """Samples per batch (count); only where ``batch_bytes`` has to be assumed."""
+    batches: int | None = None
+    """Batches in one pass over the data (count): never more are under way."""
+
+    @property
+    def in_flight(self) -> int:
+        """Batches under way when the queue is full (count)."""
+        most = self.num_workers * self.prefetch_factor
+        return most if self.batches is None else min(most, self.batches)
+
+
+@dataclass(frozen=True)
 class Workload:
     """What one loader has to do and where; everything optional is unknown unless said."""
 
@@ -79,6 +109,10 @@ class Workload:
     """Samples per batch and rank (count); None when a batch sampler decides."""
     batch_bytes: int | None = None
     """Size of one collated batch; None = not known, then a 224 x 224 float image per sample is assumed."""
+    tensors_per_batch: int | None = None
+    """Tensors in one batch (count), 0 under torch's ``file_system`` strategy; None = not known."""
+    worker_bytes: int | None = None
+    """Private memory of one worker, bytes; None = not measured, then 512 MiB are assumed."""
     in_memory: bool = False
     """The samples already lie in memory and are only indexed."""
     is_iterable: bool = False
@@ -87,6 +121,14 @@ class Workload:
     """Loaders of this split (count); those of training are alive together, those of evaluation follow each other."""
     beside_other_pool: bool = False
     """True when the workers of another split are alive at the same time (training beside validation)."""
+    other_pool: Pool | None = None
+    """Those workers, where the user has set their number; None = there are none, a plan decides them, or not known."""
+    other_pool_started: bool = False
+    """Whether they were started already, so that what they take is missing from what is free."""
+    validates_after: float | None = None
+    """Share of an epoch after which it is validated while training's queue is full; None = not in its middle."""
+    made_anew: bool = False
+    """True when the loader replaces one in the middle of a run, which may still hold what it took."""
     device_type: str | None = None
     """Type of the device the Trainer uses ("cpu", "cuda", "mps", ...); None without a Trainer."""
     training_threads: int | None = None
@@ -119,6 +161,8 @@ class LoaderPlan:
     """Start method; None = the platform's default, or no workers."""
     reasons: Mapping[str, Reason] = field(default_factory=dict)
     """For each option by name, why."""
+    tight: tuple[str, ...] = ()
+    """What comes near a limit of the machine (shared memory, memory, open files), a line each."""
 
     def __post_init__(self) -> None:
         missing = [name for name in FIELDS if name not in self.reasons]
@@ -128,7 +172,7 @@ class LoaderPlan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A MappingProxyType does not pickle; the plan must (ddp_spawn carries the DataModule to its ranks).
-        return type(self), (*(getattr(self, name) for name in FIELDS), dict(self.reasons))
+        return type(self), (*(getattr(self, name) for name in FIELDS), dict(self.reasons), self.tight)
 
     def as_kwargs(self) -> dict[str, Any]:
         """The keyword arguments for ``torch.utils.data.DataLoader``."""

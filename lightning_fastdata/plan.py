@@ -4,15 +4,53 @@ Pure arithmetic on frozen data: no torch, no Trainer, no file is read here. A pl
 changes results: batch size, ``drop_last`` and order are not its business.
 """
 
+from dataclasses import dataclass, replace
+
 from lightning_fastdata.budget import decide_workers
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware
-from lightning_fastdata.options import LoaderOptions, LoaderPlan, Reason, Split, Workload
+from lightning_fastdata.options import PINNING_DEVICES, LoaderOptions, LoaderPlan, Reason, Split, Workload
 
-__all__ = ["LoaderOptions", "LoaderPlan", "Reason", "Split", "Workload", "make_plan"]
+__all__ = ["LoaderOptions", "LoaderPlan", "Planning", "Reason", "Split", "Workload", "make_plan"]
 
-PINNING_DEVICES = ("cuda", "xpu")
-"""Device types for which Lightning copies without blocking from page-locked memory."""
+
+@dataclass(frozen=True)
+class Planning:
+    """What a loader's plan was made from, so that another one can be made with numbers that were measured."""
+
+    options: LoaderOptions
+    """What the user asked for."""
+    hardware: Hardware
+    """What the process may use."""
+    workload: Workload
+    """What the loader has to do."""
+
+    def plan(self) -> LoaderPlan:
+        """The plan by the rules; see ``make_plan``."""
+        return make_plan(self.options, self.hardware, self.workload)
+
+    def measured(self, num_workers: int, prefetch_factor: int | None, why: str) -> LoaderPlan:
+        """The plan with measured numbers for what is "auto"; the rest follows from them by the same rules.
+
+        Args:
+            num_workers: Worker processes (count).
+            prefetch_factor: Batches per worker prepared ahead (count); None without workers.
+            why: What was measured, one sentence for a person.
+
+        Returns:
+            The plan. What the user has set is as he set it.
+
+        Raises:
+            FastDataError: See ``make_plan``.
+        """
+        options, found = self.options, Reason("measured", why)
+        reasons: dict[str, Reason] = {}
+        if options.num_workers == "auto":
+            options, reasons = replace(options, num_workers=num_workers), {"num_workers": found}
+        if options.prefetch_factor == "auto" and prefetch_factor is not None:
+            options, reasons = replace(options, prefetch_factor=prefetch_factor), {**reasons, "prefetch_factor": found}
+        plan = make_plan(options, self.hardware, self.workload)
+        return replace(plan, reasons={**plan.reasons, **reasons})
 
 
 def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) -> LoaderPlan:
@@ -35,7 +73,9 @@ def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) ->
     _check_pairs(options)
     context, context_reason = _decide_context(options, workload)
     start_method = context or workload.start_method
-    workers, prefetch, workers_reason, prefetch_reason = decide_workers(options, hardware, workload, start_method)
+    workers, prefetch, workers_reason, prefetch_reason, tight = decide_workers(
+        options, hardware, workload, start_method
+    )
     if workers == 0:
         asked = f"you set {context!r}, but " if context_reason.source == "user" and context else ""
         context, context_reason = None, Reason("rule", f"{asked}no worker processes are started")
@@ -54,6 +94,7 @@ def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) ->
             "persistent_workers": persistent_reason,
             "multiprocessing_context": context_reason,
         },
+        tight=tight,
     )
 
 

@@ -25,6 +25,11 @@ class PlannedDataLoader(DataLoader[Any]):
             super().__init__(*args, **kwargs)
         internals.skip_worker_hint(self)
 
+    def __iter__(self) -> Any:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
+            return super().__iter__()
+
 
 def as_it_is(batch: Any) -> Any:
     """The collate function for a dataset that returns finished batches."""

@@ -13,8 +13,12 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, SubsetRandomSampler
 
 from lightning_fastdata import internals
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.internals_torch import stop_workers
+from lightning_fastdata.options import LoaderPlan
 from lightning_fastdata.order import ORDER, RANK, apart, mix, stream
 from lightning_fastdata.passes import Asks, Fetched, Given, InlineBatches, Pass, ask_for, ask_in_order
+from lightning_fastdata.plan import Planning
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.progress import LoaderProgress
 from lightning_fastdata.samplers import EpochSampler, RankSampler, has_fixed_order, length_of, packed_order
@@ -87,6 +91,7 @@ class Batches(Iterator[Any]):
 
     def __init__(self, loader: "ResumableDataLoader") -> None:
         self._loader = loader
+        self._changes = 0
         self._pass = Pass(0, 0, 0, 0)
         self._inner: Iterator[Delivered] | None = None
 
@@ -107,7 +112,11 @@ class Batches(Iterator[Any]):
 
     def __next__(self) -> Any:
         if self._inner is None:
+            self._changes = self._loader.changes
             self._pass, self._inner = self._loader.begin(self)
+        elif self._changes != self._loader.changes:
+            self._changes = self._loader.changes
+            self._inner = self._loader.go_on(self, self._pass)
         try:
             # No name holds a batch: while the model works on it, the loader must not keep it alive.
             return self._loader.hand_over(self._pass, next(self._inner))
@@ -136,11 +145,17 @@ class ResumableDataLoader(PlannedDataLoader):
     Args:
         *args: Arguments of torch's DataLoader.
         sameness: What decides the batches.
+        planning: What its workers were planned from; None where nobody planned them.
         **kwargs: Arguments of torch's DataLoader.
     """
 
-    def __init__(self, *args: Any, sameness: Sameness | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, sameness: Sameness | None = None, planning: Planning | None = None, **kwargs: Any
+    ) -> None:
         self.sameness = sameness or Sameness(seed=42)
+        self.planning = planning
+        self.changes = 0
+        """How often its workers were changed (count)."""
         super().__init__(*args, **kwargs)
         self._last = Last()
         self._inner: DataLoader[Any] | None = None
@@ -188,25 +203,90 @@ class ResumableDataLoader(PlannedDataLoader):
         started = perf_counter()
         now = self._find_place(reader)
         asks, other = self._asks_of(now), self._reader()
-        if self._loads_inline():
-            if not now.by_hand:
-                self._reader = weakref.ref(reader)
-                now.began = started, perf_counter()
-            if self.generator is not None:  # torch draws a seed with every pass, and a sampler may draw from the same
-                torch.empty((), dtype=torch.int64).random_(generator=self.generator)
-            return now, InlineBatches(self._view().__getitems__, asks)
-        if now.by_hand or (other is not None and other is not reader and not other.finished):
+        apart = now.by_hand or (other is not None and other is not reader and not other.finished)
+        if apart and not self._loads_inline():
             # Persistent workers can serve one pass at a time, and the other one is in the middle of its own.
             return now, iter(self._make_inner(asks, persistent=False))
-        self._reader = weakref.ref(reader)
-        self._asks.next_pass = asks
-        reusable = self._inner is not None and self.persistent_workers and internals.kept_iterator(self) is not None
-        if self._inner is None or not reusable:
-            self._inner = self._make_inner(self._asks, persistent=self.persistent_workers)
-        inner = iter(self._inner)
-        internals.keep_iterator(self, inner)
-        now.began = started, perf_counter()
-        return now, inner
+        if not now.by_hand:
+            self._reader = weakref.ref(reader)
+        return now, self._start(now, asks, started)
+
+    def _start(self, now: Pass, asks: Iterator[Ask], started: float) -> Iterator[Delivered]:
+        """The batches of a pass, from its workers or from this process."""
+        if self._loads_inline():
+            if self.generator is not None:  # torch draws a seed with every pass, and a sampler may draw from the same
+                torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+            inner: Iterator[Delivered] = InlineBatches(self._view().__getitems__, asks)
+        else:
+            self._asks.next_pass = asks
+            kept = internals.kept_iterator(self)
+            if self._inner is None or not self.persistent_workers or kept is None:
+                self._inner = self._make_inner(self._asks, persistent=self.persistent_workers)
+            inner = iter(self._inner)
+            internals.keep_iterator(self, inner)
+        if not now.by_hand:
+            now.began = started, perf_counter()
+        return inner
+
+    def change(self, plan: LoaderPlan) -> None:
+        """Use other workers from the next batch on. The batches stay the same, and so does their order.
+
+        In the middle of a pass the batches that the old workers have prepared are dropped and loaded again, so that
+        costs up to ``num_workers * prefetch_factor`` batches of their time.
+
+        Args:
+            plan: The workers and what belongs to them.
+
+        Raises:
+            FastDataError: A pass is under way that cannot be gone on with by other workers; see
+                ``changes_within_pass``.
+        """
+        reader = self._reader()
+        if reader is not None and not reader.finished and not self.changes_within_pass:
+            raise FastDataError(
+                "The workers of this loader cannot be changed in the middle of an epoch.",
+                expected="batches in an order that the seed decides.",
+                fix="change them between two epochs.",
+            )
+        if reader is None or reader.finished:
+            stop_workers(internals.kept_iterator(self))
+        if plan.num_workers == 0:
+            self.multiprocessing_context = None
+        self.num_workers, self.prefetch_factor, self.pin_memory = (
+            plan.num_workers,
+            plan.prefetch_factor,
+            plan.pin_memory,
+        )
+        if plan.num_workers:
+            self.multiprocessing_context = plan.multiprocessing_context
+        # torch locks this name for a loader that is made; what was made with it is the inner loader, which goes.
+        vars(self)["persistent_workers"] = plan.persistent_workers
+        internals.forget_iterator(self)
+        self._inner = None
+        self.changes += 1
+
+    @property
+    def changes_within_pass(self) -> bool:
+        """Whether other workers could go on in the middle of a pass with the same batches."""
+        return bool(getattr(self, "in_order", True)) and self._has_fixed_order()
+
+    def go_on(self, reader: Batches, now: Pass) -> Iterator[Delivered]:
+        """Go on with a pass after its loader's workers were changed.
+
+        Args:
+            reader: Who reads it.
+            now: The pass.
+
+        Returns:
+            The batches from here on.
+        """
+        if now.by_hand or self._reader() is not reader:
+            return reader.inner or iter(())  # it has workers of its own
+        started = perf_counter()
+        stop_workers(reader.inner)
+        now.first = now.given
+        now.asked.clear()
+        return self._start(now, self._asks_of(now), started)
 
     def _loads_inline(self) -> bool:
         """Whether batches are loaded without torch's iterator: whole ones, by this process, for which it has no use."""
@@ -363,7 +443,9 @@ class ResumableDataLoader(PlannedDataLoader):
         options = {name: getattr(self, name) for name in HANDED_ON if getattr(self, name, None) not in (None, "")}
         batched = self.batch_sampler is not None
         options |= {"batch_sampler": asks} if batched else {"sampler": asks, "batch_size": None}
-        options["persistent_workers"] = persistent
+        options["persistent_workers"] = persistent and self.num_workers > 0
+        if self.num_workers == 0:  # after a change there may be no more workers to wait for
+            options.pop("timeout", None)
         return PlannedDataLoader(self._view(), collate_fn=as_it_is, **options)
 
     def _view(self) -> SampleView:

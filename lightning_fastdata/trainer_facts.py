@@ -30,6 +30,8 @@ class TrainerFacts:
     """True within ``trainer.fit``, where loaders of training and validation live together."""
     validates: bool = True
     """False when the Trainer will not validate (limit_val_batches=0)."""
+    validates_after: float | None = None
+    """Share of an epoch after which it is first validated, 0 < share < 1; None = at its end, never, or not known."""
     max_epochs: int | None = None
     """Epochs the run will have at most; None or -1 = no bound."""
 
@@ -54,6 +56,7 @@ def trainer_facts(trainer: Any) -> TrainerFacts:
         reload_every_n_epochs=trainer.reload_dataloaders_every_n_epochs,
         fitting=fn is None or fn == "fit",
         validates=_validates(trainer),
+        validates_after=_validates_after(trainer),
         max_epochs=trainer.max_epochs,
     )
 
@@ -64,6 +67,11 @@ def _validates(trainer: Any) -> bool:
         return False
     started = getattr(trainer, "lightning_module", None) is not None  # before that the Trainer cannot tell
     return bool(trainer.enable_validation) if started else True
+
+
+def _validates_after(trainer: Any) -> float | None:
+    interval = getattr(trainer, "val_check_interval", None)  # a whole number counts batches, a text is a time
+    return interval if isinstance(interval, float) and 0 < interval < 1 else None
 
 
 def _share(trainer: Any) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from lightning_fastdata import auto
-from lightning_fastdata.auto import TrainerFacts, auto_dataloader, plan_for, resolve_seed, trainer_facts
+from lightning_fastdata.auto import TrainerFacts, auto_dataloader, planning_for, resolve_seed, trainer_facts
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, Limit
 from lightning_fastdata.samplers import EpochSampler
@@ -149,7 +149,9 @@ def test_seed_everything_is_followed():
 
 def planned(dataset=None, facts=None, split="train", wishes=None, **more):
     more = {"batch_size": 4, "parts": {}, "hardware": EIGHT, **more}
-    return plan_for(Squares() if dataset is None else dataset, facts or TrainerFacts(), split, wishes or {}, **more)
+    return planning_for(
+        Squares() if dataset is None else dataset, facts or TrainerFacts(), split, wishes or {}, **more
+    ).plan()
 
 
 def test_the_number_of_batches_is_known_from_the_dataset():

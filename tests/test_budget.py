@@ -2,14 +2,14 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
-from lightning_fastdata import budget
 from lightning_fastdata.budget import decide_workers
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, Limit
-from lightning_fastdata.options import LoaderOptions, Workload
+from lightning_fastdata.options import LoaderOptions, Pool, Workload
 
 MIB, GIB = 2**20, 2**30
 
@@ -243,11 +243,24 @@ def test_shared_memory_is_divided_by_ranks_and_pools():
 
 
 def test_little_memory_means_fewer_workers():
-    """4 GiB, half of it ours, 528 MiB and four 8 MiB batches for a worker: 3 fit."""
+    """4 GiB, half of it ours, 512 MiB and a batch of 8 MiB for a worker: 3 fit, and then two batches each do as well."""
     choice = decide(machine(16, ram_available_bytes=4 * GIB), batch_bytes=8 * MIB)
-    assert choice.num_workers == int(2 * GIB // (512 * MIB + 4 * 8 * MIB)) == 3
+    assert choice.num_workers == int(2 * GIB // (512 * MIB + 8 * MIB)) == 3
+    assert choice.prefetch_factor == 2
     assert choice.workers_reason.source == "hardware"
-    assert "4.0 GiB of memory available, about 544 MiB per worker" in choice.workers_reason.text
+    assert "4.0 GiB of memory available, about 520 MiB per worker" in choice.workers_reason.text
+
+
+def test_measured_workers_take_what_was_measured():
+    """100 MiB instead of the assumed 512."""
+    assert decide(machine(16, ram_available_bytes=4 * GIB), batch_bytes=MIB, worker_bytes=100 * MIB).num_workers == 14
+
+
+@pytest.mark.parametrize(("device", "prefetch"), [("cpu", 4), ("cuda", 2)])
+def test_pinned_batches_are_in_memory_twice(device, prefetch):
+    """1 GiB for one worker of 512 MiB: 512 are left, for 4 batches of 128 or, twice in memory, for 2."""
+    machine_ = machine(2, ram_available_bytes=2 * GIB)
+    assert decide(machine_, batch_bytes=128 * MIB, device_type=device).prefetch_factor == prefetch
 
 
 def test_no_memory_means_no_worker():
@@ -265,10 +278,11 @@ def test_memory_is_divided_by_ranks():
 
 
 def test_few_open_files_mean_fewer_workers():
-    """With ulimit -n 256: 128 of them for workers that may hold 16 each."""
+    """With ulimit -n 256: 128 of them, and a worker with a single batch ahead may hold 12."""
     choice = decide(machine(64, open_file_limit=256))
-    assert choice.num_workers == 8
-    assert "256 open files: raise ulimit -n" in choice.workers_reason.text
+    assert (choice.num_workers, choice.prefetch_factor) == (10, 1)
+    assert choice.workers_reason.text == "256 more open files allowed, up to 12 per worker: raise ulimit -n"
+    assert decide(machine(64, open_file_limit=256, open_files=100)).num_workers == 6, "100 are open already"
     assert decide(machine(64, open_file_limit=256, local_world_size=2)).num_workers == 8, "the limit is per process"
 
 
@@ -300,8 +314,9 @@ def test_fatal_shared_memory_of_the_user_is_refused():
     options = LoaderOptions(num_workers=8, prefetch_factor=4)
     with pytest.raises(FastDataError) as caught:
         decide(machine(16, shm_free_bytes=64 * MIB), options, batch_bytes=8 * MIB)
-    assert "num_workers=8 x prefetch_factor=4 x 8 MiB a batch = 256 MiB" in caught.value.what
-    assert "64 MiB free in /dev/shm" in caught.value.expected
+    assert "num_workers=8 with prefetch_factor=4 for the train loader" in caught.value.what
+    assert "/dev/shm would have to hold 256 MiB (32 batches under way x 8 MiB)" in caught.value.what
+    assert caught.value.expected == "at most 64 MiB, which is what there is (else a bus error)."
     assert "--shm-size" in caught.value.fix
 
 
@@ -314,10 +329,103 @@ def test_the_user_may_fill_shared_memory_to_the_brim():
 
 
 def test_too_many_files_of_the_user_are_refused():
-    """32 workers could hold 512 files open under a limit of 256."""
-    with pytest.raises(FastDataError, match="512 files open") as caught:
-        decide(machine(64, open_file_limit=256), LoaderOptions(num_workers=32))
+    """Each of 80 workers holds at least 4 files open in the training process: more than a limit of 256."""
+    with pytest.raises(FastDataError, match=r"open files would have to hold 320 \(80 workers x 4") as caught:
+        decide(machine(64, open_file_limit=256), LoaderOptions(num_workers=80))
     assert "ulimit -n" in caught.value.fix
+
+
+def test_files_that_may_not_be_opened_are_told_and_not_refused():
+    """32 workers could hold 512 files open if their batches came out of order: that may happen or not."""
+    choice = decide(machine(64, open_file_limit=256), LoaderOptions(num_workers=32))
+    assert (choice.num_workers, choice.prefetch_factor) == (32, 2)
+    assert any("512 expected" in line and "too much: raise ulimit -n" in line for line in choice.tight)
+
+
+def test_measured_memory_of_the_user_is_refused_and_assumed_is_not():
+    """8 workers of a measured GiB do not fit into 4; of unknown size they may."""
+    hardware = machine(16, ram_available_bytes=4 * GIB)
+    options = LoaderOptions(num_workers=8)
+    assert decide(hardware, options).num_workers == 8
+    with pytest.raises(FastDataError, match=r"memory would have to hold 8.0 GiB \(8 workers x 1.0 GiB") as caught:
+        decide(hardware, options, worker_bytes=GIB)
+    assert "a killed worker" in caught.value.expected
+    assert "--memory" in caught.value.fix
+    swapping = replace(hardware, swap_free_bytes=8 * GIB)
+    assert decide(swapping, options, worker_bytes=GIB).num_workers == 8, "slow, but it runs"
+
+
+def test_batches_that_are_never_under_way_are_not_refused():
+    """An epoch of 3 batches never has 32 under way."""
+    options = LoaderOptions(num_workers=8, prefetch_factor=4)
+    hardware = machine(16, shm_free_bytes=64 * MIB)
+    assert decide(hardware, options, batch_bytes=8 * MIB, samples=12, batch_size=4).num_workers == 8
+
+
+def test_the_ranks_of_a_node_are_refused_together_against_the_whole():
+    """Other ranks may have begun to fill what was free; of the whole, 4 x 32 MiB are too much for 100."""
+    options = LoaderOptions(num_workers=4, prefetch_factor=1)
+    room = {"shm_free_bytes": 60 * MIB, "local_world_size": 4}
+    small, large = (machine(16, shm_total_bytes=total * MIB, **room) for total in (100, 128))
+    with pytest.raises(FastDataError, match=r"128 MiB \(4 ranks x \(4 batches"):
+        decide(small, options, batch_bytes=8 * MIB)
+    assert decide(large, options, batch_bytes=8 * MIB).num_workers == 4
+
+
+OTHER = Pool(4, 1, batch_bytes=8 * MIB, batches=100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"validates_after": 0.5}, True),
+        ({"validates_after": None}, False),  # at the end of an epoch the training queue is empty
+        ({"validates_after": 0.98}, False),  # 4 of 200 batches are left, not 5
+        ({"validates_after": 0.5, "other_pool_started": True}, False),  # then it is missing from what is free
+        ({"validates_after": 0.5, "made_anew": True}, False),  # its predecessor is counted in what is used
+    ],
+)
+def test_training_and_validation_of_the_user_are_refused_together(changes, refused):
+    """5 batches of 8 MiB and 4 of the other pool do not fit into 64 MiB, if both are there at once."""
+    options = LoaderOptions(num_workers=5, prefetch_factor=1)
+    hardware = machine(16, shm_free_bytes=64 * MIB)
+    load = {"batch_bytes": 8 * MIB, "samples": 200, "batch_size": 1, "beside_other_pool": True, "other_pool": OTHER}
+    if refused:
+        with pytest.raises(FastDataError, match="for the train loader beside validation's 4") as caught:
+            decide(hardware, options, **load, **changes)
+        assert "72 MiB (5 batches under way x 8 MiB + 4 batches under way x 8 MiB)" in caught.value.what
+    else:
+        assert decide(hardware, options, **load, **changes).num_workers == 5
+
+
+def test_auto_keeps_off_what_the_user_gave_to_the_other_pool():
+    """32 MiB are for both; 4 batches of 4 MiB are validation's by the user's own word, so 4 are left."""
+    choice = decide(
+        machine(16, shm_free_bytes=64 * MIB),
+        batch_bytes=4 * MIB,
+        beside_other_pool=True,
+        other_pool=Pool(4, 1, batch_bytes=4 * MIB),
+    )
+    assert (choice.num_workers, choice.prefetch_factor) == (4, 1)
+
+
+def test_a_prefetch_left_open_gives_way_to_the_users_workers():
+    """4 workers of the user, 8 MiB batches, half of 64 MiB: one each, not two; an unknown size lowers nothing."""
+    options = LoaderOptions(num_workers=4)
+    hardware = machine(16, shm_free_bytes=64 * MIB)
+    choice = decide(hardware, options, batch_bytes=8 * MIB)
+    assert (choice.num_workers, choice.prefetch_factor, choice.prefetch_reason.source) == (4, 1, "hardware")
+    assert decide(hardware, options, batch_size=512).prefetch_factor == 2
+
+
+def test_what_is_near_a_limit_is_told():
+    """Above half of what is free, a line says how it comes about; below, none."""
+    options = LoaderOptions(num_workers=4, prefetch_factor=2)
+    (line,) = decide(machine(16, shm_free_bytes=100 * MIB), options, batch_bytes=8 * MIB).tight
+    assert line.startswith("/dev/shm: 64 MiB expected (8 batches under way x 8 MiB), 64% of the 100 MiB free; enlarge")
+    assert decide(machine(16, shm_free_bytes=GIB), options, batch_bytes=8 * MIB).tight == ()
+    (reduced,) = decide(machine(5.5, shm_free_bytes=64 * MIB), batch_bytes=8 * MIB).tight
+    assert reduced == "/dev/shm: 32 MiB expected (4 batches under way x 8 MiB), 50% of the 64 MiB free"
 
 
 def test_workers_of_the_user_that_cannot_start_are_refused():
@@ -386,11 +494,12 @@ def test_nothing_automatic_goes_beyond_a_limit():
             continue
         assert prefetch >= 1
         assert workers <= max(1, hardware.cpus_per_rank - 1)
-        size = budget._batch_bytes(workload)[0]
-        pools = 2 if workload.beside_other_pool else 1
+        samples = workload.batch_size or 32
+        size = samples * 3 * 224 * 224 * 4 if workload.batch_bytes is None else workload.batch_bytes
+        pools = (2 if workload.beside_other_pool else 1) * (workload.loaders if workload.split == "train" else 1)
         if hardware.shm_free_bytes is not None:
             assert ranks * pools * workers * prefetch * size <= hardware.shm_free_bytes / 2
         if hardware.ram_available_bytes is not None:
-            assert ranks * pools * workers * 512 * MIB <= hardware.ram_available_bytes / 2
+            assert ranks * pools * workers * (512 * MIB + prefetch * size) <= hardware.ram_available_bytes / 2
         if hardware.open_file_limit is not None:
             assert pools * workers * (8 + 4 * prefetch) <= hardware.open_file_limit / 2

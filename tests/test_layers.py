@@ -22,12 +22,15 @@ LAYERS = (
     (("hardware",), STANDARD),
     (("options", "order", "progress"), PLAIN),
     (("findings", "quantiles", "verdict"), STANDARD),
+    (("trials",), STANDARD),
+    (("tune_file",), STANDARD),
     (("records", "ranks"), PLAIN),
     (("summary",), STANDARD),
     (("ceiling",), STANDARD),
     (("advice",), STANDARD),
     (("diagnosis",), STANDARD),
-    (("budget", "start_method"), STANDARD),
+    (("preflight", "start_method"), STANDARD),
+    (("budget",), STANDARD),
     (("plan",), STANDARD),
     (("audit.__init__", "audit.lines", "audit.digest", "audit.content"), PLAIN),
     (("audit.file", "audit.compare", "audit.given"), PLAIN),
@@ -38,21 +41,32 @@ LAYERS = (
     (("sample_random",), TORCH),
     (("batched", "whole"), TORCH),
     (("planned", "samplers", "seeded", "trainer_facts"), TORCH),
-    (("passes",), TORCH),
+    (("passes", "footprint"), TORCH),
     (("resumable",), TORCH),
     (("loader",), TORCH),
     (("auto",), TORCH),
+    (("tune.__init__", "tune.model", "tune.handles"), STANDARD),
+    (("tune.source", "tune.measure", "tune.search", "tune.live", "tune.stretch", "tune.agree", "tune.apply"), TORCH),
     (("audit.tensors", "audit.run", "audit.callback"), TORCH),
     (("monitor.",), FULL),
+    (("tune.callback",), TORCH),
     (("data.",), FULL),
     (("lightning.",), {"lightning"}),
     (("pytorch_lightning.",), {"pytorch_lightning"}),
+    (("tune.command",), READABLE | {"lightning", "pytorch_lightning", "jsonargparse"}),
     (("cli",), READABLE),
     (("__main__",), STANDARD),
 )
 """From the bottom to the top."""
 
-HALVES = (("data.", "monitor."), ("audit.", "monitor."), ("audit.", "data."), ("audit.", "loader"), ("audit.", "auto"))
+HALVES = (
+    ("data.", "monitor."),
+    ("tune.", "data."),
+    ("audit.", "monitor."),
+    ("audit.", "data."),
+    ("audit.", "loader"),
+    ("audit.", "auto"),
+)
 NEVER = (*HALVES, *((other, one) for one, other in HALVES), ("monitor.", "loader"), ("monitor.", "auto"))
 """Pairs that stay apart whatever their rows: either half works alone."""
 

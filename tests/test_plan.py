@@ -74,7 +74,7 @@ TABLE = {
         (machine(16, ram_available_bytes=2 * 2**30), {}, {"batch_bytes": MIB}),
         {"num_workers": (1, "hardware", "2.0 GiB of memory available")},
     ),
-    "few open files": ((machine(64, open_file_limit=256), {}, {}), {"num_workers": (8, "hardware", "ulimit -n")}),
+    "few open files": ((machine(64, open_file_limit=256), {}, {}), {"num_workers": (10, "hardware", "ulimit -n")}),
     "on CUDA": (
         (8, {}, ON_CUDA),
         {

@@ -12,8 +12,9 @@ from lightning_fastdata.data.members import COLLECTIONS, as_given, check_members
 from lightning_fastdata.data.plain import as_plain
 from lightning_fastdata.data.splits import check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.footprint import pool_of
 from lightning_fastdata.loader import check_kwargs, is_in_memory
-from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan, Split
+from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan, Pool, Split
 from lightning_fastdata.trainer_facts import TrainerFacts, trainer_facts
 
 if TYPE_CHECKING:
@@ -253,6 +254,8 @@ class FastDataModuleMixin(Base):
             part=None if name == split else name,
             loaders=loaders,
             beside_other_pool=self._beside_other_pool(split, facts),
+            other_pool=self._other_pool(split, facts),
+            other_pool_started=any(made.split("/")[0] == _other(split) for made in self.plans),
         )
 
     def __repr__(self) -> str:
@@ -309,11 +312,28 @@ class FastDataModuleMixin(Base):
         """Whether workers of training and validation will be alive together."""
         if not facts.fitting or not facts.validates or split not in ("train", "val"):
             return False
-        other: Split = "val" if split == "train" else "train"
+        other = _other(split)
         found = self._source(other)
         if found is None or self._kwargs_for(other).get("num_workers", self.num_workers) == 0:
             return False
         return not all(is_in_memory(member) for member in flattened(found))
+
+    def _other_pool(self, split: Split, facts: TrainerFacts) -> Pool | None:
+        """The workers that live beside those of ``split``, as far as the user has decided them; else None."""
+        other = _other(split)
+        given = self._kwargs_for(other)
+        workers = given.get("num_workers", self.num_workers)
+        if not isinstance(workers, Integral) or not self._beside_other_pool(split, facts):
+            return None
+        batched = given.get("batch_sampler") is None
+        return pool_of(
+            flattened(self.datasets(other)),
+            num_workers=int(workers),
+            prefetch_factor=given.get("prefetch_factor", self.prefetch_factor),
+            batch_size=given.get("batch_size", self._batch_size_of(other)) if batched else None,
+            ranks=facts.share[1] if facts.share else 1,
+            alive_together=other == "train",
+        )
 
     def _source(self, split: Split) -> Any:
         """What a split is taken from, uncut: its own data, or that of training when a part of it is held out."""
@@ -364,6 +384,11 @@ class FastDataModuleMixin(Base):
                     fix='write {"timeout": 60} or {"train": {"timeout": 60}}.',
                 )
             check_kwargs(kwargs)
+
+
+def _other(split: Split) -> Split:
+    """The split whose workers live beside those of this one."""
+    return "val" if split == "train" else "train"
 
 
 def _is_per_split(given: Mapping[str, Any]) -> bool:

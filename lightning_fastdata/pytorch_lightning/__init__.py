@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lightning_fastdata.pytorch_lightning.core import DataAudit as DataAudit
     from lightning_fastdata.pytorch_lightning.core import DataWaitMonitor as DataWaitMonitor
     from lightning_fastdata.pytorch_lightning.core import FastDataModule as FastDataModule
+    from lightning_fastdata.pytorch_lightning.core import LoaderTuner as LoaderTuner
     from lightning_fastdata.pytorch_lightning.core import TensorDataModule as TensorDataModule
     from lightning_fastdata.pytorch_lightning.core import TokenDataModule as TokenDataModule
     from lightning_fastdata.pytorch_lightning.vision import ImageFolderDataModule as ImageFolderDataModule
@@ -44,6 +45,7 @@ _HOME_OF = {
     "DataWaitMonitor": "core",
     "FastDataModule": "core",
     "ImageFolderDataModule": "vision",
+    "LoaderTuner": "core",
     "TensorDataModule": "core",
     "TokenDataModule": "core",
     "TorchvisionDataModule": "vision",

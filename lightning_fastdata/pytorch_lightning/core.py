@@ -7,8 +7,9 @@ from lightning_fastdata.data.arrays import TensorDataModuleMixin
 from lightning_fastdata.data.base import FastDataModuleMixin
 from lightning_fastdata.data.tokens import TokenDataModuleMixin
 from lightning_fastdata.monitor.callback import DataWaitMonitorMixin
+from lightning_fastdata.tune.callback import LoaderTunerMixin
 
-__all__ = ["DataAudit", "DataWaitMonitor", "FastDataModule", "TensorDataModule", "TokenDataModule"]
+__all__ = ["DataAudit", "DataWaitMonitor", "FastDataModule", "LoaderTuner", "TensorDataModule", "TokenDataModule"]
 
 
 class FastDataModule(FastDataModuleMixin, LightningDataModule):
@@ -29,3 +30,9 @@ class DataWaitMonitor(DataWaitMonitorMixin, Callback):
 
 class DataAudit(DataAuditMixin, Callback):
     __doc__ = DataAuditMixin.__doc__
+
+
+class LoaderTuner(LoaderTunerMixin, Callback):
+    __doc__ = LoaderTunerMixin.__doc__
+
+    monitor_class = DataWaitMonitor

@@ -9,7 +9,7 @@ NEED_WORKERS = ("prefetch_factor", "persistent_workers", "multiprocessing_contex
 
 
 def plan_lines(split: str, plan: LoaderPlan) -> list[str]:
-    """The plan of one loader, one line per option that says something.
+    """The plan of one loader, one line per option that says something, and per limit that is near.
 
     Args:
         split: The name to put in the heading, such as "train".
@@ -25,4 +25,4 @@ def plan_lines(split: str, plan: LoaderPlan) -> list[str]:
             continue
         by = " [you]" if reason.source == "user" else ""
         lines.append(f"  {name + '=' + str(value):<30}{reason.text}{by}")
-    return lines
+    return [*lines, *(f"  {line}" for line in plan.tight)]
