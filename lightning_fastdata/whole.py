@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Subset
 
-from lightning_fastdata.order import sample_seeds
+from lightning_fastdata.order import Words
 from lightning_fastdata.sample_random import SampleRandom
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "as_array",
     "gives_whole_batches",
     "only_chooses",
+    "takes_seeds",
     "whole_source",
 ]
 
@@ -31,20 +32,26 @@ class WholeSource(NamedTuple):
     numbers: Indices | None
     """Its sample for each index of the outermost view, int64; None = without a view."""
 
-    def batch(self, indices: Sequence[Any] | Indices) -> Any:
+    takes_seeds: bool = False
+    """Whether it wants a seed for each sample as well."""
+
+    def batch(self, indices: Sequence[Any] | Indices, seeds: Words | None = None) -> Any:
         """The finished batch.
 
         Args:
             indices: Samples of the batch, by their index in the outermost view.
+            seeds: Their seeds, uint64, shape (batch,), for a dataset that takes them.
 
         Returns:
             What the dataset's ``__getitems__`` gives. It gets an int64 array of shape (batch,), unless a sampler of
             the user's gives keys of another kind: then the list of them.
         """
-        rows = as_array(indices)
+        rows: Any = as_array(indices)
         if rows is None:
-            return self.dataset.__getitems__(list(indices))
-        return self.dataset.__getitems__(rows if self.numbers is None else self.numbers[rows])
+            rows = list(indices)
+        elif self.numbers is not None:
+            rows = self.numbers[rows]
+        return self.dataset.__getitems__(rows, seeds) if self.takes_seeds else self.dataset.__getitems__(rows)
 
 
 class TransformedDataset(Dataset[Any]):
@@ -76,22 +83,16 @@ class TransformedDataset(Dataset[Any]):
         """Whether a transform may draw from the global generators: any but those that say they do not."""
         return any(getattr(transform, "draws_random_numbers", True) for transform in self.transforms)
 
-    def transformed(
-        self, batch: Any, start: int, indices: Sequence[int] | Indices, occurrences: Sequence[int] | None
-    ) -> Any:
+    def transformed(self, batch: Any, seeds: Words) -> Any:
         """Transform a batch.
 
         Args:
             batch: As the collate function made it.
-            start: ``stream(seed, epoch, cycle)``.
-            indices: Its samples, by number.
-            occurrences: How often the epoch has drawn each before (count); None = not once.
+            seeds: Its samples' seeds, uint64, shape (batch,).
 
         Returns:
             What the last transform gives.
         """
-        before = None if occurrences is None else np.asarray(occurrences, dtype=np.int64)
-        seeds = sample_seeds(start, np.asarray(indices, dtype=np.int64), before)
         random = SampleRandom(seeds, _device_of(batch))
         for transform in self.transforms:
             batch = transform(batch, random)
@@ -117,9 +118,25 @@ def gives_whole_batches(dataset: object) -> bool:
     """
     if isinstance(dataset, TransformedDataset):
         return gives_whole_batches(dataset.dataset)
-    if isinstance(dataset, Subset):
-        return only_chooses(type(dataset)) and gives_whole_batches(dataset.dataset)
-    return getattr(dataset, "whole_batches", False) is True
+    return _says("whole_batches", dataset)
+
+
+def takes_seeds(dataset: object) -> bool:
+    """Whether a dataset's ``__getitems__`` wants seeds (``takes_seeds = True``): ``__getitems__(indices, seeds)``.
+
+    Args:
+        dataset: Any dataset. A ``Subset`` hands them on.
+    """
+    if isinstance(dataset, TransformedDataset):
+        return takes_seeds(dataset.dataset)
+    return _says("takes_seeds", dataset)
+
+
+def _says(name: str, dataset: object) -> bool:
+    """Whether a dataset says so itself, or one that torch's views are parts of."""
+    if not isinstance(dataset, Subset):
+        return getattr(dataset, name, False) is True
+    return vars(type(dataset)).get(name) is True or (only_chooses(type(dataset)) and _says(name, dataset.dataset))
 
 
 def only_chooses(view: type) -> bool:
@@ -142,11 +159,11 @@ def whole_source(dataset: Any) -> WholeSource | None:
         return None
     numbers: Indices | None = None
     dataset = dataset.dataset if isinstance(dataset, TransformedDataset) else dataset
-    while isinstance(dataset, Subset):
+    while isinstance(dataset, Subset) and only_chooses(type(dataset)):
         chosen = np.asarray(dataset.indices, dtype=np.int64)
         numbers = chosen if numbers is None else chosen[numbers]
         dataset = dataset.dataset
-    return WholeSource(dataset, numbers)
+    return WholeSource(dataset, numbers, takes_seeds(dataset))
 
 
 def as_array(indices: Sequence[Any] | Indices) -> Indices | None:

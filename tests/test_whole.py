@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, Dataset, RandomSampler, Subset, Weigh
 
 from lightning_fastdata import auto_dataloader
 from lightning_fastdata.data.splits import SplitView, split_dataset
-from lightning_fastdata.order import epoch_order
+from lightning_fastdata.order import epoch_order, sample_seed, stream
 from lightning_fastdata.passes import InlineBatches
 from lightning_fastdata.whole import as_array, gives_whole_batches, whole_source
 
@@ -97,6 +97,31 @@ def test_held_out_parts_are_packed():
     view = split_dataset(range(1000), {"val": 0.1}, 42)["train"]
     assert memoryview(view.indices).nbytes == 8 * 900
     assert type(view[3]) is type(view.__getitems__([3])[0]) is int
+
+
+class Seeded(Numbers):
+    """Wants a seed for each sample."""
+
+    takes_seeds = True
+    draws_random_numbers = False
+
+    def __getitems__(self, indices, seeds):
+        assert seeds.dtype == np.uint64
+        return list(zip(indices.tolist(), seeds.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("view", [lambda data: data, lambda data: Subset(data, range(10))], ids=["whole", "part"])
+def test_seeds_are_handed_over(view):
+    """Each sample's own of the epoch, the same in any batch; no generator is touched, in this process or by it."""
+    torch.manual_seed(4)
+    before = torch.get_rng_state()
+    loader = make(view(Seeded()), batch_size=3, shuffle=False)
+    for epoch in range(2):
+        start = stream(7, epoch)
+        assert [row for batch in loader for row in batch] == [(row, sample_seed(start, row)) for row in range(10)]
+    assert torch.equal(torch.get_rng_state(), before)
+    repeated = [row for batch in make(Seeded(), sampler=[3, 3, 1], shuffle=None) for row in batch]
+    assert repeated == [(3, sample_seed(stream(7, 0), 3, n)) for n in (0, 1)] + [(1, sample_seed(stream(7, 0), 1))]
 
 
 def test_who_gives_whole_batches():
