@@ -186,7 +186,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
             FastDataError: See ``FastDataModule``; or a transform for an IterableDataset.
         """
         if self.device_resident:
-            self._place(split, dataset, name or split)
+            self._place(dataset, name or split)
         transforms = self.train_transform if split == "train" else self.eval_transform
         if transforms:
             if isinstance(dataset, IterableDataset):
@@ -211,16 +211,19 @@ class TensorDataModuleMixin(FastDataModuleMixin):
                 if source is not None and isinstance(source.dataset, ArrayDataset):
                     source.dataset.move_back()
 
-    def _place(self, split: Split, dataset: Any, name: str) -> None:
-        """Copy the arrays of a split to the device, or say why not."""
+    def _place(self, dataset: Any, name: str) -> None:
+        """Copy the arrays of a loader to the device, or say why not."""
         from lightning_utilities.core.rank_zero import rank_zero_info
 
         source, device = whole_source(dataset), getattr(getattr(self.trainer, "strategy", None), "root_device", None)
         where = "where they are: the samples are not cut out of arrays, a batch at a time"
         if source is not None and isinstance(source.dataset, ArrayDataset):
-            wishes = {"num_workers": self.num_workers, "pin_memory": self.pin_memory}
-            given = self._kwargs_for(split)
-            where = place(source.dataset, device, **{option: given.get(option, wishes[option]) for option in wishes})
+            # Of all splits: held-out parts share one copy, which the workers of any of them could not read.
+            given = [self._kwargs_for(split) for split in SPLITS]
+            workers = [part.get("num_workers", self.num_workers) for part in given]
+            pinned = any(part.get("pin_memory", self.pin_memory) is True for part in given)
+            asked = next((count for count in workers if count not in ("auto", 0)), 0)
+            where = place(source.dataset, device, num_workers=asked, pin_memory=pinned)
         if self.placements.get(name) != where:
             self.placements[name] = where
             rank_zero_info(f"device_resident: the arrays of {name} are {where}.")

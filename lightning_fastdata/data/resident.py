@@ -26,14 +26,14 @@ def free_device_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
-def place(arrays: "ArrayDataset", device: torch.device | None, *, num_workers: Any, pin_memory: Any) -> str:
+def place(arrays: "ArrayDataset", device: torch.device | None, *, num_workers: int, pin_memory: bool) -> str:
     """Copy arrays to the device, or see that they are not there.
 
     Args:
         arrays: The dataset that holds them.
         device: The Trainer's device, or None without a Trainer.
-        num_workers: The user's wish, or "auto".
-        pin_memory: The user's wish, or "auto".
+        num_workers: Worker processes that the user asks for, in any split (count).
+        pin_memory: Whether the user asks for page-locked batches, in any split.
 
     Returns:
         Where they are, and why, in words.
@@ -53,7 +53,7 @@ def place(arrays: "ArrayDataset", device: torch.device | None, *, num_workers: A
 
 
 def why_in_host_memory(
-    device: torch.device | None, array_bytes: int, free_bytes: int | None, *, num_workers: Any, pin_memory: Any
+    device: torch.device | None, array_bytes: int, free_bytes: int | None, *, num_workers: int, pin_memory: bool
 ) -> str | None:
     """Why arrays stay in host memory.
 
@@ -61,8 +61,8 @@ def why_in_host_memory(
         device: The Trainer's device, or None without a Trainer.
         array_bytes: Size of the arrays (bytes).
         free_bytes: Free memory of the device (bytes); None where that is not known.
-        num_workers: The user's wish, or "auto".
-        pin_memory: The user's wish, or "auto".
+        num_workers: Worker processes that the user asks for, in any split (count).
+        pin_memory: Whether the user asks for page-locked batches, in any split.
 
     Returns:
         The reason in words; None where they may be moved.
@@ -71,9 +71,9 @@ def why_in_host_memory(
         return "without a Trainer the device is not known"
     if device.type == "cpu":
         return "the Trainer runs on the CPU"
-    if num_workers not in ("auto", 0):
+    if num_workers:
         return f"num_workers={num_workers}: worker processes cannot read them on {device}"
-    if pin_memory is True:
+    if pin_memory:
         return f"pin_memory=True: what is on {device} cannot be pinned"
     if free_bytes is None:
         return f"how much memory of {device} is free is not known"
