@@ -1,6 +1,6 @@
 """Arrays on the device that trains: whether they go there, with the reason. Awaits a GPU: tested with fakes only."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
