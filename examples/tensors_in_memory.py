@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lightning_fastdata import DataWaitMonitor, TensorDataModule
+from lightning_fastdata.batched import SampleRandom
 
 
 class Regression(L.LightningModule):
@@ -27,11 +28,18 @@ class Regression(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
+def shaken(batch: tuple[torch.Tensor, torch.Tensor], random: SampleRandom) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise for a whole batch at once, which each sample gets by its own number, whoever is in the batch."""
+    x, y = batch
+    return x + random.uniform(-0.01, 0.01, size=8), y
+
+
 if __name__ == "__main__":
     L.seed_everything(1)
     x = torch.randn(20_000, 8)
     y = x.square().sum(1, keepdim=True)
-    data = TensorDataModule(train=(x, y), batch_size=256, val_split=0.1)  # NumPy arrays work as well
+    # NumPy arrays work as well.
+    data = TensorDataModule(train=(x, y), batch_size=256, val_split=0.1, train_transform=shaken)
     trainer = L.Trainer(max_epochs=3, logger=False, enable_checkpointing=False, callbacks=[DataWaitMonitor()])
     trainer.fit(Regression(), datamodule=data)
     print(f"Workers: {data.plans['train'].num_workers}, because {data.plans['train'].reasons['num_workers'].text}.")

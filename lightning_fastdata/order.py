@@ -17,14 +17,17 @@ __all__ = [
     "epoch_order",
     "loader_seed",
     "mix",
+    "mix_all",
     "padding",
     "rank_share",
     "sample_seed",
+    "sample_seeds",
     "split_indices",
     "stream",
 ]
 
 Indices = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
 
 WORD = (1 << 64) - 1
 ORDER, RANK, BATCH = (1 << 63) + 1, (1 << 63) + 2, (1 << 63) + 3
@@ -49,6 +52,24 @@ def mix(word: int) -> int:
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & WORD
     word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & WORD
     return word ^ (word >> 31)
+
+
+def mix_all(words: Words) -> Words:
+    """``mix`` of every element.
+
+    Args:
+        words: uint64, any shape.
+
+    Returns:
+        uint64, of the same shape.
+    """
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words
 
 
 def stream(seed: int, epoch: int, cycle: int = 0) -> int:
@@ -95,6 +116,23 @@ def sample_seed(start: int, index: int, occurrence: int = 0) -> int:
     """
     word = mix(start + index)
     return mix(word + occurrence) if occurrence else word
+
+
+def sample_seeds(start: int, indices: Indices, occurrences: Indices | None = None) -> Words:
+    """``sample_seed`` of each sample of a batch.
+
+    Args:
+        start: ``stream(seed, epoch)``.
+        indices: Which samples, int64, shape (batch,).
+        occurrences: How often the epoch has drawn each before, int64, shape (batch,); None = not once.
+
+    Returns:
+        uint64, shape (batch,).
+    """
+    words = mix_all(indices.astype(np.uint64) + np.uint64(start))
+    if occurrences is None:
+        return words
+    return np.where(occurrences > 0, mix_all(words + occurrences.astype(np.uint64)), words)
 
 
 def epoch_order(seed: int, epoch: int, length: int, cycle: int = 0) -> Indices:

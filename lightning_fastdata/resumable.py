@@ -450,7 +450,8 @@ class ResumableDataLoader(PlannedDataLoader):
 
     def _view(self) -> SampleView:
         seed = self.sameness.source if self.sameness.seeds_samples else None
-        return SampleView(self.dataset, self.collate_fn, seed, batched=self.batch_sampler is not None)
+        batched = self.batch_sampler is not None
+        return SampleView(self.dataset, self.collate_fn, seed, batched=batched, source=self.sameness.source)
 
     def hand_over(self, now: Pass, delivered: Delivered) -> Any:
         """Give a batch to whoever reads the loader, and remember it.

@@ -10,10 +10,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, get_worker_info
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate, get_worker_info
 
-from lightning_fastdata.order import BATCH, mix, sample_seed, stream
-from lightning_fastdata.whole import Indices, WholeSource, only_chooses, whole_source
+from lightning_fastdata.order import BATCH, WORD, Words, mix, sample_seed, sample_seeds, stream
+from lightning_fastdata.planned import as_it_is
+from lightning_fastdata.whole import (
+    Indices,
+    TransformedDataset,
+    WholeSource,
+    as_array,
+    only_chooses,
+    takes_seeds,
+    whole_source,
+)
 
 __all__ = [
     "Ask",
@@ -98,6 +107,10 @@ class SampleView(Dataset[Any]):
     function is called here too, seeded from the batch's first sample. In the training process the generators are put
     back afterwards: they belong to the model.
 
+    A dataset of whole batches that says ``takes_seeds = True`` gets the samples' seeds themselves, as
+    ``__getitems__(indices, seeds)``, uint64, shape (batch,); so do transforms of whole batches. The generators are left
+    alone where the dataset also says ``draws_random_numbers = False`` and the collate function is none of the user's.
+
     Attributes that are not its own are read from, and written to, the user's dataset: a ``worker_init_fn`` finds it
     as ``get_worker_info().dataset``.
 
@@ -106,15 +119,26 @@ class SampleView(Dataset[Any]):
         collate_fn: Makes a batch of samples; without batching it gets the one sample.
         seed: The run's seed, or None to leave all generators alone.
         batched: False for ``batch_size=None``, where an ask has one index, which may be anything.
+        source: The run's seed for transforms of whole batches, which leave the generators alone.
     """
 
-    def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any], seed: int | None, *, batched: bool) -> None:
+    def __init__(
+        self, dataset: Any, collate_fn: Callable[[Any], Any], seed: int | None, *, batched: bool, source: int = 0
+    ) -> None:
+        whole = whole_source(dataset) if batched else None
+        if whole is not None and whole.takes_seeds and not draws_random_numbers(dataset):
+            seed = seed if collate_fn not in (as_it_is, default_collate) else None  # nobody draws from the generators
+        transform = dataset.transformed if isinstance(dataset, TransformedDataset) else None
+        if transform is not None:
+            dataset = dataset.dataset
         vars(self).update(
             _fastdata_dataset=dataset,
             _fastdata_collate_fn=collate_fn,
             _fastdata_seed=seed,
             _fastdata_batched=batched,
-            _fastdata_whole=whole_source(dataset) if batched else None,
+            _fastdata_whole=whole,
+            _fastdata_transform=transform,
+            _fastdata_source=source,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -140,11 +164,18 @@ class SampleView(Dataset[Any]):
         state = random_state() if info is None and seed is not None else None
         try:
             start = None if seed is None else stream(seed, ask.epoch, ask.cycle)
-            source = self._fastdata_whole or self._fastdata_dataset
-            samples, slowest, slowest_s = _load(source, ask, start, batched=self._fastdata_batched)
+            transform, whole = self._fastdata_transform, self._fastdata_whole
+            seeds = None
+            if transform is not None or (whole is not None and whole.takes_seeds):
+                seeds = _seeds_of(ask, stream(self._fastdata_source, ask.epoch, ask.cycle))
+            samples, slowest, slowest_s = _load(
+                whole or self._fastdata_dataset, ask, start, batched=self._fastdata_batched, seeds=seeds
+            )
             if start is not None:
                 seed_generators(mix(_seed_of(ask, 0, start) + BATCH))
             batch = self._fastdata_collate_fn(samples)
+            if transform is not None:
+                batch = transform(batch, seeds)
             worker = -1 if info is None else info.id
             # The clock is read after all that the batch took.
             times = LoadTimes(began, perf_counter(), len(ask.indices), slowest, slowest_s, worker)
@@ -157,7 +188,9 @@ class SampleView(Dataset[Any]):
     """torch calls this one with batching, once per batch."""
 
 
-def _load(dataset: Any, ask: Ask, start: int | None, *, batched: bool) -> tuple[Any, int, float]:
+def _load(
+    dataset: Any, ask: Ask, start: int | None, *, batched: bool, seeds: Words | None = None
+) -> tuple[Any, int, float]:
     """Load the samples of a batch; no method, or the view would hide a name of the dataset's.
 
     Args:
@@ -165,6 +198,7 @@ def _load(dataset: Any, ask: Ask, start: int | None, *, batched: bool) -> tuple[
         ask: What is asked of it.
         start: Start of the epoch's seeds; None leaves the generators alone.
         batched: Whether the ask has a batch of indices.
+        seeds: Seeds of the samples, for a ``WholeSource`` that takes them.
 
     Returns:
         The samples, the place of the slowest (-1 = unknown), and its time (s).
@@ -172,7 +206,7 @@ def _load(dataset: Any, ask: Ask, start: int | None, *, batched: bool) -> tuple[
     if type(dataset) is WholeSource:
         if start is not None:
             seed_generators(_seed_of(ask, 0, start))
-        return dataset.batch(ask.indices), -1, 0.0
+        return dataset.batch(ask.indices, seeds), -1, 0.0
     indices, before = ask.indices, perf_counter()
     whole = batched and loads_whole_batches(dataset)
     if whole or not batched:
@@ -199,6 +233,14 @@ def _seed_of(ask: Ask, place: int, start: int) -> int:
     return sample_seed(start, sample_number(ask.indices[place]), ask.occurrences[place] if ask.occurrences else 0)
 
 
+def _seeds_of(ask: Ask, start: int) -> Words:
+    """The seeds of all samples of a batch."""
+    numbers = as_array(ask.indices)
+    if numbers is None:
+        numbers = np.array([sample_number(key) & WORD for key in ask.indices], dtype=np.uint64).view(np.int64)
+    return sample_seeds(start, numbers, None if ask.occurrences is None else np.array(ask.occurrences, dtype=np.int64))
+
+
 def loads_whole_batches(dataset: Any) -> bool:
     """Whether a dataset has a ``__getitems__`` of its own, which torch calls once per batch.
 
@@ -223,10 +265,13 @@ def draws_random_numbers(dataset: Any) -> bool:
         False for torch's TensorDataset and for classes that say ``draws_random_numbers = False`` themselves (a
         subclass has to say so again: it may transform). So may a ``Subset`` with a ``__getitem__`` of its own.
     """
+    if isinstance(dataset, TransformedDataset):
+        return dataset.draws_from_generators or draws_random_numbers(dataset.dataset)
     if isinstance(dataset, Subset) and only_chooses(type(dataset)):
         return draws_random_numbers(dataset.dataset)
     if type(dataset) is ConcatDataset:
-        return any(draws_random_numbers(part) for part in dataset.datasets)
+        # It asks its parts for one sample at a time, without a seed.
+        return any(draws_random_numbers(part) or takes_seeds(part) for part in dataset.datasets)
     return not (type(dataset) is TensorDataset or vars(type(dataset)).get("draws_random_numbers") is False)
 
 

@@ -14,7 +14,7 @@ import lightning_fastdata
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("benchmarks/*.md")]
-RUNNABLE = ("subclassing.md", "faq.md")
+RUNNABLE = ("subclassing.md", "faq.md", "arrays.md")
 BEFORE_THE_QUESTIONS = """
 from torch.utils.data import IterableDataset
 from lightning_fastdata import *
@@ -93,11 +93,10 @@ def test_snippets_are_python(name):
 
 @pytest.mark.slow
 def test_snippets_run_one_after_the_other(tmp_path):
-    """The snippets of subclassing.md as they stand, then those of faq.md, in one process."""
+    """The snippets of subclassing.md as they stand, then those of faq.md and of arrays.md, in one process."""
     script = tmp_path / "snippets.py"
-    script.write_text(
-        "\n".join([*snippets("subclassing.md"), BEFORE_THE_QUESTIONS, *snippets("faq.md")]), encoding="utf-8"
-    )
+    parts = [*snippets("subclassing.md"), BEFORE_THE_QUESTIONS, *snippets("faq.md"), *snippets("arrays.md")]
+    script.write_text("\n".join(parts), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )

@@ -88,7 +88,7 @@ class BlockDataset(Dataset[Batch]):
         number = range(len(self))[operator.index(index)]
         return {name: rows[0] for name, rows in self._batch([number]).items()}
 
-    def _batch(self, indices: Sequence[int]) -> Batch:
+    def _batch(self, indices: Sequence[int] | Array) -> Batch:
         """The samples of a batch: "input_ids" and "targets", int64, contiguous, shape (batch, block_length)."""
         numbers = np.asarray(indices, dtype=np.int64)
         tokens = self._tokens(numbers)
@@ -132,7 +132,7 @@ class TokenDataset(BlockDataset):
     whole_batches = True
     draws_random_numbers = False
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int] | Array) -> Batch:
         return self._batch(indices)
 
 

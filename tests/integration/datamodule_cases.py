@@ -22,6 +22,11 @@ class Numbers(Dataset):
         return torch.tensor(float(self.start + index))
 
 
+def tagged(batch: torch.Tensor, random: Any) -> torch.Tensor:
+    """A batch transform that a model can tell: each number with a random one of its sample's behind it."""
+    return batch * 1000 + random.integers(0, 1000)
+
+
 def numbers_in(batch: Any) -> Any:
     """The sample numbers of a batch, in its own structure."""
     if isinstance(batch, torch.Tensor):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from datamodule_cases import Numbers, Recorder, quiet_trainer
+from datamodule_cases import Numbers, Recorder, quiet_trainer, tagged
 from lightning.pytorch import Callback
 from torch.utils.data import BatchSampler, RandomSampler
 
@@ -54,6 +54,7 @@ def main(folder: Path, start: str = "ddp_fork") -> None:
     run("test", FastDataModule(test_dataset=Numbers(7), batch_size=2, num_workers=0), stage="test")
     tensors = TensorDataModule(train=torch.arange(20.0), val_split=4, batch_size=3)
     run("tensors", tensors, max_epochs=2)
+    run("augmented", TensorDataModule(train=torch.arange(21.0), batch_size=3, train_transform=tagged), max_epochs=2)
     run("overfit", TensorDataModule(train=torch.arange(20.0), batch_size=3), max_epochs=2, overfit_batches=2)
     run("predict", FastDataModule(predict_dataset=Numbers(11), batch_size=2, num_workers=0), stage="predict")
     run("predict-tensors", TensorDataModule(predict=torch.arange(11.0), batch_size=2), stage="predict")

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from datamodule_cases import tagged
 
+from lightning_fastdata import TensorDataModule
 from lightning_fastdata.order import epoch_order
 
 pytestmark = pytest.mark.slow
@@ -123,7 +126,7 @@ def test_the_workers_of_the_ranks_draw_other_numbers(ranks):
 
 def test_plans_are_told_by_one_rank(ranks):
     """Once for each loader of each DataModule, not once per rank."""
-    assert ranks[1].count("Data loading for train:") == 8
+    assert ranks[1].count("Data loading for train:") == 9
     assert ranks[1].count("Data loading for predict:") == 2
 
 
@@ -133,6 +136,16 @@ def test_tensors_under_two_ranks(ranks):
     assert len(set(val)) == 4
     for zero, one in seen(ranks, "tensors"):
         assert sorted(zero + one) == sorted(set(range(20)) - set(val))
+
+
+def test_augmented_tensors_under_two_ranks(ranks):
+    """Batch by batch what one process with both ranks' batch size gives, each sample with the same random number."""
+    loader = TensorDataModule(train=torch.arange(21.0), batch_size=6, train_transform=tagged).train_dataloader()
+    for epoch in range(2):
+        expected = [sorted(batch.int().tolist()) for batch in loader]
+        parts = [ranks[0][f"augmented-{rank}"]["seen"]["train"][epoch] for rank in (0, 1)]
+        assert [sorted(zero + one) for zero, one in zip(*parts, strict=True)] == expected
+        assert len(expected) == 4
 
 
 def test_tensors_overfit_under_two_ranks(ranks):

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from datamodule_cases import Numbers, Recorder, quiet_trainer
+from datamodule_cases import Numbers, Recorder, quiet_trainer, tagged
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.trainer.connectors import data_connector
@@ -13,8 +13,9 @@ from lightning.pytorch.tuner import Tuner
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, WeightedRandomSampler
 
 from lightning_fastdata import FastDataModule, TensorDataModule, auto_dataloader
+from lightning_fastdata.data.arrays import ArrayDataset
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.order import epoch_order
+from lightning_fastdata.order import epoch_order, mix, sample_seed, stream
 from lightning_fastdata.planned import PlannedDataLoader
 from lightning_fastdata.resumable import ResumableDataLoader
 from lightning_fastdata.samplers import EpochSampler
@@ -115,6 +116,33 @@ def test_predict_gives_every_sample_once_with_its_index(tensors, tmp_path):
     predictions, indices = writer.found
     assert torch.cat(predictions).tolist() == list(range(10))
     assert indices == [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]]
+
+
+def batch_of(order, epoch):
+    """What ``tagged`` makes of samples: their numbers, each with the first random one of its own."""
+    start = stream(42, epoch)
+    return [number * 1000 + (mix(sample_seed(start, number)) >> 32) * 1000 // 2**32 for number in order]
+
+
+def test_augmented_tensors_in_a_run():
+    """Loaders made anew for each epoch, a limit on each: the orders and the random numbers of (seed, epoch, index)."""
+    module = TensorDataModule(train=torch.arange(20.0), val=torch.arange(5.0), batch_size=4, train_transform=tagged)
+    limits = {"reload_dataloaders_every_n_epochs": 1, "limit_train_batches": 3, "limit_val_batches": 1}
+    model, trainer = fit(module, max_epochs=2, **limits)
+    assert model.samples() == [batch_of(order[:12], epoch) for epoch, order in enumerate(expected(range(2)))]
+    assert model.samples("val") == [[0, 1, 2, 3]] * 2
+    assert type(trainer.train_dataloader) is ResumableDataLoader
+
+
+def test_tensors_are_on_the_device_where_they_fit(monkeypatch):
+    """The Trainer's device decides, here the CPU, where there is nothing to move; a fit frees what it has moved."""
+    module = TensorDataModule(train=torch.arange(20.0), val_split=4, batch_size=4, device_resident=True)
+    moved = []
+    monkeypatch.setattr(ArrayDataset, "move_to", lambda self, device: moved.append(device))
+    model, _ = fit(module, max_epochs=1)
+    assert moved == []
+    assert module.placements == dict.fromkeys(("train", "val"), "in host memory: the Trainer runs on the CPU")
+    assert len(model.samples()[0]) == 16
 
 
 @pytest.mark.filterwarnings(NO_SPLIT)

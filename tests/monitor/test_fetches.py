@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from monitor_cases import Net, Sleeper, quiet_trainer, three_tries
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from lightning_fastdata import auto_dataloader
+from lightning_fastdata import TensorDataModule, auto_dataloader
 from lightning_fastdata.internals_torch import QueueState
 from lightning_fastdata.monitor import fetches
 from lightning_fastdata.monitor.fetches import FetchProbe, Load, interpret
@@ -554,6 +554,16 @@ def test_every_loader_of_ours_brings_its_own_stamp():
     loader = auto_dataloader(Sleepy(6, 0.0), batch_size=2, num_workers=0, shuffle=False)
     found = read([loader, loader])
     assert [len(each.loads) for each in found] == [2, 2, 2]
+
+
+def test_whole_batches_without_workers_are_inline():
+    """They pass by torch's iterator; the probe knows, and misses no queue."""
+    loader = TensorDataModule((torch.zeros(10, 2), torch.arange(10)), batch_size=4).train_dataloader()
+    found = read([loader], passes=2)
+    assert [one.loads[0].samples for one in found] == [4, 4, 2] * 2
+    assert all(one.exact and one.from_workers is False and one.inline_s > 0 for one in found)
+    assert {one.loads[0].slowest_index for one in found} == {None}
+    assert not any(one.restarted for one in found)
 
 
 # With names gone
