@@ -34,7 +34,7 @@ MOST = 4096
 """More workers or batches than anybody asks for; what a cap says when nothing binds (count)."""
 
 SHM_FIX = "enlarge it with docker run --shm-size=8g (Kubernetes: an emptyDir of medium: Memory)"
-RAM_FIX = "raise docker run --memory, resources.limits.memory (Kubernetes) or the job's --mem"
+RAM_FIX = "more memory (docker run --memory, resources.limits.memory, the job's --mem)"
 FILES_FIX = "raise ulimit -n"
 FIXES: dict[Resource, str] = {"shm": SHM_FIX, "ram": RAM_FIX, "files": FILES_FIX}
 ENDS: dict[Resource, str] = {"shm": "a bus error", "ram": "a killed worker", "files": "'too many open files'"}

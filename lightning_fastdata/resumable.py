@@ -12,6 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, SubsetRandomSampler
 
 from lightning_fastdata import internals
+from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.order import ORDER, RANK, apart, mix, stream
 from lightning_fastdata.passes import Asks, Fetched, Given, Pass, ask_for
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
@@ -27,6 +28,7 @@ from lightning_fastdata.seeded import (
     seed_generators,
     seeded_generators,
 )
+from lightning_fastdata.worker_death import WorkerDiedError, explained
 
 __all__ = ["Batches", "ResumableDataLoader", "Sameness", "nobody"]
 
@@ -102,6 +104,11 @@ class Batches(Iterator[Any]):
         except StopIteration:
             self._pass.finished = True
             raise
+        except (RuntimeError, OSError) as error:
+            died = self._loader.explain(error)
+            if died is None:
+                raise
+            raise died from error
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -140,6 +147,8 @@ class ResumableDataLoader(PlannedDataLoader):
         self._reader: Callable[[], Batches | None] = nobody
         self._passes = 0
         self._saved: dict[str, Any] = {}
+        self._before: Hardware | None = None
+        """The machine when the workers were started."""
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, as with ``ddp_spawn``: without the workers and the Trainer of this one."""
@@ -318,6 +327,7 @@ class ResumableDataLoader(PlannedDataLoader):
         return type(self.batch_sampler) is BatchSampler and has_fixed_order(self.batch_sampler.sampler)
 
     def _make_inner(self, asks: Iterable[Ask], *, persistent: bool) -> DataLoader[Any]:
+        self._before = probe() if self.num_workers else None
         options = {name: getattr(self, name) for name in HANDED_ON if getattr(self, name, None) not in (None, "")}
         batched = self.batch_sampler is not None
         options |= {"batch_sampler": asks} if batched else {"sampler": asks, "batch_size": None}
@@ -325,6 +335,15 @@ class ResumableDataLoader(PlannedDataLoader):
         seed = self.sameness.source if self.sameness.seeds_samples else None
         view = SampleView(self.dataset, self.collate_fn, seed, batched=batched)
         return PlannedDataLoader(view, collate_fn=as_it_is, **options)
+
+    def explain(self, error: BaseException) -> WorkerDiedError | None:
+        """What the machine says about the end of a worker; None for any other error.
+
+        Args:
+            error: What torch raised.
+        """
+        options = f"num_workers={self.num_workers}, prefetch_factor={self.prefetch_factor}"
+        return explained(error, options, self._before, probe()) if self.num_workers else None
 
     def hand_over(self, now: Pass, delivered: Delivered) -> Any:
         """Give a batch to whoever reads the loader, and remember it.

@@ -345,7 +345,7 @@ def test_a_plan_is_told_once(caplog, monkeypatch):
     free = iter(range(1, 10))
     limits = (Limit("quota of 8 CPUs", 8.0, "quota"),)
     monkeypatch.setattr(
-        auto, "probe", lambda **_: Hardware(cpu_limits=limits, ram_available_bytes=6 * 2**30 + next(free) * 2**27)
+        auto, "probe", lambda **_: Hardware(cpu_limits=limits, ram_available_bytes=13 * 2**29 + next(free) * 2**27)
     )
     for _ in range(3):
         module.train_dataloader()
