@@ -1,7 +1,10 @@
-"""What test_preflight_real.py runs in processes of their own, each under a limit of the kernel's."""
+"""What test_preflight_real.py runs in a process of its own, one limit of the kernel's after the other."""
 
+import contextlib
 import json
 import os
+import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -49,7 +52,7 @@ class ManyTensors(Dataset):
 
     def __getitem__(self, index):
         if index == 0:
-            time.sleep(1.5)
+            time.sleep(1.0)
         return tuple(torch.ones(1) for _ in range(8))
 
 
@@ -84,7 +87,8 @@ def end_of(loader):
     try:
         batches = iter(loader)
         next(batches)
-        time.sleep(1.5)
+        with contextlib.suppress(RuntimeError):  # torch's signal handler raises wherever this process is just then
+            time.sleep(1.0)
         count = 1 + sum(1 for _ in batches)
     except (RuntimeError, OSError) as error:
         cause = error.__cause__
@@ -100,67 +104,101 @@ def refusal(dataset, **options):
     return None
 
 
+def told_of(cpus):
+    """What "auto" takes for the number of CPUs, whatever this machine has."""
+    if cpus is None:
+        os.environ.pop("LIGHTNING_FASTDATA_NUM_CPUS", None)
+    else:
+        os.environ["LIGHTNING_FASTDATA_NUM_CPUS"] = str(cpus)
+
+
 def shm():
-    """A /dev/shm of 64 MiB and batches of 8."""
+    """A /dev/shm of 64 MiB and batches of 8; this process has a mount namespace of its own."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", "/dev/shm"], check=True)
+    told_of(8)
     data, wanted = Large(8 * MIB), {"num_workers": 6, "prefetch_factor": 2}
-    return {
+    found = {
         "free": probe().shm_free_bytes,
-        "torch": end_of(DataLoader(data, batch_size=1, **wanted)),
-        "undeclared": end_of(auto_dataloader(Undeclared(data), batch_size=1, **wanted)),
         "auto": trained(data),
         "refused": refusal(data, **wanted),
+        "torch": end_of(DataLoader(data, batch_size=1, **wanted)),
+        "undeclared": end_of(auto_dataloader(Undeclared(data), batch_size=1, **wanted)),
     }
+    subprocess.run(["umount", "-l", "/dev/shm"], check=True)
+    return found
 
 
 def files():
     """At most 256 open files."""
+    told_of(64)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     data, wanted = ManyTensors(), {"num_workers": 16, "prefetch_factor": 2}
-    return {
+    found = {
         "open": probe().open_files,
-        "torch": end_of(DataLoader(data, batch_size=1, **wanted)),
-        "ours": end_of(auto_dataloader(data, split="val", batch_size=1, **wanted)),
         "auto": trained(data),
         "refused": refusal(data, num_workers=80),
+        "torch": end_of(DataLoader(data, batch_size=1, **wanted)),
+        "ours": end_of(auto_dataloader(data, split="val", batch_size=1, **wanted)),
     }
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return found
 
 
 def first_to_be_killed(worker_id):
     Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def ram():
+@contextlib.contextmanager
+def within(group):
+    """This process in a control group, and back where it was."""
+    name = Path(group).name
+    Path(group, "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        Path(group.removesuffix(name), "cgroup.procs").write_text(str(os.getpid()))
+
+
+def ram(group):
     """A memory limit of 2 GiB and batches of 160 MiB, for which /dev/shm itself has room."""
-    data, wanted = Large(160 * MIB, length=24), {"num_workers": 6, "prefetch_factor": 2}
-    return {
-        "limit": probe().ram_limit_bytes,
-        "auto": trained(data),
-        "refused": refusal(data, num_workers=6, prefetch_factor=2),
-        "undeclared": end_of(
-            auto_dataloader(Undeclared(data), split="val", batch_size=1, **wanted, worker_init_fn=first_to_be_killed)
-        ),
-    }
+    told_of(8)
+    data, wanted = Large(160 * MIB, length=18), {"num_workers": 6, "prefetch_factor": 2}
+    undeclared = auto_dataloader(
+        Undeclared(data), split="val", batch_size=1, **wanted, worker_init_fn=first_to_be_killed
+    )
+    with within(group):
+        return {
+            "limit": probe().ram_limit_bytes,
+            "auto": trained(data),
+            "refused": refusal(data, num_workers=6, prefetch_factor=3),
+            "undeclared": end_of(undeclared),
+        }
 
 
 def cpu(group):
-    """A CPU quota of 1, then of 0.5; what is under it starts after the imports, which would take their time."""
-    period = Path(group, "cpu.cfs_period_us")
-    Path(group, "cgroup.procs").write_text(str(os.getpid()))
+    """A CPU quota of 1, then of 0.5."""
+    told_of(None)
+    is_v1 = Path(group, "cpu.cfs_quota_us").exists()
     found = {}
-    for cpus in (1.0, 0.5):
-        quota = int(cpus * 100_000)
-        if period.exists():
-            Path(group, "cpu.cfs_quota_us").write_text(str(quota))
-        else:
-            Path(group, "cpu.max").write_text(f"{quota} 100000")
-        found[str(cpus)] = {
-            "usable": probe().usable_cpus,
-            "auto": trained(Large(4, length=20)),
-            "own": end_of(auto_dataloader(Large(4, length=20), split="val", batch_size=1, num_workers=2)),
-        }
+    with within(group):
+        for cpus in (1.0, 0.5):
+            quota = int(cpus * 100_000)
+            Path(group, "cpu.cfs_quota_us" if is_v1 else "cpu.max").write_text(
+                str(quota) if is_v1 else f"{quota} 100000"
+            )
+            data = Large(4, length=20)
+            found[str(cpus)] = {
+                "usable": probe().usable_cpus,
+                "auto": trained(data),
+                "own": end_of(auto_dataloader(data, split="val", batch_size=1, num_workers=2)),
+            }
     return found
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    case, *arguments = sys.argv[1:]
-    print("RESULT", json.dumps({"shm": shm, "files": files, "ram": ram, "cpu": cpu}[case](*arguments)))  # noqa: T201
+    for case, arguments in json.loads(sys.argv[1]).items():
+        started = time.perf_counter()
+        result = {"shm": shm, "files": files, "ram": ram, "cpu": cpu}[case](*arguments)
+        print("RESULT", json.dumps({"case": case, "s": time.perf_counter() - started, **result}), flush=True)  # noqa: T201
