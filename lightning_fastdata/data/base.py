@@ -261,7 +261,7 @@ class FastDataModuleMixin(Base):
         )
 
     def on_exception(self, exception: BaseException) -> None:
-        """Say why a worker was lost where torch noticed it in the middle of a step, so that its error came without ours.
+        """Say why a worker was lost where torch noticed it in mid-step, and its error came without ours.
 
         Args:
             exception: What ended the run.
