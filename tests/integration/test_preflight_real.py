@@ -158,7 +158,7 @@ def test_a_memory_limit(result):
     assert "for want of memory (cgroup memory limit" in found["undeclared"]["says"]
     assert "--memory" in found["undeclared"]["says"]
     auto = found["auto"]
-    assert auto["seen"] == 18
+    assert auto["seen"] == 6
     assert auto["num_workers"] == 1, "512 MiB for a worker, and its batches, within half of what is left"
     assert "of memory available" in auto["reasons"]["num_workers"]
     assert "2.8 GiB (6 workers x 0 MiB + 18 batches under way x 160 MiB)" in found["refused"]["what"]
