@@ -36,6 +36,7 @@ __all__ = [
     "make_loader",
     "planning_for",
     "resolve_seed",
+    "tell",
     "tell_plan",
 ]
 
@@ -133,9 +134,13 @@ def planning_for(
 
 def tell_plan(split: str, plan: LoaderPlan) -> None:
     """Say the plan in a few lines, on rank 0, through Lightning's own messages."""
+    tell("\n".join(plan_lines(split, plan)))
+
+
+def tell(text: str) -> None:
+    """Say something on rank 0, through Lightning's own messages."""
     from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
-    text = "\n".join(plan_lines(split, plan))
     if getattr(rank_zero_only, "rank", None) is None:  # without Lightning nobody has said which rank this is
         logging.getLogger(__name__).info(text)
     else:

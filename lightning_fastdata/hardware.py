@@ -44,6 +44,9 @@ class Hardware:
     ram_limit_source: str | None = None
     """Where that limit was read, with the value."""
 
+    oom_kills: int | None = None
+    """Processes of the own cgroup that were killed for want of memory (count); v2 counts groups below it too."""
+
     swap_free_bytes: int | None = None
     """Free swap space of the machine, bytes: where memory runs out, a run is moved there before it is killed."""
 
@@ -169,6 +172,7 @@ def probe(
         ram_available_bytes=ram_available_bytes,
         ram_limit_bytes=memory.limit_bytes if memory else None,
         ram_limit_source=memory.source if memory else None,
+        oom_kills=cgroups.read_oom_kills(files, groups),
         swap_free_bytes=swap_free_bytes,
         shm_free_bytes=shm_free_bytes,
         shm_total_bytes=shm_total_bytes,

@@ -93,21 +93,43 @@ def stop_workers(iterator: Any, *, at_once: bool = False) -> bool:
     """End the worker processes of a torch iterator.
 
     Args:
-        iterator: What ``iter`` of a DataLoader gave; one without workers is left alone.
-        at_once: Whether to kill them rather than to wait, some seconds at most, for the batches they are at.
+        iterator: What ``iter`` of a DataLoader gave; one without workers, and None, is left alone.
+        at_once: Whether to kill them rather than to wait, 5 s at most, for the batches they are at.
 
     Returns:
         False where torch shuts its workers down elsewhere; they then end when the iterator is freed.
     """
     shut_down = getattr(iterator, "_shutdown_workers", None)
     if not callable(shut_down):
-        return loads_inline(iterator) is True
-    if at_once:
-        for worker in getattr(iterator, "_workers", ()):
-            # torch's handler of SIGCHLD raises, in this thread, for a worker that was killed.
-            with contextlib.suppress(RuntimeError):
-                worker.kill()
-                worker.join(1.0)
-    with contextlib.suppress(RuntimeError):
-        shut_down()
+        return iterator is None or loads_inline(iterator) is True
+    if not (at_once and _kill_workers(iterator)):
+        # A worker that died meanwhile is no error any more, nor that torch's handler of SIGCHLD tells of it.
+        with contextlib.suppress(RuntimeError):
+            shut_down()
+    return True
+
+
+def _kill_workers(iterator: Any) -> bool:
+    """Kill workers, and take from torch all that it would do with them.
+
+    One that is killed may hold the lock of a queue or an event, so nothing that takes one may follow: torch's own way of
+    shutting down would wait for ever.
+    """
+    workers, queues = getattr(iterator, "_workers", None), getattr(iterator, "_index_queues", None)
+    signals = getattr(sys.modules.get("torch.utils.data._utils"), "signal_handling", None)
+    forget = getattr(signals, "_remove_worker_pids", None)
+    pinning = hasattr(iterator, "_pin_memory_thread")  # it reads from the queue, and has to be ended as torch does
+    if not workers or queues is None or not callable(forget) or pinning or not hasattr(iterator, "_shutdown"):
+        return False
+    iterator._shutdown = True
+    if getattr(iterator, "_worker_pids_set", False):
+        forget(id(iterator))  # from here on torch does not take their end for an accident
+        iterator._worker_pids_set = False
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join(1.0)
+    for queue in queues:
+        queue.cancel_join_thread()
+        queue.close()
     return True

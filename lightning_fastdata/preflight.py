@@ -34,7 +34,7 @@ MOST = 4096
 """More workers or batches than anybody asks for; what a cap says when nothing binds (count)."""
 
 SHM_FIX = "enlarge it with docker run --shm-size=8g (Kubernetes: an emptyDir of medium: Memory)"
-RAM_FIX = "raise docker run --memory, resources.limits.memory (Kubernetes) or the job's --mem"
+RAM_FIX = "more memory (docker run --memory, resources.limits.memory, the job's --mem)"
 FILES_FIX = "raise ulimit -n"
 FIXES: dict[Resource, str] = {"shm": SHM_FIX, "ram": RAM_FIX, "files": FILES_FIX}
 ENDS: dict[Resource, str] = {"shm": "a bus error", "ram": "a killed worker", "files": "'too many open files'"}
@@ -236,7 +236,7 @@ def preflight(
         pool: Workers of the loader in question.
         other_pool: Workers of another split that live at the same time; None = there are none.
         filled_together: Whether both are sure to be full of batches at the same time, as when a run validates in the
-            middle of an epoch; otherwise the larger alone counts as sure.
+            middle of an epoch; otherwise only the first counts as sure.
 
     Returns:
         The demands.
@@ -268,7 +268,7 @@ def _free(hardware: Hardware) -> dict[Resource, int]:
 
 def _demand(name: Resource, free: int, pools: Sequence[Pool], hardware: Hardware, *, filled_together: bool) -> Demand:
     ranks = 1 if name == "files" else hardware.local_world_size  # the limit on open files is each process's own
-    sure = pools if filled_together else [max(pools, key=lambda pool: _at_least(name, pool))]
+    sure = pools if filled_together else pools[:1]
     least = sum(_at_least(name, pool) for pool in sure)
     swap = (hardware.swap_free_bytes or 0) if name == "ram" else 0
     bounds, whole = [(least, free + swap, 1)], _whole(name, hardware)

@@ -16,6 +16,7 @@ from lightning_fastdata import internals
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.internals_torch import stop_workers
 from lightning_fastdata.options import LoaderPlan
+from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.order import ORDER, RANK, apart, mix, stream
 from lightning_fastdata.passes import Asks, Fetched, Given, InlineBatches, Pass, ask_for, ask_in_order
 from lightning_fastdata.plan import Planning
@@ -33,6 +34,7 @@ from lightning_fastdata.seeded import (
     seeded_generators,
 )
 from lightning_fastdata.whole import gives_whole_batches
+from lightning_fastdata.worker_death import WorkerDiedError, explained
 
 __all__ = ["Batches", "ResumableDataLoader", "Sameness", "nobody"]
 
@@ -123,6 +125,11 @@ class Batches(Iterator[Any]):
         except StopIteration:
             self._pass.finished = True
             raise
+        except (RuntimeError, OSError) as error:
+            died = self._loader.explain(error)
+            if died is None:
+                raise
+            raise died from error
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -164,6 +171,8 @@ class ResumableDataLoader(PlannedDataLoader):
         self._reader: Callable[[], Batches | None] = nobody
         self._passes = 0
         self._saved: dict[str, Any] = {}
+        self._before: Hardware | None = None
+        """The machine when the workers were started."""
 
     @property
     def last_given(self) -> Given | None:
@@ -440,6 +449,7 @@ class ResumableDataLoader(PlannedDataLoader):
         return type(self.batch_sampler) is BatchSampler and has_fixed_order(self.batch_sampler.sampler)
 
     def _make_inner(self, asks: Iterable[Ask], *, persistent: bool) -> DataLoader[Any]:
+        self._before = probe() if self.num_workers else None
         options = {name: getattr(self, name) for name in HANDED_ON if getattr(self, name, None) not in (None, "")}
         batched = self.batch_sampler is not None
         options |= {"batch_sampler": asks} if batched else {"sampler": asks, "batch_size": None}
@@ -452,6 +462,15 @@ class ResumableDataLoader(PlannedDataLoader):
         seed = self.sameness.source if self.sameness.seeds_samples else None
         batched = self.batch_sampler is not None
         return SampleView(self.dataset, self.collate_fn, seed, batched=batched, source=self.sameness.source)
+
+    def explain(self, error: BaseException) -> WorkerDiedError | None:
+        """What the machine says about the end of a worker; None for any other error.
+
+        Args:
+            error: What torch raised.
+        """
+        options = f"num_workers={self.num_workers}, prefetch_factor={self.prefetch_factor}"
+        return explained(error, options, self._before, probe()) if self.num_workers else None
 
     def hand_over(self, now: Pass, delivered: Delivered) -> Any:
         """Give a batch to whoever reads the loader, and remember it.

@@ -243,7 +243,7 @@ def test_shared_memory_is_divided_by_ranks_and_pools():
 
 
 def test_little_memory_means_fewer_workers():
-    """4 GiB, half of it ours, 512 MiB and a batch of 8 MiB for a worker: 3 fit, and then two batches each do as well."""
+    """4 GiB, half of it ours, 512 MiB and a batch of 8 MiB a worker: 3 fit, then with two batches each."""
     choice = decide(machine(16, ram_available_bytes=4 * GIB), batch_bytes=8 * MIB)
     assert choice.num_workers == int(2 * GIB // (512 * MIB + 8 * MIB)) == 3
     assert choice.prefetch_factor == 2
@@ -283,7 +283,7 @@ def test_few_open_files_mean_fewer_workers():
     assert (choice.num_workers, choice.prefetch_factor) == (10, 1)
     assert choice.workers_reason.text == "256 more open files allowed, up to 12 per worker: raise ulimit -n"
     assert decide(machine(64, open_file_limit=256, open_files=100)).num_workers == 6, "100 are open already"
-    assert decide(machine(64, open_file_limit=256, local_world_size=2)).num_workers == 8, "the limit is per process"
+    assert decide(machine(64, open_file_limit=256, local_world_size=2)).num_workers == 10, "the limit is per process"
 
 
 # The user's values

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch.utils.data import DataLoader
 
-from lightning_fastdata.auto import SPLITS, make_loader, resolve_seed, tell_plan
+from lightning_fastdata.auto import SPLITS, make_loader, resolve_seed, tell, tell_plan
 from lightning_fastdata.data.members import COLLECTIONS, as_given, check_members, flattened
 from lightning_fastdata.data.plain import as_plain
 from lightning_fastdata.data.splits import check_shares, split_dataset
@@ -15,7 +15,9 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.footprint import pool_of
 from lightning_fastdata.loader import check_kwargs, is_in_memory
 from lightning_fastdata.options import FIELDS, LoaderOptions, LoaderPlan, Pool, Split
+from lightning_fastdata.resumable import ResumableDataLoader
 from lightning_fastdata.trainer_facts import TrainerFacts, trainer_facts
+from lightning_fastdata.worker_death import WorkerDiedError
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule as Base
@@ -257,6 +259,19 @@ class FastDataModuleMixin(Base):
             other_pool=self._other_pool(split, facts),
             other_pool_started=any(made.split("/")[0] == _other(split) for made in self.plans),
         )
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Say why a worker was lost where torch noticed it in mid-step, and its error came without ours.
+
+        Args:
+            exception: What ended the run.
+        """
+        super().on_exception(exception)
+        loader = getattr(self.trainer, "train_dataloader", None)
+        if isinstance(loader, ResumableDataLoader) and not isinstance(exception, WorkerDiedError):
+            died = loader.explain(exception)
+            if died is not None:
+                tell(str(died))
 
     def __repr__(self) -> str:
         # Lightning's own __str__ asks for every loader, which would start planning from a print.

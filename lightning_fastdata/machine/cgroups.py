@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from lightning_fastdata.machine.limits import CpuSet, Limit
 from lightning_fastdata.machine.sysfiles import SystemFiles, parse_cpu_list, parse_int, plain
 
-__all__ = ["Groups", "Level", "MemoryLimit", "locate", "read_cpu_quotas", "read_cpuset", "read_memory_limit"]
+__all__ = [
+    "Groups",
+    "Level",
+    "MemoryLimit",
+    "locate",
+    "read_cpu_quotas",
+    "read_cpuset",
+    "read_memory_limit",
+    "read_oom_kills",
+]
 
 _MOUNTINFO_MAX_BYTES = 1 << 20  # a container host lists thousands of mounts
 _MAX_DEPTH = 64
@@ -127,6 +136,20 @@ def read_memory_limit(files: SystemFiles, groups: Groups) -> MemoryLimit | None:
     room_bytes = min(limit - _read_unreclaimable(files, level) for limit, level in found)
     source = f"cgroup memory limit {limit_bytes} bytes at {plain(tightest.name)}"
     return MemoryLimit(limit_bytes, source, max(0, room_bytes))
+
+
+def read_oom_kills(files: SystemFiles, groups: Groups) -> int | None:
+    """Processes that the kernel has killed for want of memory in the own group; None where nothing counts them.
+
+    Sources: ``oom_kill`` in cgroup v2's ``memory.events`` (which counts groups below as well) and in v1's
+    ``memory.oom_control``.
+    """
+    for level in groups.memory:
+        name = "memory.events" if level.is_v2 else "memory.oom_control"
+        kills = _read_stat(files, f"{level.directory}/{name}").get("oom_kill")
+        if kills is not None:
+            return kills
+    return None
 
 
 # ---------------------------------------------------------------------------------------------- where the groups are

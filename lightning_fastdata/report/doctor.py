@@ -150,6 +150,11 @@ def _memory_advice(hardware: Hardware) -> Iterator[str]:
             "bus error: start the container with `--shm-size=8g` (Docker), or mount an `emptyDir` "
             "with `medium: Memory` at /dev/shm (Kubernetes)."
         )
+    if hardware.oom_kills:
+        yield (
+            f"The kernel has killed {_plural(hardware.oom_kills, 'process', 'processes')} of this control group for "
+            "want of memory since it was made: fewer workers, or `docker run --memory=N`, or the job's `--mem`."
+        )
     if hardware.ram_available_bytes is not None and hardware.ram_available_bytes < _SMALL_RAM_BYTES:
         limited = hardware.ram_limit_source is not None
         fix = "raise `docker run --memory=N`, or the job's `--mem`" if limited else "close other programs"
@@ -216,7 +221,8 @@ def _facts(hardware: Hardware) -> Iterator[tuple[str, str]]:
         yield "/dev/shm", f"{_bytes(hardware.shm_free_bytes)} free of {_bytes(hardware.shm_total_bytes)}"
     soft, hard = hardware.open_file_limit, hardware.open_file_hard_limit
     raisable = "" if hard is None or hard == soft else f" (can be raised to {hard:,})"
-    yield "open files", "no limit found" if soft is None else f"{soft:,}{raisable}"
+    held = "" if hardware.open_files is None else f", of which {hardware.open_files:,} are open"
+    yield "open files", "no limit found" if soft is None else f"{soft:,}{raisable}{held}"
     yield "rank", f"{hardware.rank} of {hardware.world_size}, {hardware.local_world_size} on this node"
     devices = Counter(f"{found.name} ({found.kind})" for found in hardware.accelerators)
     yield "accelerators", ", ".join(f"{count} x {name}" for name, count in devices.items()) or "none found"

@@ -174,11 +174,12 @@ def _probe_of(measured: list[_Measured], start_s: float, handoff_s: float) -> Pr
 
 @contextlib.contextmanager
 def _closing(loader: Any, who: str) -> Iterator[Iterator[Any]]:
-    """The batches of a loader whose workers are ended at once afterwards; what goes wrong is ``UnmeasuredError``."""
-    batches: Any = None
+    """The batches of a loader whose workers are ended afterwards; what goes wrong is ``UnmeasuredError``."""
+    batches, went_well = None, False
     try:
         batches = iter(loader)
         yield batches
+        went_well = True
     except UnmeasuredError:
         raise
     except StopIteration as error:
@@ -187,7 +188,7 @@ def _closing(loader: Any, who: str) -> Iterator[Iterator[Any]]:
         raise UnmeasuredError(_in_words(error, who)) from error
     finally:
         if batches is not None:
-            stop_workers(batches, at_once=True)
+            stop_workers(batches, at_once=not went_well)  # a worker that hangs would be waited for
 
 
 def _in_words(error: Exception, who: str) -> str:

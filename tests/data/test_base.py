@@ -17,7 +17,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_fastdata import FastDataModule, auto
+from lightning_fastdata import FastDataModule, auto, resumable
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, Limit
 from lightning_fastdata.planned import PlannedDataLoader
@@ -345,7 +345,7 @@ def test_a_plan_is_told_once(caplog, monkeypatch):
     free = iter(range(1, 10))
     limits = (Limit("quota of 8 CPUs", 8.0, "quota"),)
     monkeypatch.setattr(
-        auto, "probe", lambda **_: Hardware(cpu_limits=limits, ram_available_bytes=6 * 2**30 + next(free) * 2**27)
+        auto, "probe", lambda **_: Hardware(cpu_limits=limits, ram_available_bytes=13 * 2**29 + next(free) * 2**27)
     )
     for _ in range(3):
         module.train_dataloader()
@@ -562,3 +562,88 @@ def test_words_are_no_truth_values(name):
 def test_whole_numbers_of_numpy_are_whole_numbers():
     """Sweeps hand them over."""
     assert len(FastDataModule(Numbers(), batch_size=np.int64(4), num_workers=np.int64(0)).train_dataloader()) == 5
+
+
+# Pre-flight
+
+
+class Sized(Numbers):
+    sample_bytes = 2**20
+
+
+class Halfway:
+    """A Trainer that validates in the middle of an epoch."""
+
+    def __init__(self, **changes):
+        self.num_devices = self.world_size = 1
+        self.global_rank = self.current_epoch = self.reload_dataloaders_every_n_epochs = 0
+        self.max_epochs, self.limit_val_batches, self.val_check_interval = 3, 1.0, 0.5
+        self.lightning_module = None
+        vars(self).update(changes)
+
+
+def shm_of(monkeypatch, mib):
+    hardware = Hardware(cpu_limits=(Limit("quota of 8 CPUs", 8.0, "quota"),), shm_free_bytes=mib * 2**20)
+    monkeypatch.setattr(auto, "probe", lambda *, local_world_size=None: hardware)
+
+
+@pytest.mark.parametrize("first", ["train", "val"])
+def test_both_pools_of_the_user_are_refused_when_the_first_is_made(first, monkeypatch):
+    """3 workers with 2 batches of 4 MiB for each split: 24 MiB alone fit into 40, 48 together do not."""
+    shm_of(monkeypatch, 40)
+    module = FastDataModule(Sized(400), Sized(400), batch_size=4, num_workers=3, prefetch_factor=2)
+    module.trainer = Halfway()
+    with pytest.raises(FastDataError, match="48 MiB") as caught:
+        getattr(module, f"{first}_dataloader")()
+    assert f"beside {'validation' if first == 'train' else 'training'}'s 3" in caught.value.what
+    module.trainer = Halfway(val_check_interval=1.0)
+    assert module.train_dataloader().num_workers == 3, "at the end of an epoch the training queue is empty"
+    module.trainer = Halfway(limit_val_batches=0)
+    assert module.train_dataloader().num_workers == 3
+
+
+def test_the_second_of_two_pools_is_held_against_what_is_left(monkeypatch):
+    """What the first one took is missing from what is free; counted again it would be refused wrongly."""
+    shm_of(monkeypatch, 100)
+    module = FastDataModule(Sized(400), Sized(400), batch_size=4, num_workers=3, prefetch_factor=2)
+    module.trainer = Halfway()
+    module.val_dataloader()
+    shm_of(monkeypatch, 40)
+    assert module.train_dataloader().num_workers == 3
+    shm_of(monkeypatch, 20)
+    with pytest.raises(FastDataError, match="24 MiB"):
+        module.train_dataloader()
+
+
+def test_loaders_made_anew_in_mid_run_are_not_refused(monkeypatch):
+    """Their predecessors still hold what seems to be missing."""
+    shm_of(monkeypatch, 20)
+    module = FastDataModule(Sized(400), batch_size=4, num_workers=3, prefetch_factor=2)
+    module.trainer = Halfway(reload_dataloaders_every_n_epochs=1, current_epoch=1)
+    assert module.train_dataloader().num_workers == 3
+
+
+def test_auto_keeps_off_the_users_other_pool(monkeypatch):
+    """Half of 64 MiB, of which validation's 4 workers have 16 by the user's word: 4 batches of 4 MiB are left."""
+    shm_of(monkeypatch, 64)
+    module = FastDataModule(Sized(400), Sized(400), batch_size=4, dataloader_kwargs={"val": {"num_workers": 4}})
+    plan = module.train_dataloader() and module.plans["train"]
+    assert plan.num_workers * plan.prefetch_factor == 4
+    assert "16 batches" not in "".join(plan.tight)
+    assert "4 batches under way x 4 MiB + 4 batches under way x 4 MiB" in plan.tight[0]
+
+
+def test_a_worker_lost_in_mid_step_is_explained(monkeypatch, caplog):
+    """Torch raises from a signal, wherever the program is; the hook says what the counters say."""
+    caplog.set_level(logging.INFO)
+    module = FastDataModule(Sized(400), batch_size=4, num_workers=1)
+    loader = module.train_dataloader()
+    loader._before = Hardware(cpu_limits=(Limit("1", 1.0, "quota"),), oom_kills=0)
+    after = Hardware(cpu_limits=(Limit("1", 1.0, "quota"),), oom_kills=1)
+    monkeypatch.setattr(resumable, "probe", lambda: after)
+    module.trainer = type("Training", (), {"train_dataloader": loader})()
+    caplog.clear()
+    module.on_exception(ValueError("of the model's"))
+    assert caplog.text == ""
+    module.on_exception(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
+    assert "the kernel has killed 1 process" in caplog.text
