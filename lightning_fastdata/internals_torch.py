@@ -112,8 +112,8 @@ def stop_workers(iterator: Any, *, at_once: bool = False) -> bool:
 def _kill_workers(iterator: Any) -> bool:
     """Kill workers, and take from torch all that it would do with them.
 
-    One that is killed may hold the lock of a queue or an event, so nothing that takes one may follow: torch's own way of
-    shutting down would wait for ever.
+    One that is killed may hold the lock of a queue or an event, so nothing that takes one may follow: torch's own way
+    of shutting down would wait for ever.
     """
     workers, queues = getattr(iterator, "_workers", None), getattr(iterator, "_index_queues", None)
     signals = getattr(sys.modules.get("torch.utils.data._utils"), "signal_handling", None)

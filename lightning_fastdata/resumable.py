@@ -14,9 +14,9 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 
 from lightning_fastdata import internals
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.internals_torch import stop_workers
 from lightning_fastdata.options import LoaderPlan
-from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.order import ORDER, RANK, apart, mix, stream
 from lightning_fastdata.passes import Asks, Fetched, Given, InlineBatches, Pass, ask_for, ask_in_order
 from lightning_fastdata.plan import Planning

@@ -21,7 +21,7 @@ import lightning_fastdata.pytorch_lightning as on_pytorch_lightning
 from lightning_fastdata.planned import PlannedDataLoader
 
 CLASSES = sorted(on_pytorch_lightning._HOME_OF)
-CALLBACKS = ("DataAudit", "DataWaitMonitor")
+CALLBACKS = ("DataAudit", "DataWaitMonitor", "LoaderTuner")
 PACKAGES = pytest.mark.parametrize("package", [on_lightning, on_pytorch_lightning], ids=["lightning", "pytorch"])
 HIDDEN = """
 import importlib.machinery as machinery
@@ -51,6 +51,7 @@ def made(package, tmp_path):
         "TorchvisionDataModule": package.TorchvisionDataModule("MNIST", tmp_path, batch_size=4),
         "DataWaitMonitor": package.DataWaitMonitor(save_to=tmp_path / "run.jsonl"),
         "DataAudit": package.DataAudit(tmp_path / "audit.jsonl"),
+        "LoaderTuner": package.LoaderTuner(),
     }
 
 

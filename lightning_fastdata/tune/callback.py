@@ -11,18 +11,17 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware import Hardware, probe
-from lightning_fastdata.internals import training_iterators
-from lightning_fastdata.internals_torch import queue_state
 from lightning_fastdata.monitor.callback import DataWaitMonitorMixin, only_measuring
 from lightning_fastdata.monitor.facts import RunFacts
 from lightning_fastdata.trials import Probe, TuneResult
 from lightning_fastdata.tune.agree import agreed_probe, agreed_window, machine_of, with_machine
 from lightning_fastdata.tune.apply import change, may_change_randomness, setting_of, when_it_can_change
-from lightning_fastdata.tune.live import Controller, Decision, Setting, in_words, milliseconds, window_of
+from lightning_fastdata.tune.live import Controller, Decision, Setting, Window, in_words, milliseconds, window_of
 from lightning_fastdata.tune.measure import UnmeasuredError, busy, look, probe_worker
 from lightning_fastdata.tune.search import limits_for
-from lightning_fastdata.tune.source import FreshIndices, source_of, why_not
+from lightning_fastdata.tune.source import FreshIndices, source_of
 from lightning_fastdata.tune.stretch import Stretch
+from lightning_fastdata.tune.subject import let_workers_fill_up, loader_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback as Base
@@ -33,8 +32,6 @@ __all__ = ["LoaderTunerMixin"]
 
 PROBE_S = 3.0
 """Time that the probe before training takes at most (s)."""
-FEWEST_BATCHES = 60
-"""A run that is known to be shorter ends before anything could be measured, changed and verified (count)."""
 DRIFT_SHARE = 0.05
 """Waiting of an epoch above which, if it doubled since the tuner settled, somebody is told (share)."""
 
@@ -147,14 +144,14 @@ class LoaderTunerMixin(Base):
         began = time.perf_counter()
         facts = RunFacts.of(trainer)
         self._result = TuneResult(None, None, "", host=facts.host, date=facts.date, versions=facts.versions)
-        loader, problem = _loader_of(trainer)
+        loader, problem = loader_of(trainer)
         found: Probe | None = None
         hardware = probe(local_world_size=trainer.num_devices)
         if problem is None:
             source = source_of(loader)
             self._advises = self._why_only_advice(loader)
             try:
-                _let_workers_fill_up(trainer)
+                let_workers_fill_up(trainer, PROBE_S)
                 before = look()
                 found = probe_worker(source, FreshIndices(len(source.dataset)), PROBE_S)
                 problem = _if_busy(busy(found, before, look()))
@@ -219,7 +216,7 @@ class LoaderTunerMixin(Base):
         self._epoch_began = int(trainer.global_step)
         if self._taken is None:
             return
-        loader, problem = _loader_of(trainer)
+        loader, problem = loader_of(trainer)
         if problem is None and setting_of(loader) != self._taken[0] and when_it_can_change(loader) == "now":
             change(loader, *self._taken, trainer.datamodule)
 
@@ -254,22 +251,14 @@ class LoaderTunerMixin(Base):
             stretch.prolong()
             return
         if self._advises is not None:
-            self._advise(controller, controller.decide(window))
+            self._advise(controller, window)
             return
         self._obey(trainer, controller, controller.decide(window))
 
-    def _advise(self, controller: Controller, decision: Decision) -> None:
+    def _advise(self, controller: Controller, window: Window) -> None:
         """Say what would be tried, and leave it at that."""
-        first = controller.trials[0]
+        line = controller.advise(window)
         self._keep(controller)
-        line = decision.line
-        if decision.change_to is not None:
-            line = (
-                f"{line.partition('; trying')[0]}; {decision.change_to} would promise" + line.rpartition("promises")[2]
-            )
-        self._result = replace(
-            self.result, num_workers=first.num_workers, prefetch_factor=first.prefetch_factor, reason=line
-        )
         self._end(f"{line}. Nothing is changed: {self._advises}")
 
     def _obey(self, trainer: Any, controller: Controller, decision: Decision) -> None:
@@ -277,7 +266,7 @@ class LoaderTunerMixin(Base):
         self._result = replace(self.result, reason=decision.line, ceiling=controller.ceiling)
         step = int(trainer.global_step)
         if decision.change_to is not None:
-            loader, _ = _loader_of(trainer)
+            loader, _ = loader_of(trainer)
             if when_it_can_change(loader) == "now":
                 self._change(trainer, loader, decision.change_to, decision.line)
             else:
@@ -288,20 +277,24 @@ class LoaderTunerMixin(Base):
         window = controller.window
         self._settled_share = None if window is None else window.wait_share
         stays = "" if window is None else f" Settled on {in_words(window, controller.setting)}."
-        self._end(f"step {step}: {decision.line}.{stays if controller.trials[1:] else ''}", prefix="")
+        self._end(f"step {step}: {decision.line}.{stays if controller.trials[1:] else ''}")
 
     def _change(self, trainer: Any, loader: Any, setting: Setting, why: str) -> None:
-        change(loader, setting, why, trainer.datamodule)
+        try:
+            change(loader, setting, why, trainer.datamodule)
+        except FastDataError as error:  # the pre-flight knows better by now what is free
+            self._end(f"{setting} cannot be had, so the workers stay as they are: {error}")
+            return
         self._taken = setting, why
-        self._stretch = Stretch(setting)
+        self._stretch = None if self._controller is None else Stretch(setting)
 
     def _keep(self, controller: Controller) -> None:
         """Bring the result up to date."""
         window = controller.window
         self._result = replace(
             self.result,
-            num_workers=controller.setting.num_workers,
-            prefetch_factor=controller.setting.prefetch_factor,
+            num_workers=controller.verified.num_workers,
+            prefetch_factor=controller.verified.prefetch_factor,
             consumer=None if window is None else controller.consumer(window),
             trials=tuple(controller.trials),
         )
@@ -311,7 +304,7 @@ class LoaderTunerMixin(Base):
         """Between two epochs any loader can be changed; and a settled run is watched."""
         if self._waiting is not None:
             setting, why = self._waiting
-            loader, problem = _loader_of(trainer)
+            loader, problem = loader_of(trainer)
             last = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch + 1
             if problem is None and not last:
                 self._waiting = None
@@ -324,7 +317,7 @@ class LoaderTunerMixin(Base):
             return
         steps = [one for one in self._monitor.records() if one.step >= self._epoch_began and not one.first_in_epoch]
         took = sum((one.wait_s or 0) + (one.transfer_s or 0) + (one.compute_s or 0) + one.other_s for one in steps)
-        waited = sum(one.wait_s or 0 for one in steps)
+        waited = sum((one.wait_s if one.device_idle_s is None else one.device_idle_s) or 0 for one in steps)
         if took > 0 and waited / took > max(DRIFT_SHARE, 2 * self._settled_share):
             rank_zero_info(
                 f"LoaderTuner: epoch {trainer.current_epoch} spent {waited / took:.0%} of its steps waiting, and"
@@ -338,7 +331,7 @@ class LoaderTunerMixin(Base):
     @_guarded
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Say what could not be finished."""
-        if self._stretch is None and self._waiting is None:
+        if self._controller is None:  # it has settled, or never began
             return
         controller = self._controller
         if self._waiting is not None:
@@ -364,14 +357,15 @@ class LoaderTunerMixin(Base):
         if added is not None:  # in a new list: Lightning is going through the old one, and has yet to call the monitor
             trainer.callbacks = [one for one in trainer.callbacks if one is not added]
 
-    def _end(self, line: str, prefix: str = "") -> None:
-        if self._result is not None and not self._result.reason:
+    def _end(self, line: str) -> None:
+        if self._result is not None:
             self._result = replace(self._result, reason=line)
         self._stop_tuning()
-        _tell(prefix + line)
+        _tell(line)
 
     def _stop_tuning(self) -> None:
-        self._stretch = self._controller = self._waiting = None
+        """The last word is said. A change that waits for the end of the epoch is still made: it may undo another."""
+        self._stretch = self._controller = None
 
     def __getstate__(self) -> dict[str, Any]:
         # The measurements stay in their process; Lightning itself hangs log and log_dict onto callbacks.
@@ -380,38 +374,9 @@ class LoaderTunerMixin(Base):
         return state | dict.fromkeys(ours)
 
 
-def _let_workers_fill_up(trainer: Any) -> None:
-    """Wait, for a moment, for workers that torch has started already: beside them no worker is alone."""
-    ends = time.perf_counter() + PROBE_S
-    while time.perf_counter() < ends:
-        queues = [queue_state(iterator) for iterator in training_iterators(trainer) or ()]
-        if all(queue is None or queue.in_queue is None or queue.in_queue >= queue.in_flight for queue in queues):
-            return
-        time.sleep(0.02)
-
-
 def _tell(line: str) -> None:
     rank_zero_info(f"LoaderTuner: {line}")
 
 
 def _if_busy(text: str | None) -> str | None:
     return None if text is None else f"the machine is too busy to measure ({text})"
-
-
-def _loader_of(trainer: Any) -> tuple[Any, str | None]:
-    """The one training loader, or why there is none that could be tuned."""
-    if trainer.fast_dev_run:
-        return None, "fast_dev_run trains on a few batches"
-    loaders = trainer.train_dataloader
-    if isinstance(loaders, (list, tuple, dict)) or hasattr(loaders, "flattened"):
-        return None, "there are several training loaders, which share the workers as planned"
-    problem = why_not(loaders)
-    if problem is not None:
-        return loaders, problem
-    epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else float("inf")
-    batches = trainer.num_training_batches * epochs
-    steps = trainer.max_steps if trainer.max_steps is not None and trainer.max_steps >= 0 else float("inf")
-    batches = min(batches, steps * trainer.accumulate_grad_batches)
-    if batches < FEWEST_BATCHES:
-        return loaders, f"the run has {batches:.0f} batches, and {FEWEST_BATCHES} are needed to measure and verify"
-    return loaders, None

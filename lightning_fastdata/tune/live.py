@@ -176,6 +176,11 @@ class Controller:
         self._changes = 0
 
     @property
+    def verified(self) -> Setting:
+        """The latest setting of which it is known what it gives."""
+        return self.setting if self._before is None else self._before[0]
+
+    @property
     def verifying(self) -> bool:
         """Whether a change waits for its verdict."""
         return self._before is not None
@@ -206,6 +211,18 @@ class Controller:
             return self._change(halfway, before, f"{told}: no gain")
         settled = self._settle(before, f"{told}: no gain, back to {setting_before}")
         return settled._replace(change_to=setting_before)
+
+    def advise(self, window: Window) -> str:
+        """What would be tried after a window, for a loader that stays as it is.
+
+        Args:
+            window: Measured with the setting that is in force.
+        """
+        self._note(window, "as it was")
+        found, now = self._candidate(window), in_words(window, self.setting)
+        if found is None:
+            return f"{now}; no other setting promises more"
+        return f"{now}; {found} would promise {milliseconds(self._expected_s(found, self.consumer(window)))}"
 
     def _note(self, window: Window, verdict: str) -> None:
         self.window = window

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
 from lightning_fastdata import DataWaitMonitor, FastDataError, FastDataModule, LoaderTuner, auto_dataloader
 from lightning_fastdata.tune import callback as tuner_module
+from lightning_fastdata.tune import stretch
 
 pytestmark = [
     pytest.mark.slow,
@@ -84,6 +85,7 @@ def trainer(*callbacks, **more):
 def calm(monkeypatch):
     """Other tests beside this one must not make the tuner say that the machine is busy."""
     monkeypatch.setattr(tuner_module, "busy", lambda *args: None)
+    monkeypatch.setattr(stretch, "LONG_ENOUGH_S", 0.3)  # so that runs of some seconds have room for several windows
 
 
 @pytest.fixture
@@ -93,7 +95,20 @@ def lines(caplog):
     return lambda: [text for record in caplog.records if (text := record.getMessage()).startswith("LoaderTuner: ")]
 
 
-def fit(model, *callbacks, data=None, loader=None, **more):
+class UntilSettled(Callback):
+    """Ends the run when the tuner has said its last word: how long that takes depends on how busy the machine is."""
+
+    def __init__(self, tuner):
+        self.tuner = tuner
+
+    def on_train_batch_end(self, trainer, *args):
+        if self.tuner._stretch is None and self.tuner._waiting is None:
+            trainer.should_stop = True
+
+
+def fit(model, *callbacks, data=None, loader=None, until=None, **more):
+    if until is not None:
+        callbacks, more = (until, *callbacks, UntilSettled(until)), {"max_epochs": 12, **more}
     made = trainer(*callbacks, **more)
     made.fit(model, train_dataloaders=loader, datamodule=data)
     return made
@@ -102,11 +117,11 @@ def fit(model, *callbacks, data=None, loader=None, **more):
 def test_a_loader_of_ours_gets_its_workers_in_mid_epoch_and_the_same_batches(lines):
     """Measured, changed, verified within one epoch; every batch is the one that would have come without the tuner."""
     plain, tuned, tuner = Model(), Model(), LoaderTuner()
-    fit(plain, data=FastDataModule(Waiting(wait_s=0.0), batch_size=16, seed=5))
-    data = FastDataModule(Waiting(), batch_size=16, seed=5)
-    made = fit(tuned, tuner, data=data)
-    assert tuned.seen == plain.seen
-    assert len(tuned.seen) == 100
+    fit(plain, data=FastDataModule(Waiting(9600, wait_s=0.0), batch_size=16, seed=5))
+    data = FastDataModule(Waiting(9600), batch_size=16, seed=5)
+    made = fit(tuned, until=tuner, data=data)
+    assert tuned.seen == plain.seen[: len(tuned.seen)]
+    assert 60 < len(tuned.seen) <= len(plain.seen) == 600
     result = tuner.result
     assert result.num_workers >= 3
     assert [trial.verdict for trial in result.trials][:2] == ["as it was", "kept"]
@@ -126,10 +141,10 @@ def test_a_loader_of_ours_gets_its_workers_in_mid_epoch_and_the_same_batches(lin
 def test_what_does_not_help_is_undone_and_the_batches_stay(lines):
     """Two workers are ten times slower than one: back to one, in the middle of the epoch."""
     plain, tuned, tuner = Model(), Model(), LoaderTuner()
-    fit(plain, data=FastDataModule(Waiting(wait_s=0.0), batch_size=16, seed=5))
-    data = FastDataModule(Waiting(crowded=10.0), batch_size=16, seed=5)
-    made = fit(tuned, tuner, data=data)
-    assert tuned.seen == plain.seen
+    fit(plain, data=FastDataModule(Waiting(9600, wait_s=0.0), batch_size=16, seed=5))
+    data = FastDataModule(Waiting(9600, wait_s=0.001, crowded=10.0), batch_size=16, seed=5)
+    made = fit(tuned, until=tuner, data=data)
+    assert tuned.seen == plain.seen[: len(tuned.seen)]
     begun_with = tuner.result.trials[0].num_workers
     assert {trial.verdict for trial in tuner.result.trials[1:]} <= {"rolled back"}
     assert (
@@ -159,13 +174,13 @@ def test_a_foreign_loader_is_left_alone_until_it_is_allowed(lines):
 def test_a_foreign_loader_changes_between_epochs(lines):
     """Allowed: measured in the first epoch, changed at its end, verified in the second."""
     loader, tuner, model = DataLoader(Waiting(640), 16, num_workers=0), LoaderTuner(allow_foreign=True), Model()
-    fit(model, tuner, loader=loader, max_epochs=4)
+    fit(model, until=tuner, loader=loader)
     assert loader.num_workers == tuner.result.num_workers >= 3
     assert loader.persistent_workers
     assert any("from the next epoch on" in line for line in lines())
     assert tuner.result.trials[1].verdict == "kept"
     numbers = [[int(value // 2) for value in batch] for batch in model.seen]
-    assert [n for batch in numbers[:40] for n in batch] == list(range(640)) == [n for b in numbers[-40:] for n in b]
+    assert [n for batch in numbers[:40] for n in batch] == list(range(640)) == [n for b in numbers[40:80] for n in b]
 
 
 def test_too_many_workers_for_a_fast_loader_are_given_back():
@@ -173,7 +188,7 @@ def test_too_many_workers_for_a_fast_loader_are_given_back():
     data = TensorDataset(torch.rand(3200, 2))
     loader = DataLoader(data, 32, num_workers=6, persistent_workers=True)
     tuner = LoaderTuner()  # a TensorDataset draws no random numbers: nothing has to be allowed
-    fit(Model(), tuner, loader=loader, max_epochs=3)
+    fit(Model(), until=tuner, loader=loader)
     assert loader.num_workers == tuner.result.num_workers <= 1
     assert tuner.result.trials[-1].verdict == "kept"
 
@@ -200,9 +215,10 @@ def test_a_probe_that_goes_wrong_costs_the_tuning_alone(kind, words, lines, monk
 def test_a_busy_machine_is_said_and_nothing_is_changed(lines, monkeypatch):
     """A measurement on it would be of the others."""
     monkeypatch.setattr(tuner_module, "busy", lambda *args: "the worker got no CPU for 40% of its time")
-    fit(Model(), LoaderTuner(), data=FastDataModule(Waiting(), batch_size=16))
+    fit(Model(0.0), LoaderTuner(), data=FastDataModule(Waiting(wait_s=0.0), batch_size=16))
     assert lines() == [
-        "LoaderTuner: nothing is changed: the machine is too busy to measure (the worker got no CPU for 40% of its time)"
+        "LoaderTuner: nothing is changed: the machine is too busy to measure"
+        " (the worker got no CPU for 40% of its time)"
     ]
 
 
@@ -297,7 +313,8 @@ def test_loaders_that_are_made_anew_get_what_was_decided():
     """reload_dataloaders_every_n_epochs=1: the second epoch's loader has the workers that the first one ended with."""
     tuner = LoaderTuner()
     data = FastDataModule(Waiting(), batch_size=16)
-    made = fit(Model(), tuner, data=data, max_epochs=2, reload_dataloaders_every_n_epochs=1)
+    made = fit(Model(), until=tuner, data=data, reload_dataloaders_every_n_epochs=1)
+    assert made.current_epoch > 1
     assert tuner.result.trials[1].verdict == "kept"
     assert made.train_dataloader.num_workers == tuner.result.num_workers >= 3
 
@@ -328,15 +345,17 @@ def test_auto_dataloader_is_tuned_as_well():
             return auto_dataloader(Waiting(), trainer=self.trainer, batch_size=16)
 
     tuner = LoaderTuner()
-    made = fit(OwnLoader(), tuner)
+    made = fit(OwnLoader(), until=tuner)
     assert made.train_dataloader.num_workers == tuner.result.num_workers >= 3
 
 
 def test_a_run_that_ends_before_its_verdict_says_so(lines):
     """Measured, changed, and over."""
     tuner = LoaderTuner()
-    fit(Model(), tuner, data=FastDataModule(Waiting(), batch_size=16), max_steps=62)
-    assert any("the run ended before" in line for line in lines())
+    made = fit(Model(), tuner, data=FastDataModule(Waiting(), batch_size=16), max_steps=60)
+    assert "could be verified" in lines()[-1]
+    assert lines()[-1] == f"LoaderTuner: {tuner.result.reason}"
+    assert tuner.result.num_workers == tuner.result.trials[0].num_workers < made.train_dataloader.num_workers
 
 
 def test_validation_between_the_steps_is_none_of_the_step():
@@ -367,5 +386,6 @@ def test_nothing_is_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
+        warnings.filterwarnings("ignore", message="You passed in a `val_dataloader` but have no")
         warnings.filterwarnings("ignore", message=".*interactive|.*`lightning` without a logger.*")
         fit(Model(), LoaderTuner(), data=FastDataModule(Waiting(), batch_size=16))

@@ -1,0 +1,58 @@
+"""Two real ranks, one of them with slow data: both take the same workers, and see the same batches as without it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_fastdata.order import epoch_order, rank_share
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).with_name("tuner_ddp.py")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuner")
+    environ = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=200, env=environ
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)], done.stdout + done.stderr
+
+
+def test_both_ranks_decide_the_same(ranks):
+    """From the same figures, which are those of the slow one: its probe, and its pace."""
+    (one, other), _ = ranks
+    assert one["trials"] == other["trials"]
+    assert one["result"] == other["result"]
+    assert one["workers"] == other["workers"] == one["result"][0]
+    assert one["batch_s"] == other["batch_s"] > 0.025
+
+
+def test_the_slow_rank_gets_what_it_needs(ranks):
+    """32 ms a batch and a step of some milliseconds: workers were tried, and kept."""
+    (one, _), _ = ranks
+    assert "kept" in [trial[3] for trial in one["trials"]]
+    assert one["result"][0] > one["trials"][0][0]
+
+
+def test_only_rank_0_tells(ranks):
+    """Each line once."""
+    lines = [line for line in ranks[1].splitlines() if "LoaderTuner: " in line]
+    assert lines
+    assert len(lines) == len(set(lines)) < 10
+
+
+def test_the_batches_are_those_of_the_order(ranks):
+    """Through every change in the middle of the epoch, on both ranks."""
+    for rank, found in enumerate(ranks[0]):
+        share = rank_share(epoch_order(1, 0, 19_200), rank, 2, 16).tolist()
+        seen = [int(number) for batch in found["seen"] for number in batch]
+        assert len(seen) > 60 * 16
+        assert seen == share[: len(seen)]
