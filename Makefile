@@ -53,6 +53,8 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/sameness_cost.py
 	$(BIN)/python benchmarks/wait_truth.py
 	$(BIN)/python benchmarks/tokens.py
+	$(BIN)/python benchmarks/tuner_regret.py
+	$(BIN)/python benchmarks/tuner_live.py
 	$(BIN)/python benchmarks/in_memory.py
 
 docs: $(INSTALLED)

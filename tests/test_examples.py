@@ -52,6 +52,14 @@ def test_photographs_are_written_once_and_whole(photographs):
 
 
 @pytest.mark.slow
+def test_the_tuner_tells_what_it_finds(tmp_path):
+    """On a machine that is too busy to measure it says that instead."""
+    printed = run_example("tuned.py", folder=tmp_path)
+    assert "Data wait" in printed
+    assert "Next time: FastDataModule(..." in printed
+
+
+@pytest.mark.slow
 def test_demo_prints_both_reports_and_the_plan(photographs, tmp_path):
     """The demo trains twice, shows the two reports side by side with the plan, and saves the run file."""
     _, folder = photographs

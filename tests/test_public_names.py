@@ -40,17 +40,20 @@ def test_the_names_are_those_promised():
         "ImageFolderDataModule",
         "LoaderOptions",
         "LoaderPlan",
+        "LoaderTuner",
         "Reason",
         "RunSummary",
         "StepRecord",
         "TensorDataModule",
         "TokenDataModule",
         "TorchvisionDataModule",
+        "TuneResult",
         "Workload",
         "auto_dataloader",
         "make_plan",
         "probe",
         "shard",
+        "tune_loader",
     }
 
 
