@@ -1,9 +1,9 @@
 """Claim: `tune_loader` finds a setting that is nearly as fast as the best of a grid, in ten seconds.
 
 Pairs of a workload and a consumer. The consumer is emulated by a wait that leaves the CPU free, as an accelerator
-would. For each pair a grid over workers {0, 1, 2, 3, 4, 6} x prefetch {2, 4} is measured, and what the tuner chose, what
-torch (0 workers), Lightning (as many workers as CPUs, less one) and loadtune's rule would take are measured again beside
-the grid's best, taking turns. Given: steps/s as a share of the best of all these, and the time that tuning took.
+would. For each pair a grid over workers {0, 1, 2, 3, 4, 6} x prefetch {2, 4} is measured. What the tuner chose, torch's
+default (0 workers), Lightning's suggestion (as many workers as CPUs, less one) and loadtune's rule are then measured
+again, in turn with the grid's best. Given: steps/s as a share of the best of all these, and the time that tuning took.
 
     python benchmarks/tuner_regret.py --json benchmarks/results/tuner_regret.json
 """

@@ -18,7 +18,7 @@ _PROBE = (
     *("start_s", "disk_bytes", "kept_waiting_share"),
 )
 _COUNTS = ("batches", "batch_bytes", "batch_tensors", "worker_bytes", "disk_bytes")
-_WINDOW = ("batches", "step_s", "step_s_error", "exposed_s", "cpu_s", "load_s")
+_WINDOW = ("batches", "step_s", "step_s_error", "exposed_s", "cpu_s", "load_s", "handoff_s")
 
 
 class Machine(NamedTuple):

@@ -7,7 +7,7 @@ to be best; each change is held against the window before it, and undone where t
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lightning_fastdata.records import StepRecord
@@ -62,11 +62,19 @@ class Window:
     """CPU time of the training process, loading left out (s)."""
     load_s: float | None = None
     """Mean time in which a worker loaded a batch, with the others beside it (s); None where workers do not tell."""
+    handoff_s: float = 0.0
+    """Part of ``exposed_s`` in which batches were there and were handed over (s), as far as that was measured: more
+    workers do not shorten it."""
 
     @property
     def wait_share(self) -> float:
         """``exposed_s / step_s``."""
         return min(1.0, self.exposed_s / self.step_s) if self.step_s > 0 else 0.0
+
+    @property
+    def starved_share(self) -> float:
+        """The same without the handing over: what other workers could change."""
+        return max(0.0, self.exposed_s - self.handoff_s) / self.step_s if self.step_s > 0 else 0.0
 
 
 def window_of(records: Sequence[StepRecord], cpu_s: float, setting: Setting, probe: Probe) -> Window | None:
@@ -98,6 +106,7 @@ def window_of(records: Sequence[StepRecord], cpu_s: float, setting: Setting, pro
         exposed_s=min(sum(waits), sum(took)) / batches,
         cpu_s=max(0.0, cpu_s - (0.0 if setting.num_workers else probe.batch_cpu_s)),
         load_s=sum(loads) / batches if len(loads) == len(steps) else None,
+        handoff_s=sum(one.handoff_s or 0.0 for one in steps if one.device_idle_s is None) / batches,
     )
 
 
@@ -132,6 +141,7 @@ def merged(windows: Sequence[Window]) -> Window:
         exposed_s=max(0.0, slowest.step_s - alone_s),
         cpu_s=max(window.cpu_s for window in windows),
         load_s=max(loads) if len(loads) == len(windows) else None,
+        handoff_s=min(window.handoff_s for window in windows),
     )
 
 
@@ -226,6 +236,8 @@ class Controller:
 
     def _note(self, window: Window, verdict: str) -> None:
         self.window = window
+        if self.setting.num_workers and window.handoff_s > 0:  # what it takes in this run, with this model beside it
+            self.probe = replace(self.probe, handoff_s=window.handoff_s)
         self.trials.append(
             Trial(
                 *self.setting,
@@ -289,7 +301,7 @@ class Controller:
         found = self._allowed(Setting(workers, depth))
         if found is not None and self._promises(found, window, consumer):
             return found
-        if window.wait_share <= TRIED_ABOVE or self._saturated(window, consumer):
+        if window.starved_share <= TRIED_ABOVE or self._saturated(window, consumer):
             return None
         now = self.setting
         more = now.num_workers + max(1, now.num_workers // 2)
@@ -326,7 +338,7 @@ class Controller:
         return Decision(candidate, f"{told}; trying {candidate}" if told else line, settled=False)
 
     def _settle(self, window: Window, told: str) -> Decision:
-        if window.wait_share > TRIED_ABOVE:
+        if window.starved_share > TRIED_ABOVE:
             self.ceiling = ceiling(self.probe, self.consumer(window), self.limits)
         line = told or f"{in_words(window, self.setting)}; no other setting promises more"
         return Decision(None, f"{line}. {self.ceiling}" if self.ceiling else line, settled=True)

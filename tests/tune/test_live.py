@@ -132,6 +132,14 @@ def test_nothing_is_tried_for_a_run_that_does_not_wait():
     assert "no other setting promises more" in decision.line
 
 
+def test_handing_over_is_no_reason_for_more_workers():
+    """30 % of a step is waiting, and all of it is taking batches over that are there."""
+    controller = Controller(probe(0.015), Limits(8), Setting(2, 2))
+    assert controller.decide(window(0.03, 0.01, handoff_s=0.0098)).settled
+    starved = Controller(probe(0.015), Limits(8), Setting(2, 2))
+    assert starved.decide(window(0.03, 0.01)).change_to is not None
+
+
 def test_where_no_number_of_workers_is_enough_it_says_so():
     """80 ms of CPU a batch on one core, and a step of 10 ms."""
     found, limits = probe(0.08, cpu=1.0), Limits(1)
@@ -247,6 +255,14 @@ def test_the_device_says_what_it_was_exposed_to():
     found = window_of(steps, 0.005, Setting(2, 2), probe())
     assert found.exposed_s == pytest.approx(0.001)
     assert found.step_s == pytest.approx(0.1)
+
+
+def test_what_was_handed_over_is_known():
+    """2 ms of the 10 ms of waiting; of the device's idling no part is known."""
+    steps = [record(n, 0.01, handoff_s=0.002) for n in range(32)]
+    assert window_of(steps, 0.0, Setting(2, 2), probe()).handoff_s == pytest.approx(0.002)
+    steps = [record(n, 0.01, handoff_s=0.002, device_idle_s=0.001) for n in range(32)]
+    assert window_of(steps, 0.0, Setting(2, 2), probe()).handoff_s == 0.0
 
 
 def test_too_few_steps_are_no_window():
