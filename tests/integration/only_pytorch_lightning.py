@@ -19,6 +19,7 @@ from lightning_fastdata.pytorch_lightning import (
     DataWaitMonitor,
     FastDataModule,
     ImageFolderDataModule,
+    LoaderTuner,
     TensorDataModule,
     TorchvisionDataModule,
     auto_dataloader,
@@ -136,7 +137,7 @@ def callbacks_in_both_ways(folder: Path) -> dict:
     alone, in_list = DataWaitMonitor(summary=False, save_to=folder / "run.jsonl"), DataWaitMonitor(summary=False)
     data = FastDataModule(Numbers(16), Numbers(4), batch_size=4, num_workers=2)
     trainer(callbacks=alone, max_epochs=2).fit(Recorder(), datamodule=data)
-    trainer(callbacks=[in_list, DataAudit(folder / "audit.jsonl")]).fit(Recorder(), datamodule=data)
+    trainer(callbacks=[in_list, DataAudit(folder / "audit.jsonl"), LoaderTuner()]).fit(Recorder(), datamodule=data)
     streaming = DataWaitMonitor(summary=False)
     trainer(callbacks=[streaming]).fit(Recorder(), datamodule=FastDataModule(Stream(), batch_size=4, num_workers=0))
     summaries = {"alone": alone, "list": in_list, "stream": streaming}
@@ -186,7 +187,8 @@ class Report(pl.Callback):
 
 def spawned_ranks(folder: Path) -> None:
     """Module, monitor and audit cross the process border by pickle."""
-    callbacks = [Report(folder), DataWaitMonitor(save_to=folder / "run.jsonl"), DataAudit(folder / "audit.jsonl")]
+    monitor, audit = DataWaitMonitor(save_to=folder / "run.jsonl"), DataAudit(folder / "audit.jsonl")
+    callbacks = [Report(folder), monitor, audit, LoaderTuner()]
     data = SubClass(12, batch_size=3, num_workers=0)
     trainer(devices=2, strategy="ddp_spawn", callbacks=callbacks).fit(Recorder(), datamodule=data)
 

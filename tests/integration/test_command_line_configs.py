@@ -312,11 +312,14 @@ def test_callbacks_by_their_path(cli, package):
         "--trainer.callbacks.warn_above=null",
         f"--trainer.callbacks+={home}.DataAudit",
         "--trainer.callbacks.path=audit.jsonl",
+        f"--trainer.callbacks+={home}.LoaderTuner",
+        "--trainer.callbacks.allow_foreign=true",
         package=package,
     ).trainer.callbacks
     monitor = next(callback for callback in found if type(callback) is pack.DataWaitMonitor)
     audit = next(callback for callback in found if type(callback) is pack.DataAudit)
     assert (monitor._save_to, monitor._warn_above, audit._path) == ("run.jsonl", None, "audit.jsonl")
+    assert next(callback for callback in found if type(callback) is pack.LoaderTuner)._allow_foreign is True
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -134,9 +134,9 @@ def test_nothing_is_tried_for_a_run_that_does_not_wait():
 
 def test_handing_over_is_no_reason_for_more_workers():
     """30 % of a step is waiting, and all of it is taking batches over that are there."""
-    controller = Controller(probe(0.015), Limits(8), Setting(2, 2))
+    controller = Controller(probe(0.015), Limits(8), Setting(1, 2))
     assert controller.decide(window(0.03, 0.01, handoff_s=0.0098)).settled
-    starved = Controller(probe(0.015), Limits(8), Setting(2, 2))
+    starved = Controller(probe(0.015), Limits(8), Setting(1, 2))
     assert starved.decide(window(0.03, 0.01)).change_to is not None
 
 
