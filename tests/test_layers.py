@@ -38,6 +38,7 @@ LAYERS = (
     (("planned", "samplers", "seeded", "trainer_facts"), TORCH),
     (("passes",), TORCH),
     (("resumable",), TORCH),
+    (("fast.",), FULL),
     (("loader",), TORCH),
     (("auto",), TORCH),
     (("audit.tensors", "audit.run", "audit.callback"), TORCH),

@@ -1,0 +1,1 @@
+"""Faster pieces: they know bytes, samples and batches, but no Trainer."""
