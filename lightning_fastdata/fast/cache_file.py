@@ -78,7 +78,7 @@ class CacheFile:
         return {"files": self.files, "_opened": None}
 
     @property
-    def problem(self) -> str | None:
+    def problem(self) -> OSError | None:
         """Why this process has stopped to add entries; None = it has not."""
         return self._mine().problem
 
@@ -142,7 +142,7 @@ class _Opened:
     def __init__(self, files: StoredFiles) -> None:
         self.files = files
         self.pid = os.getpid()
-        self.problem: str | None = None
+        self.problem: OSError | None = None
         self.mutex = threading.Lock()  # flock does not keep the threads of a process apart
         self.entries = self.table = -1
         flags = (os.O_RDWR if files.writable else os.O_RDONLY) | os.O_CLOEXEC
@@ -202,7 +202,7 @@ class _Opened:
             line = head + _line_sum(head, number, self.files.key).to_bytes(4, "little")
             _write_all(self.table, memoryview(line), number * LINE_BYTES)
         except OSError as error:
-            self.problem = error.strerror or str(error)
+            self.problem = error
             return False
         self.checked[number] = 1
         return True

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -33,8 +34,8 @@ class CachePlan:
     """The folder, or what kind of memory, for people."""
     budget_bytes: int
     """What it may grow to (bytes)."""
-    needed_bytes: int
-    """What all samples would take (bytes), by the sizes of some of them."""
+    needed_bytes: int | None
+    """What all samples would take (bytes), by the sizes of some of them; None where that was not asked."""
     free_bytes: int | None
     """What was free there (bytes), without what the cache holds already; None = not known."""
     held: Held
@@ -69,7 +70,7 @@ def open_cache(
     kind: CacheKind,
     header: CacheHeader,
     *,
-    needed_bytes: int,
+    needed: Callable[[], int],
     cache_dir: Path | None = None,
     cache_bytes: int | None = None,
     ram_available_bytes: int | None = None,
@@ -79,7 +80,7 @@ def open_cache(
     Args:
         kind: "ram" or "disk".
         header: What it is of.
-        needed_bytes: What all samples would take (bytes).
+        needed: Finds out what all samples would take (bytes); only asked where the cache holds nothing that says it.
         cache_dir: Holds caches on disk; None = ``default_cache_dir()``.
         cache_bytes: What the user allows (bytes); None = what is free, less a reserve.
         ram_available_bytes: Memory that can still be taken (bytes); None = not known.
@@ -89,32 +90,31 @@ def open_cache(
     """
     try:
         if kind == "disk":
-            return _on_disk(header, needed_bytes, cache_dir or default_cache_dir(), cache_bytes)
-        return _in_memory(header, needed_bytes, cache_bytes, ram_available_bytes)
+            return _on_disk(header, needed, cache_dir or default_cache_dir(), cache_bytes)
+        return _in_memory(header, needed, cache_bytes, ram_available_bytes)
     except FastDataError as error:
-        text = f'no cache, though cache="{kind}": {error.what} {error.fix}'
-        return _without(header, needed_bytes, text)
+        return _without(header, f'no cache, though cache="{kind}": {error.what} {error.fix}')
     except OSError as error:
-        text = f'no cache, though cache="{kind}": {error}'
-        return _without(header, needed_bytes, text)
+        return _without(header, f'no cache, though cache="{kind}": {error}')
 
 
-def _on_disk(header: CacheHeader, needed: int, cache_dir: Path, wish: int | None) -> Opened:
+def _on_disk(header: CacheHeader, needed: Callable[[], int], cache_dir: Path, wish: int | None) -> Opened:
     files = open_folder(cache_dir, header, 0)
     held = CacheFile(files).held()
     free = shutil.disk_usage(cache_dir).free
     most = held.file_bytes + int(DISK_SHARE * free)
     budget = most if wish is None else min(wish, most)
+    expected = _expected(held, header.samples, needed)
     file = CacheFile(replace(files, budget_bytes=budget))
     place = str(Path(files.entries).parent)
-    text = f"on disk in {place}: {_figures(needed, free, budget, wish, 'on that disk', held, header.samples)}"
+    text = f"on disk in {place}: {_figures(expected, free, budget, wish, 'on that disk', held, header.samples)}"
     if not files.writable:
         text += "; it cannot be written to, so nothing is added"
-    plan = CachePlan("disk", place, budget, needed, free, held, header.samples, _reason(wish, most, text))
+    plan = CachePlan("disk", place, budget, expected, free, held, header.samples, _reason(wish, most, text))
     return Opened(plan, file)
 
 
-def _in_memory(header: CacheHeader, needed: int, wish: int | None, available: int | None) -> Opened:
+def _in_memory(header: CacheHeader, needed: Callable[[], int], wish: int | None, available: int | None) -> Opened:
     if available is None and wish is None:
         raise FastDataError(
             "how much memory is available cannot be found out.", expected="a budget.", fix="Pass cache_bytes."
@@ -126,15 +126,21 @@ def _in_memory(header: CacheHeader, needed: int, wish: int | None, available: in
         most = held.file_bytes + int((RAM_SHARE if wish is None else RAM_MOST) * available)
     budget = most if wish is None else min(wish, most)
     place = "anonymous shared memory"
+    expected = _expected(held, header.samples, needed)
     shared = "which all processes of the node share" if memory.shared_with_ranks else "which each rank has for itself"
-    figures = _figures(needed, available, budget, wish, "of memory", held, header.samples)
+    figures = _figures(expected, available, budget, wish, "of memory", held, header.samples)
     text = f"in {place}, {shared} and /dev/shm does not limit: {figures}"
-    plan = CachePlan("ram", place, budget, needed, available, held, header.samples, _reason(wish, most, text))
+    plan = CachePlan("ram", place, budget, expected, available, held, header.samples, _reason(wish, most, text))
     return Opened(plan, CacheFile(memory.files(budget)), memory)
 
 
-def _without(header: CacheHeader, needed: int, text: str) -> Opened:
-    plan = CachePlan(None, "nowhere", 0, needed, None, Held(0, 0, 0), header.samples, Reason("hardware", text))
+def _expected(held: Held, samples: int, needed: Callable[[], int]) -> int:
+    """Size of all entries (bytes), by those that are there, if any."""
+    return held.entry_bytes * samples // held.entries if held.entries else needed()
+
+
+def _without(header: CacheHeader, text: str) -> Opened:
+    plan = CachePlan(None, "nowhere", 0, None, None, Held(0, 0, 0), header.samples, Reason("hardware", text))
     return Opened(plan, None)
 
 

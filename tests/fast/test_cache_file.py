@@ -107,7 +107,7 @@ def test_a_full_disk_ends_the_adding_with_its_reason(make_file, monkeypatch):
     monkeypatch.setattr(os, "pwrite", to_a_full_disk)
     assert not cache.put(2, b"entry")
     monkeypatch.undo()
-    assert "No space left" in cache.problem
+    assert "No space left" in str(cache.problem)
     assert not cache.put(3, b"entry"), "it does not try again for every sample"
     assert bytes(cache.get(1)) == entry_of(1)
     assert make_file().get(2) is None
