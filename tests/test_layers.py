@@ -40,6 +40,7 @@ LAYERS = (
     (("resumable",), TORCH),
     (("loader",), TORCH),
     (("auto",), TORCH),
+    (("fast.",), FULL),
     (("audit.tensors", "audit.run", "audit.callback"), TORCH),
     (("monitor.",), FULL),
     (("data.",), FULL),
