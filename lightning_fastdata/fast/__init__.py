@@ -1,1 +1,1 @@
-"""Faster pieces: they know bytes, samples and batches, but no Trainer."""
+"""Images at the speed of the JPEG decoder: packed file lists, byte sources, crops, decoding into the batch."""

@@ -67,7 +67,7 @@ class EntryFormat:
         return raw_bytes(pixels) if self.kind == "raw" else self._jpeg(pixels)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the bytes of an entry, beside those of the file; a cache made with other settings is no match."""
+        """What decides the bytes of an entry, beside those of the file."""
         if self.kind == "original":
             return {"format": self.kind}
         settings: dict[str, Any] = {"format": self.kind, "short_side_px": self.short_side_px}
