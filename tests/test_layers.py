@@ -46,6 +46,7 @@ LAYERS = (
     (("data.",), FULL),
     (("lightning.",), {"lightning"}),
     (("pytorch_lightning.",), {"pytorch_lightning"}),
+    (("cli_cache",), READABLE),
     (("cli",), READABLE),
     (("__main__",), STANDARD),
 )

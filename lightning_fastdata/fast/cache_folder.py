@@ -70,14 +70,14 @@ def file_stamps(paths: Iterable[str], root: str) -> Iterator[bytes]:
         paths: The files, in order.
         root: What they lie in.
     """
-    prefix = len(os.path.join(root, ""))
+    prefix = os.path.join(root, "")
     for path in paths:
         try:
             found = os.stat(path)
             size, changed_ns = found.st_size, found.st_mtime_ns
         except OSError:  # reading it will say so
             size = changed_ns = -1
-        yield os.fsencode(path[prefix:]) + f"\0{size} {changed_ns}\0".encode()
+        yield os.fsencode(path.removeprefix(prefix)) + f"\0{size} {changed_ns}\0".encode()
 
 
 def fingerprint_of(root: str, settings: dict[str, Any], stamps: Iterable[bytes]) -> str:

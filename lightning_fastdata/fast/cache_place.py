@@ -149,13 +149,13 @@ def _reason(wish: int | None, most: int, text: str) -> Reason:
 
 
 def _figures(needed: int, free: int | None, budget: int, wish: int | None, where: str, held: Held, samples: int) -> str:
-    known = "an unknown part" if free is None else bytes_text(free)
-    text = f"all samples need about {bytes_text(needed)}, {known} {where} is free"
-    asked = "" if wish is None else f", cache_bytes={wish}"
+    text = f"all samples need about {bytes_text(needed)}"
     if held.entries == samples:
-        return f"{text}; it holds all {samples} samples already ({bytes_text(held.entry_bytes)})"
+        return f"{text} and all {samples} are there already"
+    known = f"{where} is not known" if free is None else f"{bytes_text(free)} {where} are free"
+    asked = f"{bytes_text(budget)} may be used" + ("" if wish is None else f" (cache_bytes={wish})")
     fits = "all of them fit" if needed <= budget else f"about {max(0, budget) / max(1, needed):.0%} of them fit"
-    text += f"{asked}: {bytes_text(budget)} may be used, {fits}"
+    text = f"{text}; {known} and {asked}, so {fits}"
     return f"{text}; {held.entries} of {samples} samples are there already" if held.entries else text
 
 

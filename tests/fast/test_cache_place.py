@@ -46,7 +46,7 @@ def test_the_disk_is_never_filled_up(wish, free, budget, source, words, free_dis
     plan = opened.plan
     assert abs(plan.budget_bytes - budget) <= 1
     assert (plan.kind, plan.reason.source, plan.free_bytes) == ("disk", source, free)
-    for part in (words, "need about 40.0 MiB", f"{bytes_text(free)} on that disk is free"):
+    for part in (words, "need about 40.0 MiB", f"{bytes_text(free)} on that disk are free"):
         assert part in plan.reason.text
     assert opened.file.files.budget_bytes == plan.budget_bytes
 
@@ -61,7 +61,7 @@ def test_what_the_cache_holds_already_is_no_more_needed(free_disk):
     plan = open_cache("disk", HEADER, needed=pytest.fail, cache_dir=cache_dir).plan
     assert plan.held.entries == 10
     assert plan.needed_bytes == 10 * MIB == plan.budget_bytes
-    assert "holds all 10 samples already (10.0 MiB)" in plan.reason.text
+    assert "all 10 are there already" in plan.reason.text
 
 
 def test_a_part_of_a_cache_is_told(free_disk):
