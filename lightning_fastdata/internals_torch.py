@@ -117,7 +117,7 @@ def shared_bytes(count: int) -> torch.Tensor:
         uint8, shape (count,); in ordinary memory where torch makes its shared memory elsewhere, which then is copied.
     """
     try:
-        storage = torch.UntypedStorage._new_shared(count, device="cpu")
+        storage = torch.UntypedStorage._new_shared(count, device="cpu")  # type: ignore[no-untyped-call]
         return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count,), (1,))
     except (AttributeError, TypeError):
         return torch.empty(count, dtype=torch.uint8)

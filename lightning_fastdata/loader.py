@@ -27,7 +27,7 @@ from lightning_fastdata.order import apart, loader_seed
 from lightning_fastdata.planned import PlannedDataLoader, as_it_is
 from lightning_fastdata.resumable import ResumableDataLoader, Sameness, nobody
 from lightning_fastdata.samplers import EpochSampler, RankSampler
-from lightning_fastdata.seeded import draws_random_numbers
+from lightning_fastdata.seeded import draws_random_numbers, takes_seeds
 
 __all__ = [
     "GiveBackCpus",
@@ -98,7 +98,8 @@ def build_loader(
         seed=seed,
         part=part,
         # A collate function of the user's may draw too, MixUp for instance.
-        seeds_samples=deterministic and (draws_random_numbers(dataset) or _collates_own(kwargs.get("collate_fn"))),
+        seeds_samples=deterministic
+        and (draws_random_numbers(dataset) or takes_seeds(dataset) or _collates_own(kwargs.get("collate_fn"))),
         counts_epochs=counts_epochs,
         ranks=share[1] if share else 1,
         rank=rank,

@@ -20,11 +20,13 @@ __all__ = [
     "padding",
     "rank_share",
     "sample_seed",
+    "sample_seeds",
     "split_indices",
     "stream",
 ]
 
 Indices = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
 
 WORD = (1 << 64) - 1
 ORDER, RANK, BATCH = (1 << 63) + 1, (1 << 63) + 2, (1 << 63) + 3
@@ -95,6 +97,33 @@ def sample_seed(start: int, index: int, occurrence: int = 0) -> int:
     """
     word = mix(start + index)
     return mix(word + occurrence) if occurrence else word
+
+
+def sample_seeds(start: int, indices: Words, occurrences: Words | None = None) -> Words:
+    """``sample_seed`` for many samples at once.
+
+    Args:
+        start: ``stream(seed, epoch)``.
+        indices: Which samples of the dataset, uint64, any shape.
+        occurrences: For each how often the epoch has drawn it before; None = not once.
+
+    Returns:
+        Their seeds, uint64, of the same shape.
+    """
+    words = _mixed(indices + np.uint64(start))
+    if occurrences is None:
+        return words
+    again: Words = np.where(occurrences == 0, words, _mixed(words + occurrences))
+    return again
+
+
+def _mixed(words: Words) -> Words:
+    """``mix`` of each; NumPy's arithmetic on uint64 is modulo 2**64 already."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words
 
 
 def epoch_order(seed: int, epoch: int, length: int, cycle: int = 0) -> Indices:

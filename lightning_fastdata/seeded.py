@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, get_worker_info
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate, get_worker_info
 
-from lightning_fastdata.order import BATCH, mix, sample_seed, stream
+from lightning_fastdata.order import BATCH, WORD, Words, mix, sample_seed, sample_seeds, stream
+from lightning_fastdata.planned import as_it_is
 
 __all__ = [
     "Ask",
@@ -29,6 +30,7 @@ __all__ = [
     "seed_generators",
     "seeded_generators",
     "set_random_state",
+    "takes_seeds",
 ]
 
 
@@ -97,6 +99,10 @@ class SampleView(Dataset[Any]):
     function is called here too, seeded from the batch's first sample. In the training process the generators are put
     back afterwards: they belong to the model.
 
+    A dataset of whole batches that says ``takes_seeds = True`` gets the samples' seeds themselves, as
+    ``__getitems__(indices, seeds)``, uint64, shape (batch,). Where it also says ``draws_random_numbers = False``, and
+    the collate function is none of the user's, the global generators are left alone altogether.
+
     Attributes that are not its own are read from, and written to, the user's dataset: a ``worker_init_fn`` finds it
     as ``get_worker_info().dataset``.
 
@@ -108,8 +114,14 @@ class SampleView(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, collate_fn: Callable[[Any], Any], seed: int | None, *, batched: bool) -> None:
+        seeds = batched and loads_whole_batches(dataset) and takes_seeds(dataset)
+        quiet = seeds and not draws_random_numbers(dataset) and collate_fn in (as_it_is, default_collate)
         vars(self).update(
-            _fastdata_dataset=dataset, _fastdata_collate_fn=collate_fn, _fastdata_seed=seed, _fastdata_batched=batched
+            _fastdata_dataset=dataset,
+            _fastdata_collate_fn=collate_fn,
+            _fastdata_seed=seed,
+            _fastdata_batched=batched,
+            _fastdata_draws=not quiet,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -132,11 +144,14 @@ class SampleView(Dataset[Any]):
         if not isinstance(ask, Ask):  # a worker_init_fn that tries a sample
             return self._fastdata_dataset[ask]
         info, seed = get_worker_info(), self._fastdata_seed
-        state = random_state() if info is None and seed is not None else None
+        draws = seed is not None and self._fastdata_draws
+        state = random_state() if info is None and draws else None
         try:
             start = None if seed is None else stream(seed, ask.epoch, ask.cycle)
-            samples, slowest, slowest_s = _load(self._fastdata_dataset, ask, start, batched=self._fastdata_batched)
-            if start is not None:
+            samples, slowest, slowest_s = _load(
+                self._fastdata_dataset, ask, start, batched=self._fastdata_batched, draws=draws
+            )
+            if draws and start is not None:
                 seed_generators(mix(_seed_of(ask, 0, start) + BATCH))
             batch = self._fastdata_collate_fn(samples)
             worker = -1 if info is None else info.id
@@ -151,7 +166,7 @@ class SampleView(Dataset[Any]):
     """torch calls this one with batching, once per batch."""
 
 
-def _load(dataset: Any, ask: Ask, start: int | None, *, batched: bool) -> tuple[Any, int, float]:
+def _load(dataset: Any, ask: Ask, start: int | None, *, batched: bool, draws: bool) -> tuple[Any, int, float]:
     """Load the samples of a batch; no method, or the view would hide a name of the dataset's.
 
     Args:
@@ -159,6 +174,7 @@ def _load(dataset: Any, ask: Ask, start: int | None, *, batched: bool) -> tuple[
         ask: What is asked of it.
         start: Start of the epoch's seeds; None leaves the generators alone.
         batched: Whether the ask has a batch of indices.
+        draws: Whether the global generators are seeded.
 
     Returns:
         The samples, the place of the slowest (-1 = unknown), and its time (s).
@@ -166,10 +182,10 @@ def _load(dataset: Any, ask: Ask, start: int | None, *, batched: bool) -> tuple[
     indices, before = ask.indices, perf_counter()
     whole = batched and loads_whole_batches(dataset)
     if whole or not batched:
-        if start is not None:
+        if draws and start is not None:
             seed_generators(_seed_of(ask, 0, start))
         if whole:
-            return dataset.__getitems__(indices), -1, 0.0
+            return _whole_batch(dataset, ask, start), -1, 0.0
         return dataset[indices[0]], 0, perf_counter() - before
     samples, slowest, slowest_s = [], -1, -1.0
     for place, index in enumerate(indices):
@@ -182,6 +198,28 @@ def _load(dataset: Any, ask: Ask, start: int | None, *, batched: bool) -> tuple[
             slowest, slowest_s = place, now - before
         before = now
     return samples, slowest, max(slowest_s, 0.0)
+
+
+def _whole_batch(dataset: Any, ask: Ask, start: int | None) -> Any:
+    indices = ask.indices
+    if not takes_seeds(dataset):
+        return dataset.__getitems__(indices)
+    if start is None:  # not to be the same in every run: from the generator that all else draws from, too
+        seeds = torch.randint(-(1 << 63), (1 << 63) - 1, (len(indices),)).numpy().view(np.uint64)
+    else:
+        repeats = None if ask.occurrences is None else np.array(ask.occurrences, np.uint64)
+        seeds = sample_seeds(start, _numbers_of(indices), repeats)
+    while isinstance(dataset, Subset) and _only_chooses(type(dataset)):
+        dataset, indices = dataset.dataset, [dataset.indices[index] for index in indices]
+    return dataset.__getitems__(indices, seeds)
+
+
+def _numbers_of(indices: list[Any]) -> Words:
+    """``sample_number`` of each, in 64 bits."""
+    if all(type(index) is int for index in indices):
+        with contextlib.suppress(OverflowError):
+            return np.array(indices, np.int64).view(np.uint64)
+    return np.array([sample_number(index) & WORD for index in indices], np.uint64)
 
 
 def _seed_of(ask: Ask, place: int, start: int) -> int:
@@ -203,6 +241,18 @@ def loads_whole_batches(dataset: Any) -> bool:
     return callable(getattr(dataset, "__getitems__", None))
 
 
+def takes_seeds(dataset: Any) -> bool:
+    """Whether a dataset of whole batches wants the samples' seeds (``takes_seeds = True``).
+
+    Args:
+        dataset: Any dataset. torch's ``Subset`` is looked through.
+    """
+    if isinstance(dataset, Subset):
+        own = vars(type(dataset)).get("takes_seeds") is True
+        return own or (_only_chooses(type(dataset)) and takes_seeds(dataset.dataset))
+    return getattr(dataset, "takes_seeds", False) is True
+
+
 def draws_random_numbers(dataset: Any) -> bool:
     """Whether loading a sample may use random numbers.
 
@@ -216,7 +266,8 @@ def draws_random_numbers(dataset: Any) -> bool:
     if isinstance(dataset, Subset) and _only_chooses(type(dataset)):
         return draws_random_numbers(dataset.dataset)
     if type(dataset) is ConcatDataset:
-        return any(draws_random_numbers(part) for part in dataset.datasets)
+        # It asks its parts for one sample at a time, without a seed.
+        return any(draws_random_numbers(part) or takes_seeds(part) for part in dataset.datasets)
     return not (type(dataset) is TensorDataset or vars(type(dataset)).get("draws_random_numbers") is False)
 
 
