@@ -53,9 +53,18 @@ def add_cache(commands: Any, console: "Callable[[], Console]") -> None:
         help="what is kept: the files as they are, JPEGs of quality 90 with a short side of at most 256, or such"
         " images as pixels; the last two change what the model sees",
     )
+    build.add_argument(
+        "--image-size",
+        type=_count,
+        default=224,
+        metavar="PIXELS",
+        help="as given to ImageFolderDataModule (default: 224); above it, images are kept larger than 256",
+    )
     _add_cache_dir(build)
     build.add_argument("--cache-bytes", type=_size, metavar="SIZE", help="what it may grow to, such as 20GB or 20GiB")
-    build.add_argument("--threads", type=_threads, help="threads that work at once (default: the CPUs there are)")
+    build.add_argument(
+        "--threads", type=_count, metavar="N", help="threads that work at once (default: the CPUs there are)"
+    )
     build.set_defaults(run=lambda arguments: _build(arguments, console))
 
     info = actions.add_parser("info", help="the caches there are, of what, and how full")
@@ -93,22 +102,23 @@ def _size(text: str) -> int:
     return size
 
 
-def _threads(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads from 1 to 4096")
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 10000")
     return int(text)
 
 
 def _build(arguments: argparse.Namespace, console: "Callable[[], Console]") -> int:
     """Fill the cache of an image folder."""
-    from lightning_fastdata.fast.cache import CacheWish, ImageCache
+    from lightning_fastdata.fast.cache import CacheWish, ImageCache, header_of
     from lightning_fastdata.fast.cache_entry import EntryFormat
 
     root = str(Path(arguments.root).expanduser())
     paths = _files_of(root)
     cache_dir = None if arguments.cache_dir is None else str(arguments.cache_dir)
-    wish = CacheWish("disk", cache_dir, arguments.cache_bytes, EntryFormat(arguments.format))
-    cache = ImageCache(root, paths, wish)
+    entry_format = EntryFormat.for_images(arguments.format, arguments.image_size)
+    wish = CacheWish("disk", cache_dir, arguments.cache_bytes, entry_format)
+    cache = ImageCache(header_of(root, paths, entry_format), paths, wish)
     if cache.plan.kind is None:
         raise FastDataError(f"{arguments.root}: {cache.plan.reason.text}", expected="a cache that can be written.")
     out = console()
@@ -203,11 +213,11 @@ def _info(arguments: argparse.Namespace, console: "Callable[[], Console]") -> in
 def _is_up_to_date(root: str, header: "CacheHeader") -> bool:
     """Whether training would use it: the files, the settings and the decoders are still the same."""
     from lightning_fastdata.fast.cache import header_of
-    from lightning_fastdata.fast.cache_entry import EntryFormat
+    from lightning_fastdata.fast.cache_entry import SHORT_SIDE_PX, EntryFormat
 
-    kind = header.settings.get("format")
+    settings = header.settings
     try:
-        entry_format = EntryFormat(kind)  # type: ignore[arg-type]
+        entry_format = EntryFormat(settings.get("format", ""), settings.get("short_side_px", SHORT_SIDE_PX))
         return header_of(root, _files_of(root), entry_format) == header
     except FastDataError:
         return False

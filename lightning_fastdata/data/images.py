@@ -1,6 +1,7 @@
 """Images in folders, one folder per class."""
 
 import copy
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,11 @@ from lightning_fastdata.data.image_files import (
 from lightning_fastdata.data.normalise import IMAGENET_MEAN, IMAGENET_STD, Normaliser, is_lightnings
 from lightning_fastdata.data.pictures import picture, random_state_kept
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.fast.cache import CacheWish, ImageCache, header_of
+from lightning_fastdata.fast.cache_entry import EntryFormat
+from lightning_fastdata.fast.cache_place import CachePlan
 from lightning_fastdata.fast.crops import MiddleCrop, RandomCrop
+from lightning_fastdata.fast.sources import Source
 from lightning_fastdata.fast.threads import check_threads, decide_threads
 from lightning_fastdata.hardware import probe
 from lightning_fastdata.options import Reason
@@ -37,7 +42,7 @@ __all__ = ["RESIZE_FOR_CROP", "ImageFolderDataModuleMixin"]
 HYPERPARAMETERS = (
     *("root", "image_size", "on_error", "decode_threads", "batch_size", "eval_batch_size", "num_workers"),
     *("pin_memory", "persistent_workers", "prefetch_factor", "drop_last", "shuffle", "val_split", "test_split"),
-    *("seed", "split_seed", "deterministic"),
+    *("seed", "split_seed", "deterministic", "cache", "cache_dir", "cache_bytes", "cache_format"),
 )
 """Arguments with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
 RESIZE_FOR_CROP = 256 / 224
@@ -66,6 +71,14 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             images becomes the next image that can be read.
         decode_threads: Threads that decode in each process that loads, or "auto"; transforms of your own never run in
             threads. The choice and its reason are in ``decoding`` once a loader is made.
+        cache: "disk" or "ram" keeps what was read in the first epoch for those after it (and for the next run, on
+            disk), shared by the processes of a node. Whether there is one, where, and why is in ``cache_plan`` after
+            ``setup``. Batches are the same with a cold, a part-filled and a full cache. docs/cache.md has more.
+        cache_dir: Where caches on disk are; None = ``~/.cache/lightning_fastdata/cache``. Best a disk of the node.
+        cache_bytes: What the cache may grow to (bytes); None = what is free, less a reserve.
+        cache_format: What is kept of an image: "original", its file; or, made smaller before anything else is done
+            with it, "jpeg" or "raw" pixels with a short side of 256, which load several times faster. The last two
+            change what the model sees a little, in each epoch alike, so the choice is never made for you.
         **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``num_workers``, ``val_split``, ``seed``, ...
 
     Raises:
@@ -82,6 +95,10 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         eval_transform: Transform | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         decode_threads: int | Literal["auto"] = "auto",
+        cache: Literal["ram", "disk"] | None = None,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int | None = None,
+        cache_format: Literal["original", "jpeg", "raw"] = "original",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -96,6 +113,13 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         self.eval_transform = eval_transform
         self.on_error = on_error
         self.decode_threads = decode_threads
+        self.cache = cache
+        self.cache_dir = None if cache_dir is None else str(cache_dir)
+        self.cache_bytes = cache_bytes
+        self.cache_format = cache_format
+        self._cache_wish()  # refuses what cannot be meant
+        self._cache: ImageCache | None = None
+        self._cache_told = ""
         self.decoding: dict[str, tuple[int, Reason]] = {}
         self._normalise = Normaliser()
         self._classes: tuple[str, ...] | None = None
@@ -119,15 +143,19 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         train = index_images(folders["train"])
         parts = split_indices(len(train.paths), held_out, self.split_seed) if held_out else {}
         self._classes = train.classes
-        found = {"train": self._dataset("train", train, parts.get("train"))}
-        found |= {name: self._dataset(name, train, parts[name]) for name in held_out}
-        for name in folders.keys() - {"train"}:
-            found[name] = self._dataset(name, index_images(folders[name], train.classes))
+        others = {name: index_images(folders[name], train.classes) for name in folders.keys() - {"train"}}
+        sources = self._sources({"train": train, **others})
+        found = {"train": self._dataset("train", train, sources["train"], parts.get("train"))}
+        found |= {name: self._dataset(name, train, sources["train"], parts[name]) for name in held_out}
+        found |= {name: self._dataset(name, index, sources[name]) for name, index in others.items()}
         for name in found.keys() - self._given:
             setattr(self, f"{name}_dataset", found[name])
 
     def teardown(self, stage: str) -> None:
-        """Say, once, which images were left out."""
+        """Say, once, which images were left out, and what the cache holds."""
+        if self._cache is not None and (text := "; ".join(self._cache.lines())) not in ("", self._cache_told):
+            self._cache_told = text
+            rank_zero_info(f"  cache: {text}.")
         for split, paths in self.unreadable.items():
             if paths and len(paths) != self._reported.get(split):
                 self._reported[split] = len(paths)
@@ -150,6 +178,11 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
     def num_classes(self) -> int:
         """Classes (count). Known after ``setup``."""
         return len(self.classes)
+
+    @property
+    def cache_plan(self) -> CachePlan | None:
+        """Whether there is a cache, where, how large it may become and why; None without a wish for one."""
+        return None if self._cache is None else self._cache.plan
 
     @property
     def unreadable(self) -> dict[str, list[str]]:
@@ -224,15 +257,33 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         before = ("on_before_batch_transfer", "transfer_batch_to_device")
         return all(is_lightnings(owner, hook) for owner in (self, trainer.lightning_module) for hook in before)
 
-    def _dataset(self, split: Any, index: ImageIndex, indices: Any = None) -> ImageFiles:
+    def _cache_wish(self) -> CacheWish:
+        entry_format = EntryFormat.for_images(self.cache_format, self.image_size)
+        return CacheWish(self.cache, self.cache_dir, self.cache_bytes, entry_format)
+
+    def _sources(self, indexes: Mapping[str, ImageIndex]) -> dict[str, Source | None]:
+        """Where the images of each folder come from; None = from its files."""
+        wish = self._cache_wish()
+        if wish.kind is None:
+            self._cache = None
+            return dict.fromkeys(indexes)
+        paths = {name: index.paths for name, index in indexes.items()}
+        header = header_of(self.root, paths, wish.entry_format)
+        # Lightning calls setup again for every fit, test, ...: what is open stays open.
+        if self._cache is None or (self._cache.header, self._cache.wish) != (header, wish):
+            self._cache = ImageCache(header, paths, wish)
+            rank_zero_info(f"  {f'cache={self.cache!r}':<30}{self._cache.plan.reason.text}")
+        return {name: self._cache.source(name, listed) for name, listed in paths.items()}
+
+    def _dataset(self, split: Any, index: ImageIndex, source: Source | None, indices: Any = None) -> ImageFiles:
         own = self.train_transform if split == "train" else self.eval_transform
         dataset: ImageFiles
         if own is not None:
-            dataset = ImageDataset(index, own, indices=indices, on_error=self.on_error)
+            dataset = ImageDataset(index, own, indices=indices, on_error=self.on_error, source=source)
         else:
             collates = super()._kwargs_for(split).get("collate_fn") is not None  # wants samples, not batches
             make = CropDataset if collates else WholeCropDataset
-            dataset = make(index, self._crop(split), indices=indices, on_error=self.on_error)
+            dataset = make(index, self._crop(split), indices=indices, on_error=self.on_error, source=source)
         before = getattr(self, f"{split}_dataset")
         if isinstance(before, ImageFiles) and before.paths == dataset.paths:
             dataset.unreadable = before.unreadable  # Lightning calls setup again for every fit, test, ...

@@ -14,7 +14,7 @@ from lightning_fastdata.fast.cache_source import CachedSource, CacheNotes, estim
 from lightning_fastdata.fast.sources import FileSource, Kind
 from lightning_fastdata.hardware import probe
 
-__all__ = ["CacheWish", "ImageCache"]
+__all__ = ["CacheWish", "ImageCache", "header_of"]
 
 Paths = Mapping[str, Sequence[str]]
 
@@ -60,15 +60,15 @@ class ImageCache:
     """A cache of all files of an image folder, whatever split they are in.
 
     Args:
-        root: The image folder.
-        paths: Files by the name of the folder they are listed from, in the order of its list; all below ``root``.
+        header: What it is known by, see ``header_of``.
+        paths: Files by the name of the folder they are listed from, in the order of its list.
         wish: What the user asks for; not one for no cache.
     """
 
-    def __init__(self, root: str, paths: Paths, wish: CacheWish) -> None:
+    def __init__(self, header: CacheHeader, paths: Paths, wish: CacheWish) -> None:
         assert wish.kind is not None
         self.wish = wish
-        self.header = header_of(root, paths, wish.entry_format)
+        self.header = header
         self.notes = CacheNotes()
         self._first = {}
         first = 0
@@ -119,11 +119,11 @@ class ImageCache:
 
 
 def header_of(root: str, paths: Paths, entry_format: EntryFormat) -> CacheHeader:
-    """What a cache of these files and settings is known by.
+    """What a cache of these files and settings is known by; asks for the size and time of every file.
 
     Args:
         root: The image folder.
-        paths: Files by the name of the folder they are listed from.
+        paths: Files by the name of the folder they are listed from, in the order of its list; all below ``root``.
         entry_format: What is kept of an image.
     """
     absolute, settings = os.path.abspath(root), entry_format.settings()

@@ -24,7 +24,7 @@ __all__ = ["EntryFormat"]
 
 KINDS = ("original", "jpeg", "raw")
 SHORT_SIDE_PX, QUALITY = 256, 90
-"""FFCV's usual ImageNet files, and what a crop of 224 is commonly taken from."""
+"""What evaluation crops 224 from, and FFCV's quality for ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,16 @@ class EntryFormat:
                 expected='"original", "jpeg" or "raw".',
                 fix='pass cache_format="original", which changes no result.',
             )
+
+    @classmethod
+    def for_images(cls, kind: Kind, image_size: int) -> "EntryFormat":
+        """The format for models that take images of a size: larger ones need more than 256 pixels to be cut from.
+
+        Args:
+            kind: "original", "jpeg" or "raw".
+            image_size: Height and width of what the model gets (pixels).
+        """
+        return cls(kind, max(SHORT_SIDE_PX, round(image_size * SHORT_SIDE_PX / 224)))
 
     def encode(self, data: bytes | memoryview) -> bytes | memoryview:
         """The entry of an image.
