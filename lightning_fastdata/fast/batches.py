@@ -29,8 +29,9 @@ def empty_batch(samples: int, size: int) -> torch.Tensor:
         reads it for either format.
     """
     count = samples * size * size * 3
-    flat = torch.empty(count, dtype=torch.uint8) if get_worker_info() is None else shared_bytes(count)
-    return flat.view(samples, size, size, 3).permute(0, 3, 1, 2)
+    with torch.inference_mode(False):  # Lightning validates in that mode, which other threads are not in
+        flat = torch.empty(count, dtype=torch.uint8) if get_worker_info() is None else shared_bytes(count)
+        return flat.view(samples, size, size, 3).permute(0, 3, 1, 2)
 
 
 class BatchDecoder:
@@ -85,7 +86,8 @@ class BatchDecoder:
                     failed[place] = error
 
         others = [self._threads(threads).submit(work, decoder) for decoder in self._decoders[1:threads]]
-        work(self._decoders[0])
+        with torch.inference_mode(False):  # scratch memory made in that mode could not be written outside of it
+            work(self._decoders[0])
         for other in others:
             other.result()
         return failed
