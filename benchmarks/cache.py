@@ -9,11 +9,13 @@ that in this process. The first epoch with an empty cache is measured against th
 """
 
 import gc
+import logging
 import os
 import shutil
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,8 @@ def main() -> None:
     parser.add_argument("--only", choices=("warm", "cold", "memory"), help="one part alone")
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
+    logging.disable(logging.INFO)  # plans
+    warnings.filterwarnings("ignore", ".*worker processes in total")  # more than cores are tried as well
     results: dict[str, Any] = {"images": arguments.images, "batch": BATCH, "size": SIZE}
     with tempfile.TemporaryDirectory() as place:
         scratch = Path(place)
