@@ -109,6 +109,7 @@ def test_a_part_of_the_cache_is_served(root, nothing_kept, tmp_path):
     assert "entries beyond its budget were not kept" in module._cache.lines()
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_run_that_resumes_in_mid_epoch_sees_the_rest(root, nothing_kept, tmp_path):
     """Stopped by an exception in a cold epoch, resumed with what was cached till then."""
     cached = {"cache": "disk", "cache_dir": tmp_path / "caches", "cache_format": "jpeg"}
