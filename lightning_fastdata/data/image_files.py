@@ -158,7 +158,7 @@ class CropDataset(ImageFiles):
         place = self.paths.place(number)
         # An image that is always cut alike moves no generator.
         seed = int(torch.randint(1 << 62, ())) if isinstance(self.crop, RandomCrop) else 0
-        pixels = torch.empty(1, self.crop.size, self.crop.size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        pixels = empty_batch(1, self.crop.size)
         failed = self.decoder.decode([place], [seed], pixels)
         if failed:
             return self.leave_out(number % len(self), failed[0])

@@ -29,9 +29,13 @@ def empty_batch(samples: int, size: int) -> torch.Tensor:
         reads it for either format.
     """
     count = samples * size * size * 3
-    with torch.inference_mode(False):  # Lightning validates in that mode, which other threads are not in
-        flat = torch.empty(count, dtype=torch.uint8) if get_worker_info() is None else shared_bytes(count)
-        return flat.view(samples, size, size, 3).permute(0, 3, 1, 2)
+    # Validation runs in inference mode, which is a thread's own: others could not write into such a tensor.
+    with torch.inference_mode(False):
+        return _memory(count).view(samples, size, size, 3).permute(0, 3, 1, 2)
+
+
+def _memory(count: int) -> torch.Tensor:
+    return torch.empty(count, dtype=torch.uint8) if get_worker_info() is None else shared_bytes(count)
 
 
 class BatchDecoder:
@@ -62,7 +66,7 @@ class BatchDecoder:
         Args:
             indices: Which images of the source.
             seeds: A seed for each.
-            out: uint8, shape (images, 3, size, size).
+            out: uint8, shape (images, 3, size, size), from ``empty_batch``.
             threads: Threads that work on it, this one included (count).
 
         Returns:
@@ -81,13 +85,14 @@ class BatchDecoder:
                 except IndexError:
                     return
                 try:
-                    decoder.decode_into(self.source.read(indices[place]), seeds[place], out[place : place + 1])
+                    image = decoder.load(self.source.read(indices[place]), seeds[place])
                 except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
                     failed[place] = error
+                else:  # a fault here would be ours, and no image to leave out
+                    decoder.write(image, out[place : place + 1])
 
         others = [self._threads(threads).submit(work, decoder) for decoder in self._decoders[1:threads]]
-        with torch.inference_mode(False):  # scratch memory made in that mode could not be written outside of it
-            work(self._decoders[0])
+        work(self._decoders[0])
         for other in others:
             other.result()
         return failed

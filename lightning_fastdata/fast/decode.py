@@ -9,7 +9,7 @@ Where the bytes come from, and how to put a cache there: ``sources``.
 
 import io
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ try:
 except ImportError:  # no wheel for this platform: Pillow decodes everything, at full size
     simplejpeg = None
 
-__all__ = ["CropDecoder", "dct_factor", "decode_rgb", "jpeg_size", "open_rgb"]
+__all__ = ["CropDecoder", "Loaded", "dct_factor", "decode_rgb", "jpeg_size", "open_rgb"]
 
 FACTORS = (8, 4, 2)
 """What libjpeg-turbo shrinks by while it decodes, and has fast kernels for."""
@@ -116,6 +116,21 @@ def dct_factor(height: int, width: int, wanted: int) -> int:
     return next((factor for factor in FACTORS if min(height, width) >= factor * GAP * wanted), 1)
 
 
+class Loaded(NamedTuple):
+    """An image in memory, of which a crop is wanted."""
+
+    pixels: Pixels
+    """RGB, uint8, shape (height, width, 3), shrunk by ``factor``."""
+    size: tuple[int, int]
+    """Height and width in full (pixels)."""
+    box: Box
+    """The part that is wanted, in pixels of the full size."""
+    factor: int
+    """By how much the image was shrunk while it was decoded: 1, 2, 4 or 8."""
+    flips: bool
+    """Whether its mirror image is wanted."""
+
+
 class CropDecoder:
     """Decodes images into crops, with memory that it uses again for each image; one for each thread.
 
@@ -130,51 +145,68 @@ class CropDecoder:
         self._decoded = np.empty(0, np.uint8)
         self._part = np.empty(0, np.uint8)
 
-    def decode_into(self, data: Any, seed: int, out: torch.Tensor) -> None:
-        """Decode one image, crop, resize and flip it.
+    def load(self, data: Any, seed: int) -> Loaded:
+        """Decode an image, as small as its crop allows.
 
         Args:
             data: Bytes of the image.
             seed: Decides the crop and the flip, 64 bits; of no effect with a ``MiddleCrop``.
-            out: Where the result goes: uint8, shape (1, 3, size, size), best in channels_last memory.
+
+        Returns:
+            The image, valid until the next one is loaded.
 
         Raises:
             Exception: Whatever Pillow raises for bytes that it cannot decode, or ValueError.
         """
         if self.kind == "raw":
-            self.crop_into(raw_pixels(data), seed, out)
-            return
+            return self.of_pixels(raw_pixels(data), seed)
         size = jpeg_size(data)
         if size is not None:
-            draws = Draws(seed)
-            box = self._box(*size, draws)
+            box, flips = self._drawn(*size, seed)
             factor = self._factor(box)
             try:
-                pixels = self._decode(data, *size, factor)
+                return Loaded(self._decode(data, *size, factor), size, box, factor, flips)
             except ValueError:  # Pillow may be more lenient; if not, the error is its own
-                size = None
-            else:
-                self._write(pixels, size, box, factor, draws, out)
-        if size is None:
-            self.crop_into(np.array(_by_pillow(data)), seed, out)
+                pass
+        return self.of_pixels(np.array(_by_pillow(data)), seed)
 
-    def crop_into(self, pixels: Pixels, seed: int, out: torch.Tensor) -> None:
-        """Crop, resize and flip an image that is decoded already.
+    def of_pixels(self, pixels: Pixels, seed: int) -> Loaded:
+        """An image that is decoded already.
 
         Args:
             pixels: RGB, uint8, shape (height, width, 3).
-            seed: As in ``decode_into``.
-            out: As in ``decode_into``.
+            seed: As for ``load``.
         """
         height, width, _ = pixels.shape
-        draws = Draws(seed)
-        self._write(pixels, (height, width), self._box(height, width, draws), 1, draws, out)
+        box, flips = self._drawn(height, width, seed)
+        return Loaded(pixels, (height, width), box, 1, flips)
 
-    def _box(self, height: int, width: int, draws: Draws) -> Box:
-        """The part of an image that is resized."""
+    def write(self, image: Loaded, out: torch.Tensor) -> None:
+        """Crop, resize and flip an image into place.
+
+        Args:
+            image: What ``load`` gave.
+            out: Where the result goes: uint8, shape (1, 3, size, size), best in channels_last memory.
+        """
         if isinstance(self.crop, RandomCrop):
-            return self.crop.draw(height, width, draws)
-        return Box(0, 0, height, width)
+            shape = image.pixels.shape
+            box = image.box if image.factor == 1 else shrunk(image.box, image.factor, shape)
+            resize_into(self._cut(image.pixels, box), out)
+            if image.flips:
+                out.copy_(out.flip(3))
+            return
+        rows, columns = resized(*image.size, self.crop.resize)
+        whole = torch.empty(1, rows, columns, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        resize_into(self._cut(image.pixels, Box(0, 0, *image.pixels.shape[:2])), whole)
+        top, left = (round((side - self.crop.size) / 2) for side in (rows, columns))
+        out.copy_(whole[:, :, top : top + self.crop.size, left : left + self.crop.size])
+
+    def _drawn(self, height: int, width: int, seed: int) -> tuple[Box, bool]:
+        """The part of an image that is resized, and whether it is flipped."""
+        if isinstance(self.crop, RandomCrop):
+            draws = Draws(seed)
+            return self.crop.draw(height, width, draws), draws.uniform() < self.crop.flip
+        return Box(0, 0, height, width), False
 
     def _factor(self, box: Box) -> int:
         wanted = self.crop.size if isinstance(self.crop, RandomCrop) else self.crop.resize
@@ -184,33 +216,9 @@ class CropDecoder:
         rows, columns = -(-height // factor), -(-width // factor)
         if self._decoded.size < 3 * rows * columns:
             self._decoded = np.empty(3 * rows * columns, np.uint8)
-        shrunk = {"min_height": rows, "min_width": columns, "min_factor": factor} if factor > 1 else {}
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=self._decoded, **shrunk)
+        least = {"min_height": rows, "min_width": columns, "min_factor": factor} if factor > 1 else {}
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=self._decoded, **least)
         return pixels
-
-    def _write(
-        self, pixels: Pixels, size: tuple[int, int], box: Box, factor: int, draws: Draws, out: torch.Tensor
-    ) -> None:
-        """Resize a box of an image into place.
-
-        Args:
-            pixels: The image, shrunk by ``factor``.
-            size: Height and width that it has in full (pixels).
-            box: In pixels of the full size.
-            factor: 1, 2, 4 or 8.
-            draws: The sample's random numbers, after those of the box.
-            out: Where the result goes.
-        """
-        if isinstance(self.crop, RandomCrop):
-            resize_into(self._cut(pixels, box if factor == 1 else shrunk(box, factor, pixels.shape)), out)
-            if draws.uniform() < self.crop.flip:
-                out.copy_(out.flip(3))
-            return
-        rows, columns = resized(*size, self.crop.resize)
-        whole = torch.empty(1, rows, columns, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-        resize_into(self._cut(pixels, Box(0, 0, *pixels.shape[:2])), whole)
-        top, left = (round((side - self.crop.size) / 2) for side in (rows, columns))
-        out.copy_(whole[:, :, top : top + self.crop.size, left : left + self.crop.size])
 
     def _cut(self, pixels: Pixels, box: Box) -> torch.Tensor:
         """A part of an image without gaps in memory: the resizing would else copy it, into fresh memory each time."""
