@@ -7,7 +7,6 @@ add entries at once: space is reserved under a lock that a killed process gives 
 only then its line of the table. Whatever is cut short at any moment leaves an empty line, or one whose sum is wrong.
 """
 
-import fcntl
 import mmap
 import os
 import platform
@@ -16,6 +15,11 @@ import threading
 import zlib
 from dataclasses import dataclass
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows, where there is no cache
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["LINE_BYTES", "CacheFile", "Held", "StoredFiles"]
 

@@ -6,11 +6,11 @@ should be (of files that have changed since, cut off, foreign) is replaced.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +20,11 @@ from typing import Any
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.fast.cache_file import LINE_BYTES, CacheFile, StoredFiles
+
+try:
+    import fcntl
+except ImportError:  # Windows, where there is no cache
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "CacheHeader",
@@ -291,8 +296,10 @@ def locked(folder: Path) -> Iterator[None]:
         folder: Where the file ``.lock`` is made.
 
     Raises:
-        OSError: It cannot be made, or the file system knows no locks.
+        OSError: It cannot be made, or the system or its file system knows no locks.
     """
+    if fcntl is None:
+        raise OSError(f"file locks are not known on {sys.platform}")
     flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(folder / ".lock", flags, 0o600)
     try:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,6 +90,8 @@ def open_cache(
         The cache and the plan, which says where, how large and why.
     """
     try:
+        if not hasattr(os, "geteuid"):  # nor file locks, which come with it
+            raise FastDataError(f"not on {sys.platform}.", expected="Linux or macOS.", fix="Leave cache out.")
         if kind == "disk":
             return _on_disk(header, needed, cache_dir or default_cache_dir(), cache_bytes)
         return _in_memory(header, needed, cache_bytes, ram_available_bytes)

@@ -24,9 +24,9 @@ class CacheNotes:
         self._numbers = torch.zeros(3, dtype=torch.int32)
         self._numbers.share_memory_()  # type: ignore[no-untyped-call]
 
-    def failed(self, error: OSError) -> None:
+    def failed(self, error: Exception) -> None:
         """The cache can no longer be read or added to."""
-        self._numbers[0] = error.errno or -1
+        self._numbers[0] = getattr(error, "errno", None) or -1
 
     def full(self) -> None:
         """An entry did not fit."""
@@ -111,7 +111,7 @@ class CachedSource:
             if name == "get" and answer is None and self.file.is_damaged(number):
                 self.notes.damaged()
             return answer
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a map of a file that has just been cut off
             self.notes.failed(error)
             self.file = None
             return None

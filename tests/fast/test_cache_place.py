@@ -1,6 +1,8 @@
 """lightning_fastdata.fast.cache_place: where a cache lies, how large it may become, and why."""
 
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
@@ -99,6 +101,23 @@ def test_a_folder_that_cannot_be_used_leaves_the_run_without_a_cache(tmp_path):
     opened = open_cache("disk", HEADER, needed=lambda: MIB, cache_dir=tmp_path / "file")
     assert (opened.plan.kind, opened.file) == (None, None)
     assert str(tmp_path / "file") in opened.plan.reason.text
+
+
+def test_a_system_without_users_and_locks_goes_without_a_cache(monkeypatch, tmp_path):
+    """Windows: modules can be imported there, and the run goes on."""
+    monkeypatch.delattr("os.geteuid")
+    for kind in ("ram", "disk"):
+        opened = open_cache(kind, HEADER, needed=lambda: MIB, cache_dir=tmp_path, cache_bytes=MIB)
+        assert opened.file is None
+        assert "expected" not in opened.plan.reason.text
+        assert "Leave cache out" in opened.plan.reason.text
+
+
+@pytest.mark.slow
+def test_modules_can_be_imported_without_file_locks():
+    """As on Windows."""
+    code = "import sys; sys.modules['fcntl'] = None; import lightning_fastdata.fast.cache"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_default_folder_is_the_users_cache(monkeypatch):
