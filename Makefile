@@ -53,6 +53,9 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/sameness_cost.py
 	$(BIN)/python benchmarks/wait_truth.py
 	$(BIN)/python benchmarks/tokens.py
+	$(BIN)/python benchmarks/image_folder.py
+	$(BIN)/python benchmarks/image_folder.py --run
+	$(BIN)/python benchmarks/image_folder.py --accuracy
 	$(BIN)/python benchmarks/cache.py
 
 docs: $(INSTALLED)

@@ -151,6 +151,12 @@ def run_once(data: Any, loader: Any, epochs: int) -> dict[str, Any]:
 
     from lightning_fastdata import DataWaitMonitor
 
+    class Meta(CPUAccelerator):
+        """An accelerator whose device takes tensors and does nothing with them."""
+
+        def setup_device(self, device: torch.device) -> None:
+            return None
+
     class Waiting(L.LightningModule):
         def __init__(self) -> None:
             super().__init__()
@@ -168,7 +174,7 @@ def run_once(data: Any, loader: Any, epochs: int) -> dict[str, Any]:
 
     model, monitor = Waiting(), DataWaitMonitor(summary=False, prog_bar=False)
     trainer = L.Trainer(
-        strategy=SingleDeviceStrategy(torch.device("meta"), accelerator=CPUAccelerator()),
+        strategy=SingleDeviceStrategy(torch.device("meta"), accelerator=Meta()),
         max_epochs=epochs,
         logger=False,
         enable_checkpointing=False,

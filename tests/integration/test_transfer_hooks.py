@@ -214,7 +214,7 @@ def test_loaders_handed_over_without_their_data_module_give_floats(tmp_path):
     trainer = quiet_trainer(limit_val_batches=0)
     trainer.fit(model, datamodule=data)
     again = Looking()
-    quiet_trainer(limit_val_batches=0).fit(again, data.train_dataloader())
+    quiet_trainer(limit_val_batches=0).fit(again, data.train_dataloader(), data.val_dataloader())
     assert again.seen["step"] == model.seen["step"] == FLOATS
 
 
