@@ -56,6 +56,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/tuner_regret.py
 	$(BIN)/python benchmarks/tuner_live.py
 	$(BIN)/python benchmarks/in_memory.py
+	$(BIN)/python benchmarks/image_folder.py
+	$(BIN)/python benchmarks/image_folder.py --run
+	$(BIN)/python benchmarks/image_folder.py --accuracy
+	$(BIN)/python benchmarks/cache.py
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html -c docs . docs/_build

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_fastdata import __version__
+from lightning_fastdata.cli_cache import add_cache
 from lightning_fastdata.errors import FastDataError
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("audit_file", help="a file that DataAudit wrote; alone, its epochs are printed")
     audit.add_argument("other_file", nargs="?", help="another one; exit code 0 where both are the same, else 1")
     audit.set_defaults(run=_audit)
+
+    add_cache(commands, _console)
     return parser
 
 

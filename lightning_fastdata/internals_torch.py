@@ -4,7 +4,17 @@ import contextlib
 import sys
 from typing import Any, NamedTuple
 
-__all__ = ["QueueState", "loads_inline", "process_store", "queue_state", "stop_workers"]
+import torch
+
+__all__ = [
+    "QueueState",
+    "loads_inline",
+    "process_store",
+    "queue_state",
+    "resize_into",
+    "shared_bytes",
+    "stop_workers",
+]
 
 
 class QueueState(NamedTuple):
@@ -133,3 +143,36 @@ def _kill_workers(iterator: Any) -> bool:
         queue.cancel_join_thread()
         queue.close()
     return True
+
+
+def resize_into(image: torch.Tensor, out: torch.Tensor) -> None:
+    """Resize with torch's own uint8 kernel (bilinear, antialiased), without a tensor in between.
+
+    ``interpolate`` cannot write into a given tensor; into a fresh one of a few hundred KiB, page faults take longer
+    than the resizing. Both give the same bytes.
+
+    Args:
+        image: uint8, shape (1, 3, height, width).
+        out: uint8, shape (1, 3, new height, new width).
+    """
+    size = list(out.shape[-2:])
+    try:
+        torch.ops.aten._upsample_bilinear2d_aa.out(image, size, False, None, None, out=out)
+    except (AttributeError, TypeError, RuntimeError):
+        out.copy_(torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True))
+
+
+def shared_bytes(count: int) -> torch.Tensor:
+    """Uninitialised memory that a worker's batch passes to the training process without being copied.
+
+    Args:
+        count: Bytes.
+
+    Returns:
+        uint8, shape (count,); in ordinary memory where torch makes its shared memory elsewhere, which then is copied.
+    """
+    try:
+        storage = torch.UntypedStorage._new_shared(count, device="cpu")  # type: ignore[no-untyped-call]
+        return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count,), (1,))
+    except (AttributeError, TypeError):
+        return torch.empty(count, dtype=torch.uint8)

@@ -192,3 +192,13 @@ def test_tokens(tmp_path):
     assert "Share of time waiting" in printed
     assert re.search(r"Workers: \d+, because ", printed)
     assert float(re.search(r"Validation: (\d+\.\d+) nats a byte", printed).group(1)) < 4
+
+
+@pytest.mark.slow
+def test_image_cache_is_filled_by_the_first_epoch(photographs, tmp_path):
+    """Three epochs, and why there is a cache."""
+    _, folder = photographs
+    printed = run_example("image_cache.py", str(folder), folder=tmp_path)
+    assert printed.count("Epoch ") >= 3
+    assert "Cache: " in printed
+    assert "all samples need about" in printed

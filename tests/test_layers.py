@@ -61,6 +61,7 @@ LAYERS = (
         ),
         TORCH,
     ),
+    (("fast.",), FULL | {"simplejpeg"}),
     (("audit.tensors", "audit.run", "audit.callback"), TORCH),
     (("monitor.",), FULL),
     (("tune.callback",), TORCH),
@@ -68,6 +69,7 @@ LAYERS = (
     (("lightning.",), {"lightning"}),
     (("pytorch_lightning.",), {"pytorch_lightning"}),
     (("tune.command",), READABLE | {"lightning", "pytorch_lightning", "jsonargparse"}),
+    (("cli_cache",), READABLE),
     (("cli",), READABLE),
     (("__main__",), STANDARD),
 )

@@ -21,6 +21,7 @@ from lightning_fastdata.order import (
     padding,
     rank_share,
     sample_seed,
+    sample_seeds,
     split_indices,
     stream,
 )
@@ -254,3 +255,14 @@ def test_loaders_side_by_side_draw_from_seeds_of_their_own():
     seeds = {apart(seed, name) for seed in range(20) for name in (None, "train/a", "train/b", "train/0", "val/0")}
     assert len(seeds) == 100
     assert apart(42, "train/a") == 0xB61A569E012542B8
+
+
+def test_the_seeds_of_many_samples_are_those_of_each():
+    """Vectorised, and equal to ``sample_seed`` to the last bit, repeats and negative numbers included."""
+    numbers = [0, 1, 5, 2**40, 2**63, 2**64 - 1]
+    words = np.array(numbers, np.uint64)
+    start = stream(7, 3)
+    assert sample_seeds(start, words).tolist() == [sample_seed(start, number) for number in numbers]
+    repeats = np.array([0, 1, 2, 0, 5, 1], np.uint64)
+    expected = [sample_seed(start, number, int(times)) for number, times in zip(numbers, repeats, strict=True)]
+    assert sample_seeds(start, words, repeats).tolist() == expected

@@ -511,6 +511,70 @@ def test_names_of_the_view_hide_none_of_the_dataset():
     assert type(view([5, 6])[1]) is int
 
 
+# Datasets that take seeds
+
+
+class Seeded(Noise):
+    """Hands back what it was asked for."""
+
+    whole_batches = True
+    takes_seeds = True
+    draws_random_numbers = False
+
+    def __getitems__(self, indices, seeds):
+        assert seeds.dtype == np.uint64
+        return list(indices), seeds.tolist(), draw()
+
+
+def test_a_dataset_that_takes_seeds_gets_one_for_each_sample():
+    """Those that would have been put into the generators, which nobody touches."""
+    start = stream(7, 2, 1)
+    indices, seeds, _ = load(view(Seeded()), [4, 1, -1], epoch=2, cycle=1)
+    assert indices == [4, 1, -1]
+    assert seeds == [sample_seed(start, number) for number in indices]
+    _, seeds, _ = load(view(Seeded()), [4, 4], epoch=2, cycle=1, occurrences=[0, 1])
+    assert seeds == [sample_seed(start, 4), sample_seed(start, 4, 1)]
+    key = sample_number("name") & (2**64 - 1)
+    assert load(view(Seeded()), ["name"], epoch=2, cycle=1)[1] == [sample_seed(start, key)]
+    seed_generators(3)
+    assert load(view(Seeded()), [1])[2] == numbers_of(3), "the generators are where they were"
+
+
+def test_a_part_of_a_dataset_that_takes_seeds_takes_them():
+    """The seed is that of the number that the sampler drew, as everywhere."""
+    part = Subset(SplitView(Seeded(), [9, 8, 7]), [2, 0])
+    assert load(view(part), [0, 1])[:2] == ([7, 9], [sample_seed(stream(7, 0), number) for number in (0, 1)])
+
+
+def test_without_a_seed_of_the_run_seeds_come_from_torchs_generator():
+    """With ``deterministic=False``: like everything else that is random then."""
+    torch.manual_seed(1)
+    first = load(view(Seeded(), seed=None), [1, 2])[1]
+    assert load(view(Seeded(), seed=None), [1, 2])[1] != first
+    torch.manual_seed(1)
+    assert load(view(Seeded(), seed=None), [1, 2])[1] == first
+
+
+@pytest.mark.parametrize(
+    ("dataset", "collate_fn", "batched"),
+    [(ConcatDataset([Seeded(), Seeded()]), as_it_is, True), (Seeded(), as_it_is, False), (Seeded(), list, True)],
+)
+def test_generators_are_seeded_where_seeds_do_not_reach(dataset, collate_fn, batched):
+    """Sample by sample, without batching, and for a collate function of the user's."""
+    assert seeded.draws_random_numbers(dataset) or not batched or collate_fn is list
+    drawn = []
+
+    def collate(samples):
+        drawn.append(draw())
+        return samples
+
+    for _ in range(2):
+        SampleView(dataset, collate if collate_fn is list else collate_fn, 7, batched=batched)[Ask(0, 0, 0, [3], None)]
+    asked = SampleView(dataset, collate, 7, batched=batched)
+    assert repr(asked[Ask(0, 0, 0, [3], None)].batch[:2]) == repr(asked[Ask(0, 0, 0, [3], None)].batch[:2])
+    assert len(set(drawn)) == 1
+
+
 # Times
 
 

@@ -1,9 +1,15 @@
 """Finding the images of an ImageFolder layout, and saying exactly what is wrong with one."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.fast.packed import PackedLabels, PackedPaths, PathsBuilder
 
 __all__ = ["ImageIndex", "index_images", "split_folders"]
 
@@ -21,9 +27,9 @@ class ImageIndex:
     """The folder that holds the class folders."""
     classes: tuple[str, ...]
     """Class names, sorted; the position is the label."""
-    paths: tuple[str, ...]
+    paths: PackedPaths
     """Image files, sorted within their class, as paths."""
-    labels: tuple[int, ...]
+    labels: PackedLabels
     """Class number of each file."""
 
 
@@ -94,21 +100,28 @@ def index_images(folder: Path, classes: tuple[str, ...] | None = None) -> ImageI
         )
     if classes is not None and tuple(found) != classes:
         _refuse_classes(folder, tuple(found), classes)
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(found):
-        images = sorted(
-            str(path) for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()
-        )
-        if not images:
+    paths = PathsBuilder(str(folder))
+    counts: list[int] = []
+    for name in found:
+        counts.append(paths.extend(os.path.join(name, image) for image in sorted(_images(folder / name))))
+        if not counts[-1]:
             raise FastDataError(
                 f"{folder / name}: 0 images of class {name!r}.",
                 expected=f"files ending in {', '.join(EXTENSIONS)}.",
                 fix="add images, or remove the folder.",
             )
-        paths += images
-        labels += [label] * len(images)
-    return ImageIndex(folder, tuple(found), tuple(paths), tuple(labels))
+    labels = np.repeat(np.arange(len(found), dtype=np.int32), counts)
+    return ImageIndex(folder, tuple(found), paths.finish(), PackedLabels(torch.from_numpy(labels)))
+
+
+def _images(folder: Path | str, below: str = "") -> Iterator[str]:
+    """Image files below a folder, as paths relative to it. Links to files are followed, links to folders are not."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _images(entry.path, f"{below}{entry.name}{os.sep}")
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and entry.is_file():
+                yield below + entry.name
 
 
 def _refuse_classes(folder: Path, found: tuple[str, ...], classes: tuple[str, ...]) -> None:

@@ -1,140 +1,52 @@
 """Images in folders, one folder per class."""
 
-import math
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
-from PIL import Image, ImageDraw
-from torch.utils.data import Dataset, default_collate
-from torchvision.transforms import v2
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from PIL import Image
 
 from lightning_fastdata.auto import SPLITS
 from lightning_fastdata.data.base import FastDataModuleMixin
 from lightning_fastdata.data.folders import ImageIndex, index_images, split_folders
+from lightning_fastdata.data.image_files import (
+    CropDataset,
+    ImageDataset,
+    ImageFiles,
+    LeftOut,
+    Transform,
+    WholeCropDataset,
+    collate_readable,
+)
+from lightning_fastdata.data.normalise import IMAGENET_MEAN, IMAGENET_STD, Normaliser, is_lightnings
+from lightning_fastdata.data.pictures import picture, random_state_kept
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.fast.cache import CacheWish, ImageCache, header_of
+from lightning_fastdata.fast.cache_entry import EntryFormat
+from lightning_fastdata.fast.cache_place import CachePlan
+from lightning_fastdata.fast.crops import MiddleCrop, RandomCrop
+from lightning_fastdata.fast.sources import Source
+from lightning_fastdata.fast.threads import check_threads, decide_threads
+from lightning_fastdata.hardware import probe
+from lightning_fastdata.options import Reason
 from lightning_fastdata.order import split_indices
 from lightning_fastdata.plan import Split
+from lightning_fastdata.trainer_facts import trainer_facts
 
-__all__ = ["ImageDataset", "ImageFolderDataModuleMixin"]
+__all__ = ["RESIZE_FOR_CROP", "ImageFolderDataModuleMixin"]
 
-Transform = Callable[[Any], Any]
 HYPERPARAMETERS = (
-    *("root", "image_size", "on_error", "batch_size", "eval_batch_size", "num_workers", "pin_memory"),
-    *("persistent_workers", "prefetch_factor", "drop_last", "shuffle", "val_split", "test_split", "seed", "split_seed"),
-    "deterministic",
+    *("root", "image_size", "on_error", "decode_threads", "batch_size", "eval_batch_size", "num_workers"),
+    *("pin_memory", "persistent_workers", "prefetch_factor", "drop_last", "shuffle", "val_split", "test_split"),
+    *("seed", "split_seed", "deterministic", "cache", "cache_dir", "cache_bytes", "cache_format"),
 )
 """Arguments with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Per-channel mean and standard deviation of ImageNet, which torchvision's pretrained models expect."""
 RESIZE_FOR_CROP = 256 / 224
 """torchvision's evaluation presets resize the short side to 256 and crop 224."""
-
-
-class ImageDataset(Dataset[tuple[Any, int]]):
-    """Images of one split, decoded and transformed on demand.
-
-    Args:
-        index: All images of the folder.
-        transform: Takes a PIL image (RGB), returns what the model gets.
-        indices: Which images of the index belong to this split; None = all.
-        on_error: "raise" names the file and stops; "skip" leaves the image out of its batch and counts it.
-        sample_bytes: Size of one transformed sample (bytes), where it is known.
-    """
-
-    def __init__(
-        self,
-        index: ImageIndex,
-        transform: Transform,
-        *,
-        indices: Sequence[int] | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
-        sample_bytes: int | None = None,
-    ) -> None:
-        chosen = range(len(index.paths)) if indices is None else indices
-        self.classes = list(index.classes)
-        self.class_to_idx = {name: label for label, name in enumerate(index.classes)}
-        self.paths = [index.paths[number] for number in chosen]
-        self.targets = [index.labels[number] for number in chosen]
-        self.transform = transform
-        self.on_error = on_error
-        self.sample_bytes = sample_bytes
-        # Shared with the workers: each marks what it could not read, the training process reports it.
-        self.unreadable = torch.zeros(len(self.paths), dtype=torch.bool)
-        self.unreadable.share_memory_()  # type: ignore[no-untyped-call]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, number: int) -> Any:
-        path = self.paths[number]
-        try:
-            with Image.open(path) as file:
-                # Straight to RGB, Pillow would warn about a palette with transparent colours.
-                see_through = file.mode == "P" and "transparency" in file.info
-                image = (file.convert("RGBA") if see_through else file).convert("RGB")
-        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ... for broken files
-            if self.on_error == "raise":
-                raise FastDataError(
-                    f"cannot read the image {path}: {type(error).__name__}: {error}",
-                    expected="an image file that Pillow can decode.",
-                    fix='mend or remove the file, or pass on_error="skip" to leave such files out and count them.',
-                ) from error
-            self.unreadable[number] = True
-            return LeftOut(self, number)
-        return self.transform(image), self.targets[number]
-
-    def unreadable_paths(self) -> list[str]:
-        """Files that could not be read so far, with ``on_error="skip"``."""
-        return [self.paths[number] for number in self.unreadable.nonzero().flatten().tolist()]
-
-
-class LeftOut(NamedTuple):
-    """Stands for an image that could not be read; it never leaves the process that tried."""
-
-    dataset: ImageDataset
-    """Where it belongs."""
-    number: int
-    """Its place in the dataset (index)."""
-
-    def next_readable(self) -> Any:
-        """The sample after it that can be read, going round the dataset once."""
-        length = len(self.dataset)
-        for step in range(1, length):
-            sample = self.dataset[(self.number + step) % length]
-            if not isinstance(sample, LeftOut):
-                return sample
-        raise FastDataError(
-            f"none of the {length} images can be read, {self.dataset.paths[0]} for one.",
-            expected="image files that Pillow can decode.",
-            fix="look at the files.",
-        )
-
-
-def collate_readable(samples: list[Any], collate_fn: Callable[[list[Any]], Any] = default_collate) -> Any:
-    """Collate the samples that could be read.
-
-    A batch of which nothing could be read (a single broken image at the end, say) becomes the next image that can:
-    a run that asked to skip must not end on it.
-
-    Args:
-        samples: Samples of a batch, some of which may be left out.
-        collate_fn: Puts the others together; torch's default unless the user has one.
-
-    Returns:
-        What ``collate_fn`` returns.
-
-    Raises:
-        FastDataError: Not one image of the dataset can be read.
-    """
-    readable = [sample for sample in samples if not isinstance(sample, LeftOut)]
-    return collate_fn(readable or [samples[0].next_readable()])
 
 
 class ImageFolderDataModuleMixin(FastDataModuleMixin):
@@ -144,6 +56,11 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
     are cropped at random and flipped, evaluation images resized and cropped in the middle; both are normalised with
     ImageNet's mean and standard deviation. A transform of your own replaces all of that.
 
+    Without one, images are decoded, cut and resized by the pack, a whole batch at a time, with the crops and the pixels
+    of torchvision's transforms (docs/images.md has what may differ). Within a run, batches travel as uint8 and become
+    normalised floats, in the Trainer's precision, in ``on_after_batch_transfer``; the model's own hooks run after that.
+    A loader that is read by hand gives normalised floats, with the same values.
+
     Args:
         root: The folder.
         image_size: Height and width of what the model gets (pixels).
@@ -152,6 +69,16 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         on_error: "raise" stops at an unreadable image and names it; "skip" leaves it out of its batch, counts it in
             ``unreadable`` and warns once at the end (each rank knows its own). A batch of nothing but unreadable
             images becomes the next image that can be read.
+        decode_threads: Threads that decode in each process that loads, or "auto"; transforms of your own never run in
+            threads. The choice and its reason are in ``decoding`` once a loader is made.
+        cache: "disk" or "ram" keeps what was read in the first epoch for those after it (and for the next run, on
+            disk), shared by the processes of a node. Whether there is one, where, and why is in ``cache_plan`` after
+            ``setup``. Batches are the same with a cold, a part-filled and a full cache. docs/cache.md has more.
+        cache_dir: Where caches on disk are; None = ``~/.cache/lightning_fastdata/cache``. Best a disk of the node.
+        cache_bytes: What the cache may grow to (bytes); None = what is free, less a reserve.
+        cache_format: What is kept of an image: "original", its file; or, made smaller before anything else is done
+            with it, "jpeg" or "raw" pixels with a short side of 256, which load several times faster. The last two
+            change what the model sees a little, in each epoch alike, so the choice is never made for you.
         **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``num_workers``, ``val_split``, ``seed``, ...
 
     Raises:
@@ -167,6 +94,11 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
         on_error: Literal["raise", "skip"] = "raise",
+        decode_threads: int | Literal["auto"] = "auto",
+        cache: Literal["ram", "disk"] | None = None,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int | None = None,
+        cache_format: Literal["original", "jpeg", "raw"] = "original",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -174,11 +106,22 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             raise FastDataError(f"image_size={image_size!r}.", expected="pixels, >= 1.", fix="pass image_size=224.")
         if on_error not in ("raise", "skip"):
             raise FastDataError(f"on_error={on_error!r}.", expected='"raise" or "skip".', fix='pass on_error="raise".')
+        check_threads(decode_threads)
         self.root = str(Path(root).expanduser())
         self.image_size = image_size
         self.train_transform = train_transform
         self.eval_transform = eval_transform
         self.on_error = on_error
+        self.decode_threads = decode_threads
+        self.cache = cache
+        self.cache_dir = None if cache_dir is None else str(cache_dir)
+        self.cache_bytes = cache_bytes
+        self.cache_format = cache_format
+        self._cache_wish()  # refuses what cannot be meant
+        self._cache: ImageCache | None = None
+        self._cache_told = ""
+        self.decoding: dict[str, tuple[int, Reason]] = {}
+        self._normalise = Normaliser()
         self._classes: tuple[str, ...] | None = None
         self._reported: dict[str, int] = {}
         # Datasets that the user passed are his; the folders do not replace them.
@@ -200,15 +143,19 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         train = index_images(folders["train"])
         parts = split_indices(len(train.paths), held_out, self.split_seed) if held_out else {}
         self._classes = train.classes
-        found = {"train": self._dataset("train", train, parts.get("train"))}
-        found |= {name: self._dataset(name, train, parts[name]) for name in held_out}
-        for name in folders.keys() - {"train"}:
-            found[name] = self._dataset(name, index_images(folders[name], train.classes))
+        others = {name: index_images(folders[name], train.classes) for name in folders.keys() - {"train"}}
+        sources = self._sources({"train": train, **others})
+        found = {"train": self._dataset("train", train, sources["train"], parts.get("train"))}
+        found |= {name: self._dataset(name, train, sources["train"], parts[name]) for name in held_out}
+        found |= {name: self._dataset(name, index, sources[name]) for name, index in others.items()}
         for name in found.keys() - self._given:
             setattr(self, f"{name}_dataset", found[name])
 
     def teardown(self, stage: str) -> None:
-        """Say, once, which images were left out."""
+        """Say, once, which images were left out, and what the cache holds."""
+        if self._cache is not None and (text := "; ".join(self._cache.lines())) not in ("", self._cache_told):
+            self._cache_told = text
+            rank_zero_info(f"  cache: {text}.")
         for split, paths in self.unreadable.items():
             if paths and len(paths) != self._reported.get(split):
                 self._reported[split] = len(paths)
@@ -233,10 +180,15 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         return len(self.classes)
 
     @property
+    def cache_plan(self) -> CachePlan | None:
+        """Whether there is a cache, where, how large it may become and why; None without a wish for one."""
+        return None if self._cache is None else self._cache.plan
+
+    @property
     def unreadable(self) -> dict[str, list[str]]:
         """With ``on_error="skip"``, the files that were left out so far, by split."""
         named = {split: getattr(self, f"{split}_dataset") for split in SPLITS}
-        return {split: data.unreadable_paths() for split, data in named.items() if isinstance(data, ImageDataset)}
+        return {split: data.unreadable_paths() for split, data in named.items() if isinstance(data, ImageFiles)}
 
     def show_batch(self, split: Split = "train", count: int = 16) -> Image.Image:
         """A picture of some samples as the model gets them, with their class names.
@@ -264,111 +216,87 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             )
         dataset = getattr(self, f"{split}_dataset")
         numbers = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist()
-        with _random_state_kept():
+        with random_state_kept():
             samples = [dataset[number] for number in numbers]
         own = self.train_transform if split == "train" else self.eval_transform
         statistics = None if own else (IMAGENET_MEAN, IMAGENET_STD)
         return picture([sample for sample in samples if not isinstance(sample, LeftOut)], self.classes, statistics)
 
-    def _dataset(self, split: str, index: ImageIndex, indices: Any = None) -> ImageDataset:
+    def make_dataloader(self, split: Split, dataset: Any, *, name: str | None = None, loaders: int = 1) -> Any:
+        """Make one loader; see ``FastDataModule``. Of data that is decoded here, it serves uint8 within a run."""
+        if not isinstance(dataset, WholeCropDataset):
+            return super().make_dataloader(split, dataset, name=name, loaders=loaders)
+        served = copy.copy(dataset)
+        served.as_pixels = self._normalises_on_device()
+        loader = super().make_dataloader(split, served, name=name, loaders=loaders)
+        facts = trainer_facts(self.trainer)
+        cpus = probe(local_world_size=facts.local_world_size).cpus_per_rank
+        busy = torch.get_num_threads() if facts.device_type == "cpu" and torch.get_num_threads() > 1 else 0
+        threads, reason = decide_threads(self.decode_threads, loader.num_workers, cpus, busy)
+        served.decode_threads = threads  # workers start with the first batch
+        key = name or split
+        if self.decoding.get(key) != (threads, reason):
+            rank_zero_info(f"  {f'decode_threads={threads}':<30}{reason.text}{' [you]' * (reason.source == 'user')}")
+        self.decoding[key] = (threads, reason)
+        return loader
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalise images on the device, then hand the batch to the model's hook, which Lightning would leave out."""
+        trainer: Any = self.trainer
+        batch = self._normalise.of_batch(batch, trainer)
+        return trainer.lightning_module.on_after_batch_transfer(batch, dataloader_idx)
+
+    def _normalises_on_device(self) -> bool:
+        """Whether the batches of a loader made now will come through our hook, unseen by any other before it."""
+        trainer: Any = self.trainer
+        if trainer is None or getattr(trainer, "datamodule", None) is not self or trainer.state.status != "running":
+            return False  # somebody wants to read them by hand
+        ours = ImageFolderDataModuleMixin.on_after_batch_transfer
+        if getattr(type(self), "on_after_batch_transfer", None) is not ours or "on_after_batch_transfer" in vars(self):
+            return False
+        before = ("on_before_batch_transfer", "transfer_batch_to_device")
+        return all(is_lightnings(owner, hook) for owner in (self, trainer.lightning_module) for hook in before)
+
+    def _cache_wish(self) -> CacheWish:
+        entry_format = EntryFormat.for_images(self.cache_format, self.image_size)
+        return CacheWish(self.cache, self.cache_dir, self.cache_bytes, entry_format)
+
+    def _sources(self, indexes: Mapping[str, ImageIndex]) -> dict[str, Source | None]:
+        """Where the images of each folder come from; None = from its files."""
+        wish = self._cache_wish()
+        if wish.kind is None:
+            self._cache = None
+            return dict.fromkeys(indexes)
+        paths = {name: index.paths for name, index in indexes.items()}
+        header = header_of(self.root, paths, wish.entry_format)
+        # Lightning calls setup again for every fit, test, ...: what is open stays open.
+        if self._cache is None or (self._cache.header, self._cache.wish) != (header, wish):
+            self._cache = ImageCache(header, paths, wish)
+            rank_zero_info(f"  {f'cache={self.cache!r}':<30}{self._cache.plan.reason.text}")
+        return {name: self._cache.source(name, listed) for name, listed in paths.items()}
+
+    def _dataset(self, split: Any, index: ImageIndex, source: Source | None, indices: Any = None) -> ImageFiles:
         own = self.train_transform if split == "train" else self.eval_transform
-        default = train_transform(self.image_size) if split == "train" else eval_transform(self.image_size)
-        dataset = ImageDataset(
-            index,
-            own or default,
-            indices=None if indices is None else indices.tolist(),
-            on_error=self.on_error,
-            sample_bytes=None if own else 3 * self.image_size**2 * 4,
-        )
+        dataset: ImageFiles
+        if own is not None:
+            dataset = ImageDataset(index, own, indices=indices, on_error=self.on_error, source=source)
+        else:
+            collates = super()._kwargs_for(split).get("collate_fn") is not None  # wants samples, not batches
+            make = CropDataset if collates else WholeCropDataset
+            dataset = make(index, self._crop(split), indices=indices, on_error=self.on_error, source=source)
         before = getattr(self, f"{split}_dataset")
-        if isinstance(before, ImageDataset) and before.paths == dataset.paths:
+        if isinstance(before, ImageFiles) and before.paths == dataset.paths:
             dataset.unreadable = before.unreadable  # Lightning calls setup again for every fit, test, ...
         return dataset
 
+    def _crop(self, split: str) -> RandomCrop | MiddleCrop:
+        if split == "train":
+            return RandomCrop(self.image_size)
+        return MiddleCrop(self.image_size, round(self.image_size * RESIZE_FOR_CROP))
+
     def _kwargs_for(self, split: Any) -> dict[str, Any]:
         kwargs = super()._kwargs_for(split)
-        if self.on_error == "skip":
+        if self.on_error == "skip" and not isinstance(getattr(self, f"{split}_dataset"), WholeCropDataset):
             own = kwargs.get("collate_fn")
             kwargs["collate_fn"] = partial(collate_readable, collate_fn=own) if own else collate_readable
         return kwargs
-
-
-def train_transform(image_size: int) -> Transform:
-    """The default augmentation: a random crop, a random flip, float32 normalised with ImageNet's statistics.
-
-    Args:
-        image_size: Height and width of the result (pixels).
-    """
-    crop = [v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()]
-    pipeline: Transform = v2.Compose([v2.ToImage(), *crop, *_to_normalised_float()])
-    return pipeline
-
-
-def eval_transform(image_size: int) -> Transform:
-    """The default for evaluation: resize, crop the middle, float32 normalised with ImageNet's statistics.
-
-    Args:
-        image_size: Height and width of the result (pixels).
-    """
-    crop = [v2.Resize(round(image_size * RESIZE_FOR_CROP), antialias=True), v2.CenterCrop(image_size)]
-    pipeline: Transform = v2.Compose([v2.ToImage(), *crop, *_to_normalised_float()])
-    return pipeline
-
-
-def _to_normalised_float() -> list[torch.nn.Module]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Looking at samples must not move the random numbers of the run that follows."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(python_state)
-    np.random.set_state(numpy_state)
-
-
-TILE_PX, MARGIN_PX, CAPTION_PX = 160, 4, 20
-
-
-def picture(
-    samples: list[tuple[torch.Tensor, int]],
-    classes: list[str],
-    statistics: tuple[Sequence[float], Sequence[float]] | None = None,
-) -> Image.Image:
-    """A grid of images with their class names.
-
-    Args:
-        samples: Pairs of an image, float or uint8, (channels, height, width), and its label.
-        classes: Name by label.
-        statistics: Mean and standard deviation per channel to undo; None stretches each image to its own range, so
-            that any normalisation shows.
-
-    Returns:
-        The picture.
-    """
-    tiles = [_tile(image, classes[label], statistics) for image, label in samples]
-    columns = math.ceil(math.sqrt(len(tiles)))
-    width, height = tiles[0].width, max(tile.height for tile in tiles)
-    sheet = Image.new("RGB", (columns * width, math.ceil(len(tiles) / columns) * height), "white")
-    for place, tile in enumerate(tiles):
-        sheet.paste(tile, (place % columns * width, place // columns * height))
-    return sheet
-
-
-def _tile(image: torch.Tensor, caption: str, statistics: tuple[Sequence[float], Sequence[float]] | None) -> Image.Image:
-    # A transform of the user's may end in an array or a PIL image.
-    pixels = (image if isinstance(image, torch.Tensor) else v2.functional.to_image(image)).float()
-    if statistics is None:
-        low, high = pixels.min(), pixels.max()
-        pixels = (pixels - low) / (high - low).clamp_min(1e-6)
-    else:
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in statistics)
-        pixels = (pixels * std + mean).clamp(0, 1)
-    shown = v2.functional.to_pil_image((pixels * 255).byte()).convert("RGB")
-    shown = shown.resize((TILE_PX, TILE_PX * shown.height // shown.width))
-    tile = Image.new("RGB", (TILE_PX + 2 * MARGIN_PX, shown.height + MARGIN_PX + CAPTION_PX), "white")
-    tile.paste(shown, (MARGIN_PX, MARGIN_PX))
-    ImageDraw.Draw(tile).text((MARGIN_PX + 1, shown.height + MARGIN_PX + 3), caption[:24], fill="black")
-    return tile

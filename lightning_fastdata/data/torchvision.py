@@ -16,7 +16,8 @@ from torchvision.transforms import v2
 
 from lightning_fastdata.auto import SPLITS
 from lightning_fastdata.data.base import FastDataModuleMixin
-from lightning_fastdata.data.images import IMAGENET_MEAN, IMAGENET_STD, RESIZE_FOR_CROP
+from lightning_fastdata.data.images import RESIZE_FOR_CROP
+from lightning_fastdata.data.normalise import IMAGENET_MEAN, IMAGENET_STD
 from lightning_fastdata.data.plain import as_plain
 from lightning_fastdata.data.splits import SplitView
 from lightning_fastdata.data.torchvision_datasets import DatasetFacts

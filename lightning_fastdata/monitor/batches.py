@@ -143,5 +143,5 @@ def _plain_number(index: Any) -> int:
 
 
 def _is_of_library(value: Any) -> bool:
-    """Whether a value is an array, a tensor or a number of NumPy or torch, whose methods are not the user's."""
-    return type(value).__module__ in ("numpy", "torch")
+    """Whether a value is an array, a tensor or a number of NumPy or torch, or a list of ours: no user's methods."""
+    return type(value).__module__ in ("numpy", "torch", "lightning_fastdata.fast.packed")

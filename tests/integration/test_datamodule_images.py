@@ -87,7 +87,7 @@ def test_a_run_goes_on_past_unreadable_images(folder, workers):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         quiet_trainer().validate(Classifier(), datamodule=module, verbose=False)
-    assert not [warning for warning in caught if "left out" in str(warning.message)], "told once is enough"
+    assert not [str(warning.message) for warning in caught if "left out" in str(warning.message)], "told once is enough"
 
 
 @pytest.mark.slow  # a worker that failed takes torch up to five seconds to put away

@@ -96,9 +96,9 @@ def run(stage, data, *callbacks):
     ],
 )
 def test_the_models_hooks_run_with_every_data_module_of_ours(make, stage, tmp_path):
-    """None of ours has such a hook, which would shadow the model's."""
+    """None of ours has such a hook, which would shadow the model's, but for images: that one hands the batch on."""
     data = make(tmp_path)
-    assert not any(is_overridden(hook, data) for hook in HOOKS)
+    assert [hook for hook in HOOKS if is_overridden(hook, data)] == ([HOOKS[2]] if make is images else [])
     assert run(stage, data).calls == BATCH * (2 if stage == "fit" else 1)  # a training batch and a validation batch
 
 
@@ -111,8 +111,111 @@ def test_no_data_module_of_either_package_has_a_hook(module):
     for name in ("FastDataModule", "TensorDataModule", "ImageFolderDataModule", "TorchvisionDataModule"):
         ours = getattr(package, name)
         lightnings = ours.__mro__[[base.__name__ for base in ours.__mro__].index("LightningDataModule")]
-        for hook in HOOKS:
+        for hook in HOOKS[:2] if name == "ImageFolderDataModule" else HOOKS:
             assert getattr(ours, hook) is getattr(lightnings, hook), f"{name}.{hook}"
+
+
+class Looking(LightningModule):
+    """Writes down what it is given, in its step and in the hooks that a subclass has."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 2, 3)
+        self.seen = {}
+
+    def note(self, where, batch):
+        kind, (pixels, labels) = type(batch), batch
+        self.seen[where] = (kind, pixels.dtype, pixels.is_contiguous(), labels.dtype, float(pixels.double().mean()))
+        return batch
+
+    def training_step(self, batch, batch_idx):
+        self.note("step", batch)
+        return self.layer(batch[0]).float().mean()
+
+    validation_step = training_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class After(Looking):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return self.note("after", batch)
+
+
+class Before(After):
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return self.note("before", batch)
+
+
+class Moving(After):
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        return super().transfer_batch_to_device(self.note("transfer", batch), device, dataloader_idx)
+
+
+class RecipeForImages(ImageFolderDataModule):
+    """The recipe of FastDataModule's docstring: its hook was written for floats, and gets floats."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        self.trainer.lightning_module.note("data", batch)
+        return self.trainer.lightning_module.on_after_batch_transfer(batch, dataloader_idx)
+
+
+def look(tmp_path, model, make=ImageFolderDataModule, **options):
+    images(tmp_path)
+    data = make(tmp_path, image_size=8, batch_size=4, num_workers=0)
+    trainer = quiet_trainer(limit_val_batches=0, max_epochs=1, **options)
+    trainer.fit(model, datamodule=data)
+    return model.seen, trainer.train_dataloader.dataset.as_pixels
+
+
+FLOATS = (list, torch.float32, True, torch.int64, pytest.approx((0.5 / 255 - 0.449) / 0.226, abs=0.1))
+
+
+@pytest.mark.parametrize(
+    ("model", "make", "places", "as_pixels"),
+    [
+        (Looking, ImageFolderDataModule, {"step"}, True),
+        (After, ImageFolderDataModule, {"after", "step"}, True),
+        (Before, ImageFolderDataModule, {"before", "after", "step"}, False),
+        (Moving, ImageFolderDataModule, {"transfer", "after", "step"}, False),
+        (After, RecipeForImages, {"data", "after", "step"}, False),
+    ],
+)
+def test_whoever_looks_at_images_sees_normalised_floats(model, make, places, as_pixels, tmp_path):
+    """Wherever a user's hook is. Bytes go to the device only where no hook is that would see them."""
+    seen, travelled = look(tmp_path, model(), make)
+    assert all(batch == FLOATS for batch in seen.values())
+    assert travelled is as_pixels
+    assert set(seen) == places
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64), ("bf16-mixed", torch.float32)]
+)
+def test_images_follow_the_precision(precision, dtype, tmp_path):
+    """As a batch of floats would."""
+    seen, travelled = look(tmp_path, Looking(), precision=precision)
+    assert travelled
+    assert seen["step"][1] is dtype
+
+
+def test_images_follow_a_channels_last_model(tmp_path):
+    """Otherwise they are contiguous, as they always were."""
+    seen, _ = look(tmp_path, Looking().to(memory_format=torch.channels_last))
+    assert not seen["step"][2]
+
+
+def test_loaders_handed_over_without_their_data_module_give_floats(tmp_path):
+    """Nobody would normalise them on the device."""
+    images(tmp_path)
+    data = ImageFolderDataModule(tmp_path, image_size=8, batch_size=4, num_workers=0)
+    model = Looking()
+    trainer = quiet_trainer(limit_val_batches=0)
+    trainer.fit(model, datamodule=data)
+    again = Looking()
+    quiet_trainer(limit_val_batches=0).fit(again, data.train_dataloader(), data.val_dataloader())
+    assert again.seen["step"] == model.seen["step"] == FLOATS
 
 
 class Handing(FastDataModule):
