@@ -523,36 +523,43 @@ class Seeded(Noise):
 
     def __getitems__(self, indices, seeds):
         assert seeds.dtype == np.uint64
-        return list(indices), seeds.tolist(), draw()
+        return np.asarray(indices).tolist(), seeds.tolist(), draw()
+
+
+def with_seeds(dataset):
+    """As a loader of the run with seed 7 makes it."""
+    return SampleView(dataset, as_it_is, 7, batched=True, source=7)
 
 
 def test_a_dataset_that_takes_seeds_gets_one_for_each_sample():
     """Those that would have been put into the generators, which nobody touches."""
     start = stream(7, 2, 1)
-    indices, seeds, _ = load(view(Seeded()), [4, 1, -1], epoch=2, cycle=1)
+    indices, seeds, _ = load(with_seeds(Seeded()), [4, 1, -1], epoch=2, cycle=1)
     assert indices == [4, 1, -1]
     assert seeds == [sample_seed(start, number) for number in indices]
-    _, seeds, _ = load(view(Seeded()), [4, 4], epoch=2, cycle=1, occurrences=[0, 1])
+    _, seeds, _ = load(with_seeds(Seeded()), [4, 4], epoch=2, cycle=1, occurrences=[0, 1])
     assert seeds == [sample_seed(start, 4), sample_seed(start, 4, 1)]
     key = sample_number("name") & (2**64 - 1)
-    assert load(view(Seeded()), ["name"], epoch=2, cycle=1)[1] == [sample_seed(start, key)]
+    assert load(with_seeds(Seeded()), ["name"], epoch=2, cycle=1)[1] == [sample_seed(start, key)]
     seed_generators(3)
-    assert load(view(Seeded()), [1])[2] == numbers_of(3), "the generators are where they were"
+    assert load(with_seeds(Seeded()), [1])[2] == numbers_of(3), "the generators are where they were"
 
 
 def test_a_part_of_a_dataset_that_takes_seeds_takes_them():
     """The seed is that of the number that the sampler drew, as everywhere."""
     part = Subset(SplitView(Seeded(), [9, 8, 7]), [2, 0])
-    assert load(view(part), [0, 1])[:2] == ([7, 9], [sample_seed(stream(7, 0), number) for number in (0, 1)])
+    assert load(with_seeds(part), [0, 1])[:2] == ([7, 9], [sample_seed(stream(7, 0), number) for number in (0, 1)])
 
 
-def test_without_a_seed_of_the_run_seeds_come_from_torchs_generator():
-    """With ``deterministic=False``: like everything else that is random then."""
-    torch.manual_seed(1)
-    first = load(view(Seeded(), seed=None), [1, 2])[1]
-    assert load(view(Seeded(), seed=None), [1, 2])[1] != first
-    torch.manual_seed(1)
-    assert load(view(Seeded(), seed=None), [1, 2])[1] == first
+def test_seeds_follow_from_the_run_whatever_becomes_of_the_generators():
+    """With ``deterministic=False`` the generators are left alone; seeds that nobody draws cost nothing."""
+
+    def seeds(source):
+        asked = SampleView(Seeded(), as_it_is, None, batched=True, source=source)
+        return load(asked, [1, 2], epoch=3)[1]
+
+    assert seeds(5) == [sample_seed(stream(5, 3), number) for number in (1, 2)]
+    assert seeds(5) != seeds(6)
 
 
 @pytest.mark.parametrize(

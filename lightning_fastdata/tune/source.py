@@ -174,7 +174,7 @@ def trial_loader(
     """
     asks = Asks()
     asks.next_pass = asks_for(source, fresh)
-    samples = view(source.dataset, source.collate_fn, source.seed, batched=source.batched)
+    samples = view(source.dataset, source.collate_fn, source.seed, batched=source.batched, source=source.seed or 0)
     how: dict[str, Any] = {"batch_sampler": asks} if source.batched else {"sampler": asks, "batch_size": None}
     options: dict[str, Any] = {"num_workers": num_workers}
     if num_workers:
