@@ -11,7 +11,7 @@ import torch
 
 from lightning_fastdata import __version__
 
-__all__ = ["RunFacts", "all_workers", "keeps_workers", "plans_of", "the_dataset"]
+__all__ = ["RunFacts", "all_workers", "flattened", "keeps_workers", "plans_of", "the_dataset"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def keeps_workers(loaders: Any) -> bool | None:
     Args:
         loaders: ``trainer.train_dataloader``: a loader or a collection of loaders.
     """
-    kept = [loader.persistent_workers for loader in _flattened(loaders) if getattr(loader, "num_workers", 0)]
+    kept = [loader.persistent_workers for loader in flattened(loaders) if getattr(loader, "num_workers", 0)]
     known = [bool(one) for one in kept if isinstance(one, bool)]
     return all(known) if known else None
 
@@ -77,7 +77,7 @@ def all_workers(loaders: Any) -> int | None:
         loaders: ``trainer.train_dataloader``.
     """
     told = [
-        loader.num_workers for loader in _flattened(loaders) if isinstance(getattr(loader, "num_workers", None), int)
+        loader.num_workers for loader in flattened(loaders) if isinstance(getattr(loader, "num_workers", None), int)
     ]
     return sum(told) if told else None
 
@@ -91,7 +91,7 @@ def the_dataset(loaders: Any) -> Callable[[], Any] | None:
     Returns:
         None where there are several loaders: then an index says nothing.
     """
-    flat = _flattened(loaders)
+    flat = flattened(loaders)
     dataset = getattr(flat[0], "dataset", None) if len(flat) == 1 else None
     try:
         return None if dataset is None else weakref.ref(dataset)
@@ -99,11 +99,15 @@ def the_dataset(loaders: Any) -> Callable[[], Any] | None:
         return None
 
 
-def _flattened(loaders: Any) -> list[Any]:
-    """The loaders of a collection."""
+def flattened(loaders: Any) -> list[Any]:
+    """The loaders of a collection.
+
+    Args:
+        loaders: ``trainer.train_dataloader``: a loader or a collection of loaders.
+    """
     if isinstance(loaders, Mapping):
-        return [loader for part in loaders.values() for loader in _flattened(part)]
+        return [loader for part in loaders.values() for loader in flattened(part)]
     if isinstance(loaders, (list, tuple)):
-        return [loader for part in loaders for loader in _flattened(part)]
+        return [loader for part in loaders for loader in flattened(part)]
     flat = getattr(loaders, "flattened", None)  # a CombinedLoader
     return list(flat) if isinstance(flat, (list, tuple)) else [] if loaders is None else [loaders]

@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning_fastdata.internals import training_iterators
 from lightning_fastdata.internals_torch import queue_state
+from lightning_fastdata.monitor.facts import flattened
 from lightning_fastdata.tune.source import why_not
 
 __all__ = ["let_workers_fill_up", "loader_of"]
@@ -21,19 +22,20 @@ def loader_of(trainer: Any) -> tuple[Any, str | None]:
     """
     if trainer.fast_dev_run:
         return None, "fast_dev_run trains on a few batches"
-    loaders = trainer.train_dataloader
-    if isinstance(loaders, (list, tuple, dict)) or hasattr(loaders, "flattened"):
-        return None, "there are several training loaders, which share the workers as planned"
-    problem = why_not(loaders)
+    loaders = flattened(trainer.train_dataloader)
+    if len(loaders) != 1:
+        return None, f"there are {len(loaders)} training loaders, which share the workers as planned"
+    loader = loaders[0]
+    problem = why_not(loader)
     if problem is not None:
-        return loaders, problem
+        return loader, problem
     epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else float("inf")
     batches = trainer.num_training_batches * epochs
     steps = trainer.max_steps if trainer.max_steps is not None and trainer.max_steps >= 0 else float("inf")
     batches = min(batches, steps * trainer.accumulate_grad_batches)
     if batches < FEWEST_BATCHES:
-        return loaders, f"the run has {batches:.0f} batches, and {FEWEST_BATCHES} are needed to measure and verify"
-    return loaders, None
+        return loader, f"the run has {batches:.0f} batches, and {FEWEST_BATCHES} are needed to measure and verify"
+    return loader, None
 
 
 def let_workers_fill_up(trainer: Any, at_most_s: float) -> None:

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
 from lightning_fastdata import DataWaitMonitor, FastDataError, FastDataModule, LoaderTuner, auto_dataloader
@@ -243,8 +244,10 @@ def test_several_loaders_and_loaders_of_no_torch_are_left_alone(lines):
     """They share the workers as planned, or have none that anybody knows."""
     fit(Model(), LoaderTuner(), data=FastDataModule([Waiting(), Waiting()], batch_size=16), limit_train_batches=2)
     fit(Model(), LoaderTuner(), loader=[torch.ones(4, 2)] * 80)
-    assert "several training loaders" in lines()[0]
-    assert "list is no torch DataLoader" in lines()[1] or "several" in lines()[1]
+    fit(Model(), LoaderTuner(), loader=CombinedLoader([DataLoader(Waiting(100), 4)]), limit_train_batches=2)
+    assert "there are 2 training loaders" in lines()[0]
+    assert "there are 80 training loaders" in lines()[1]
+    assert "the run has 2 batches" in lines()[2]  # one in a collection is one
 
 
 def test_a_dataset_that_holds_an_open_file_is_left_alone(lines, tmp_path):
