@@ -8,8 +8,9 @@ in a run, where the device normalises them; "ours, floats" is what a loader read
 processes.
 
 With --run: an epoch under Lightning's Trainer with a step of 20 ms that leaves the CPU free, with batches that go to
-torch's meta device, where transfers cost nothing: plain Lightning with its best workers against ours with its defaults, with the monitor's
-ledger of both. With --accuracy: the difference to torchvision's pixels where a JPEG is shrunk while it is decoded.
+torch's meta device, where transfers cost nothing: plain Lightning with its best workers against ours with its defaults,
+with the monitor's ledger of both. With --accuracy: the difference to torchvision's pixels where a JPEG is shrunk while
+it is decoded.
 """
 
 import argparse
