@@ -34,8 +34,8 @@ def check_threads(wish: object) -> None:
 def decide_threads(wish: int | str, workers: int, cpus: float, busy_cpus: float = 0.0) -> tuple[int, Reason]:
     """Threads that decode in each process that loads.
 
-    Processes come first: on two cores, two of them load as much as one with two threads for 20 % less CPU time
-    (benchmarks/README.md). Threads are for what processes leave over.
+    Processes come first, one for each core: they share no lock. Threads are for the cores that processes leave over; on
+    two cores one process with two threads loads about as much as two processes (benchmarks/README.md).
 
     Args:
         wish: The user's ``decode_threads``.
