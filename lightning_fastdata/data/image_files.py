@@ -191,7 +191,7 @@ class WholeCropDataset(CropDataset):
         """A whole batch.
 
         Args:
-            indices: Which samples.
+            indices: Which samples: a list, or, from a loader of ours, int64, shape (batch,).
             seeds: A seed for each, uint64, shape (batch,); None, as from torch, gives a list of single samples.
 
         Returns:
@@ -203,17 +203,17 @@ class WholeCropDataset(CropDataset):
         """
         if seeds is None:
             return [self[index] for index in indices]
-        pixels, numbers = self._decoded(indices, seeds.tolist())
+        pixels, numbers = self._decoded([int(index) for index in indices], seeds.tolist())
         labels = self.targets.take(numbers).tensor()
         return PixelBatch(pixels, labels) if self.as_pixels else [self.normalise(pixels), labels]
 
-    def _decoded(self, indices: Sequence[int], seeds: list[int]) -> tuple[torch.Tensor, list[int]]:
+    def _decoded(self, indices: list[int], seeds: list[int]) -> tuple[torch.Tensor, list[int]]:
         """Pixels of those images that could be read, and which they are."""
         pixels = empty_batch(len(indices), self.crop.size)
         places = [self.paths.place(index) for index in indices]
         failed = self.decoder.decode(places, seeds, pixels, self.decode_threads)
         if not failed:
-            return pixels, list(indices)
+            return pixels, indices
         for place in sorted(failed):
             self.leave_out(indices[place] % len(self), failed[place])
         kept = [place for place in range(len(indices)) if place not in failed]
