@@ -468,7 +468,7 @@ def test_a_batch_larger_than_the_data_with_drop_last_is_refused():
         *([(torch.ones(2), 0), (torch.ones(2), 1)], [torch.ones(2)], [1.0, 2.0], ["a.jpg"], {"x": torch.ones(4)}),
         *([None], [{"x": [1, 2]}], {"a": Numbers(), "b": [Numbers(), 3]}),
     ],
-    ids=str,
+    ids=lambda samples: type(samples).__name__,
 )
 def test_a_list_of_samples_is_not_taken_for_a_list_of_datasets(samples):
     """It would become a loader per sample, in silence."""
