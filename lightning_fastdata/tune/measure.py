@@ -27,6 +27,8 @@ PROBE_BATCHES = 8
 """Batches that a probe takes at most, after the first one (count)."""
 FEWEST_PROBE_BATCHES = 2
 """Fewer than these say nothing of how batches vary (count)."""
+MEASURED_SHARE = 1 / 3
+"""Share of a probe's time that is left for measuring, however long the worker took to start."""
 HANDOFFS = 3
 """Batches whose handing over is timed (count); the least counts, since anything may hold up a process."""
 BUSY_SHARE = 0.15
@@ -127,6 +129,8 @@ def probe_worker(source: Source, fresh: FreshIndices, budget_s: float = 3.0) -> 
     with _closing(loader, "one worker") as batches:
         first = next(batches)
         start_s = time.perf_counter() - asked
+        # A worker that was slow to start, on a machine where everything is, may still be measured.
+        ends = max(ends, time.perf_counter() + budget_s * MEASURED_SHARE)
         measured: list[_Measured] = []
         handoffs: list[float] = []
         while len(measured) < PROBE_BATCHES and time.perf_counter() < ends:
