@@ -27,7 +27,8 @@ demo: $(INSTALLED)
 	@$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -m "not full and not timed" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "timed and not full"
 
 test-full: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -237,7 +237,7 @@ class ResumableDataLoader(PlannedDataLoader):
             now.began = started, perf_counter()
         return inner
 
-    def change(self, plan: LoaderPlan) -> None:
+    def change(self, plan: LoaderPlan, *, between_epochs: bool = False) -> None:
         """Use other workers from the next batch on. The batches stay the same, and so does their order.
 
         In the middle of a pass the batches that the old workers have prepared are dropped and loaded again, so that
@@ -245,20 +245,26 @@ class ResumableDataLoader(PlannedDataLoader):
 
         Args:
             plan: The workers and what belongs to them.
+            between_epochs: Whether the Trainer is through with a pass. It does not ask for the end of a loader whose
+                length it knows, nor beyond ``limit_train_batches``, so the loader cannot know that itself.
 
         Raises:
             FastDataError: A pass is under way that cannot be gone on with by other workers; see
                 ``changes_within_pass``.
         """
         reader = self._reader()
-        if reader is not None and not reader.finished and not self.changes_within_pass:
+        over = reader is None or reader.finished or between_epochs
+        if not over and not self.changes_within_pass:
             raise FastDataError(
                 "The workers of this loader cannot be changed in the middle of an epoch.",
                 expected="batches in an order that the seed decides.",
                 fix="change them between two epochs.",
             )
-        if reader is None or reader.finished:
+        if over:
             stop_workers(internals.kept_iterator(self))
+            if reader is not None:
+                stop_workers(reader.inner)
+                self._reader = nobody
         if plan.num_workers == 0:
             self.multiprocessing_context = None
         self.num_workers, self.prefetch_factor, self.pin_memory = (

@@ -41,11 +41,6 @@ class Probe:
     """Share of its time in which the worker could have run and got no CPU, because others had it or a quota was used
     up (0..1); None where the system does not tell."""
 
-    @property
-    def cpu_share(self) -> float:
-        """CPU time over time: near 1 means that decoding decides, near 0 that disk or network do (0..1)."""
-        return min(1.0, self.batch_cpu_s / self.batch_s) if self.batch_s > 0 else 1.0
-
 
 @dataclass(frozen=True)
 class Consumer:

@@ -13,6 +13,21 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 FakeRoot = Callable[..., Path]
 
+TIMED = (
+    *("test_monitor_truth.py", "test_rank_times.py", "test_ledger.py", "test_traps.py", "test_monitor_runs.py"),
+    *("test_fetches.py", "test_tuner_ranks.py", "tune/test_callback.py", "tune/test_measure.py", "tune/test_search.py"),
+    *("test_foreign_loaders.py", "test_many_loaders.py", "test_preflight_real.py", "test_monitor_ranks.py"),
+)
+"""Files whose tests compare times, or take the machine's limits: nothing else should run beside them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs alone (``make test`` runs the others two at a time)."""
+    for item in items:
+        if item.path.as_posix().endswith(TIMED):
+            item.add_marker("timed")
+
+
 CGROUP_V2 = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 
 

@@ -38,10 +38,3 @@ def test_a_trial_knows_its_share_and_its_name():
     assert [trial.name for trial in RESULT.trials] == ["0 workers", "4 workers x 2"]
     assert Trial(1, 2, None, None).name == "1 worker x 2"
     assert RESULT.chosen is RESULT.trials[1]
-
-
-def test_cpu_share_is_a_share():
-    """Native threads of a worker may take more CPU time than time."""
-    assert PROBE.cpu_share == 0.5
-    assert Probe(8, 0.08, 0.4, 0.1, 0.001, 1000, 2, None, 0.2).cpu_share == 1.0
-    assert Probe(8, 0.0, 0.0, 0.1, 0.001, 1000, 2, None, 0.2).cpu_share == 1.0

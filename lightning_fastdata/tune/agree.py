@@ -9,9 +9,18 @@ import torch
 
 from lightning_fastdata.hardware import Hardware
 from lightning_fastdata.trials import Probe
-from lightning_fastdata.tune.live import Window, merged
+from lightning_fastdata.tune.live import Setting, Window, merged
 
-__all__ = ["Machine", "agreed_probe", "agreed_window", "machine_of", "with_machine"]
+__all__ = [
+    "Looked",
+    "Machine",
+    "agreed_probe",
+    "agreed_window",
+    "all_can",
+    "begin_alike",
+    "machine_of",
+    "with_machine",
+]
 
 _PROBE = (
     *("batches", "batch_s", "batch_cpu_s", "batch_s_cv", "handoff_s", "batch_bytes", "batch_tensors", "worker_bytes"),
@@ -22,10 +31,22 @@ _WINDOW = ("batches", "step_s", "step_s_error", "exposed_s", "cpu_s", "load_s", 
 
 
 class Machine(NamedTuple):
-    """What the ranks of a run have to agree on of their machines: the least of each."""
+    """What the ranks of a run have to agree on of their machines and loaders: the least of each."""
 
     cpus: float
     """CPUs of a rank (count)."""
+    fewer_ranks: float
+    """Ranks of the node, negative, so that the least is that of the fullest node (count)."""
+    open_files: float
+    """Files that are open, negative likewise (count)."""
+    num_workers: float
+    """Workers that the loader begins with (count)."""
+    in_flight: float
+    """Batches that they keep under way (count)."""
+    more_workers: float
+    """The workers again, negative: where the least is not ``-num_workers``, ranks begin differently (count)."""
+    more_in_flight: float
+    """The same of the batches under way (count)."""
     shm_free_bytes: float
     """Free shared memory (bytes); infinite where it is not known."""
     ram_available_bytes: float
@@ -34,20 +55,51 @@ class Machine(NamedTuple):
     """Open files (count); infinite where there is no limit."""
 
 
-def machine_of(hardware: Hardware) -> Machine:
-    """A rank's own machine."""
+def machine_of(hardware: Hardware, setting: Setting) -> Machine:
+    """A rank's own machine and loader.
+
+    Args:
+        hardware: What it may use.
+        setting: The workers that its loader begins with.
+    """
     known = (hardware.shm_free_bytes, hardware.ram_available_bytes, hardware.open_file_limit)
-    return Machine(hardware.cpus_per_rank, *(math.inf if value is None else float(value) for value in known))
+    workers, in_flight = setting.num_workers, setting.num_workers * (setting.prefetch_factor or 0)
+    return Machine(
+        hardware.cpus_per_rank,
+        -hardware.local_world_size,
+        -(hardware.open_files or 0),
+        workers,
+        in_flight,
+        -workers,
+        -in_flight,
+        *(math.inf if value is None else float(value) for value in known),
+    )
+
+
+def begin_alike(machine: Machine) -> bool:
+    """Whether the loaders of all ranks begin with the same workers.
+
+    Args:
+        machine: What ``agreed_probe`` gave.
+    """
+    return machine.more_workers == -machine.num_workers and machine.more_in_flight == -machine.in_flight
 
 
 def with_machine(hardware: Hardware, machine: Machine) -> Hardware:
-    """The figures that all ranks agreed on, in the place of a rank's own; ``cpus`` are for the caller to use."""
+    """The figures that all ranks agreed on, in the place of a rank's own; ``cpus`` are for the caller to use.
+
+    Args:
+        hardware: A rank's own.
+        machine: What ``agreed_probe`` gave.
+    """
 
     def bound(value: float) -> int | None:
         return None if math.isinf(value) else int(value)
 
     return replace(
         hardware,
+        local_world_size=int(-machine.fewer_ranks),
+        open_files=None if hardware.open_files is None else int(-machine.open_files),
         shm_free_bytes=bound(machine.shm_free_bytes),
         ram_available_bytes=bound(machine.ram_available_bytes),
         open_file_limit=bound(machine.open_file_limit),
@@ -75,26 +127,48 @@ def agreed_probe(trainer: Any, probe: Probe | None, machine: Machine) -> tuple[P
     return Probe(**largest), least
 
 
-def agreed_window(trainer: Any, window: Window | None, elapsed_s: float) -> tuple[Window | None, float]:
-    """The window of all ranks together, or none where one rank has none; and the longest time that it took.
+class Looked(NamedTuple):
+    """What all ranks together see of a stretch."""
+
+    window: Window | None
+    """Their window; None where one of them has none."""
+    elapsed_s: float
+    """The longest time that it took (s)."""
+    failed: bool
+    """Whether a rank cannot go on: then all stop."""
+
+
+def agreed_window(trainer: Any, window: Window | None, elapsed_s: float, *, failed: bool = False) -> Looked:
+    """The window of all ranks together.
 
     Args:
         trainer: The Trainer; with several ranks, all must call this at the same point.
         window: This rank's; None = too few steps, or not measured.
         elapsed_s: How long this rank's has taken so far (s).
+        failed: Whether this rank cannot go on.
     """
     own = [float("nan")] * len(_WINDOW) if window is None else [_number(getattr(window, name)) for name in _WINDOW]
-    rows = _gathered(trainer, [float(window is not None), elapsed_s, *own])
-    longest = max(row[1] for row in rows)
-    if not all(row[0] for row in rows):
-        return None, longest
+    rows = _gathered(trainer, [float(window is not None), elapsed_s, float(failed), *own])
+    longest, stopped = max(row[1] for row in rows), any(row[2] for row in rows)
+    if stopped or not all(row[0] for row in rows):
+        return Looked(None, longest, stopped)
     windows = []
     for row in rows:
-        values: dict[str, Any] = dict(zip(_WINDOW, row[2:], strict=True))
+        values: dict[str, Any] = dict(zip(_WINDOW, row[3:], strict=True))
         values["batches"] = int(values["batches"])
         values["load_s"] = None if math.isnan(values["load_s"]) else values["load_s"]
         windows.append(Window(**values))
-    return merged(windows), longest
+    return Looked(merged(windows), longest, failed=False)
+
+
+def all_can(trainer: Any, can: bool) -> bool:
+    """Whether every rank can do what was decided.
+
+    Args:
+        trainer: The Trainer; with several ranks, all must call this at the same point.
+        can: Whether this one can.
+    """
+    return all(row[0] for row in _gathered(trainer, [float(can)]))
 
 
 def _number(value: float | None) -> float:

@@ -1,16 +1,50 @@
-"""Giving a training loader other workers, ours or anybody's."""
+"""Giving a training loader other workers, ours or anybody's, and putting it back as it was."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+    default_convert,
+)
 
 from lightning_fastdata import internals
 from lightning_fastdata.internals_torch import stop_workers
+from lightning_fastdata.options import LoaderPlan
 from lightning_fastdata.resumable import ResumableDataLoader
 from lightning_fastdata.seeded import draws_random_numbers
 from lightning_fastdata.tune.live import Setting
 
-__all__ = ["change", "may_change_randomness", "setting_of", "when_it_can_change"]
+__all__ = ["Original", "change", "changes_now", "may_change_randomness", "prepared", "setting_of"]
+
+# They draw what they need when a pass begins, however many workers there are.
+_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+
+
+class Original(NamedTuple):
+    """The options of a loader of torch's own as its user has set them."""
+
+    num_workers: int
+    """Worker processes (count)."""
+    prefetch_factor: int | None
+    """Batches per worker prepared ahead (count)."""
+    persistent_workers: bool
+    """Whether they live on between epochs."""
+    multiprocessing_context: Any
+    """Their start method."""
+    timeout: float
+    """How long a batch may take (s); 0 = for ever."""
+
+    @classmethod
+    def of(cls, loader: DataLoader[Any]) -> "Original":
+        """What a loader has now."""
+        return cls(*(getattr(loader, name) for name in cls._fields))
 
 
 def setting_of(loader: DataLoader[Any]) -> Setting:
@@ -19,55 +53,81 @@ def setting_of(loader: DataLoader[Any]) -> Setting:
 
 
 def may_change_randomness(loader: DataLoader[Any]) -> bool:
-    """Whether other workers could give other random numbers to a sample.
+    """Whether other workers could give other random numbers to a sample, or to the model.
 
     torch seeds each worker by its number, and without workers samples draw from the training process's generators, as
-    dropout does. Our loaders seed each sample.
+    dropout does; so may a sampler of the user's, batch by batch. Our loaders seed each sample.
 
     Args:
         loader: The loader.
     """
+    draws = draws_random_numbers(loader.dataset) or loader.collate_fn not in (default_collate, default_convert)
     if isinstance(loader, ResumableDataLoader):
-        return not loader.sameness.seeds_samples and _draws(loader)
-    return _draws(loader)
+        return not loader.sameness.seeds_samples and draws
+    own_sampler = type(loader.sampler) not in _SAMPLERS or type(loader.batch_sampler) not in (BatchSampler, type(None))
+    return draws or own_sampler
 
 
-def _draws(loader: DataLoader[Any]) -> bool:
-    return draws_random_numbers(loader.dataset) or loader.collate_fn is not default_collate
+def changes_now(loader: DataLoader[Any]) -> bool:
+    """Whether the loader's workers can change in the middle of an epoch, without changing a batch.
+
+    Args:
+        loader: The loader.
+    """
+    return isinstance(loader, ResumableDataLoader) and loader.changes_within_pass
 
 
-def when_it_can_change(loader: DataLoader[Any]) -> str:
-    """The next moment at which the loader's workers can change without changing a batch: "now" or "next epoch"."""
-    return "now" if isinstance(loader, ResumableDataLoader) and loader.changes_within_pass else "next epoch"
-
-
-def change(loader: DataLoader[Any], setting: Setting, why: str, datamodule: Any = None) -> None:
-    """Use other workers.
+def prepared(loader: DataLoader[Any], setting: Setting, why: str) -> LoaderPlan | None:
+    """The plan with other workers, for a loader of ours that was planned; None for any other.
 
     Args:
         loader: The loader that the Trainer reads.
-        setting: The workers to have from now on, or from the next epoch on.
+        setting: The workers.
         why: What was measured, for the plan.
-        datamodule: Keeps the plans of our loaders by split, in ``plans``; None = nobody does.
 
     Raises:
         FastDataError: The machine cannot run them.
     """
     if isinstance(loader, ResumableDataLoader) and loader.planning is not None:
-        plan = loader.planning.measured(*setting, why)
-        loader.change(plan)
+        return loader.planning.measured(*setting, why)
+    return None
+
+
+def change(
+    loader: DataLoader[Any],
+    setting: Setting,
+    plan: LoaderPlan | None,
+    original: Original,
+    datamodule: Any = None,
+    *,
+    between_epochs: bool = False,
+) -> None:
+    """Use other workers: from the next batch on, or, for a loader of torch's own, from the next epoch on.
+
+    Args:
+        loader: The loader that the Trainer reads.
+        setting: The workers.
+        plan: What ``prepared`` gave.
+        original: What the user had set, which comes back with his number of workers.
+        datamodule: Keeps the plans of our loaders by split, in ``plans``; None = nobody does.
+        between_epochs: Whether the Trainer is through with an epoch and has not begun the next.
+    """
+    if isinstance(loader, ResumableDataLoader) and plan is not None:
+        loader.change(plan, between_epochs=between_epochs)
         plans = getattr(datamodule, "plans", None)
         if isinstance(plans, dict) and "train" in plans:
             plans["train"] = plan
         return
     stop_workers(internals.kept_iterator(loader))
     internals.forget_iterator(loader)
-    had_workers = loader.num_workers > 0
+    as_it_was = setting == (original.num_workers, original.prefetch_factor)
     if setting.num_workers == 0:
         loader.multiprocessing_context = None
-    loader.num_workers = setting.num_workers
-    loader.prefetch_factor = setting.prefetch_factor
+    loader.num_workers, loader.prefetch_factor = setting
+    if setting.num_workers:
+        loader.multiprocessing_context = original.multiprocessing_context
+    loader.timeout = original.timeout if setting.num_workers or as_it_was else 0  # torch refuses one without workers
     # torch locks this name once a loader is made, and reads it for each pass. Who had workers knows why they end with
     # an epoch; who had none would otherwise have them started for each.
-    persistent = setting.num_workers > 0 and (loader.persistent_workers or not had_workers)
-    vars(loader)["persistent_workers"] = persistent
+    persistent = original.persistent_workers or (setting.num_workers > 0 and original.num_workers == 0)
+    vars(loader)["persistent_workers"] = persistent and setting.num_workers > 0

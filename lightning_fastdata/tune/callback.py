@@ -14,14 +14,23 @@ from lightning_fastdata.hardware import Hardware, probe
 from lightning_fastdata.monitor.callback import DataWaitMonitorMixin, only_measuring
 from lightning_fastdata.monitor.facts import RunFacts
 from lightning_fastdata.trials import Probe, TuneResult
-from lightning_fastdata.tune.agree import agreed_probe, agreed_window, machine_of, with_machine
-from lightning_fastdata.tune.apply import change, may_change_randomness, setting_of, when_it_can_change
-from lightning_fastdata.tune.live import Controller, Decision, Setting, Window, in_words, milliseconds, window_of
+from lightning_fastdata.tune.agree import agreed_probe, agreed_window, all_can, begin_alike, machine_of, with_machine
+from lightning_fastdata.tune.apply import Original, change, changes_now, prepared, setting_of
+from lightning_fastdata.tune.live import (
+    Controller,
+    Decision,
+    Setting,
+    Window,
+    in_words,
+    milliseconds,
+    waiting_share,
+    window_of,
+)
 from lightning_fastdata.tune.measure import UnmeasuredError, busy, look, probe_worker
 from lightning_fastdata.tune.search import limits_for
 from lightning_fastdata.tune.source import FreshIndices, source_of
 from lightning_fastdata.tune.stretch import Stretch
-from lightning_fastdata.tune.subject import let_workers_fill_up, loader_of
+from lightning_fastdata.tune.subject import let_workers_fill_up, loader_of, too_short, validation_pool, why_only_advice
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback as Base
@@ -104,7 +113,8 @@ class LoaderTunerMixin(Base):
         self._stretch: Stretch | None = None
         self._advises: str | None = None
         self._waiting: tuple[Setting, str] | None = None
-        self._settled_share: float | None = None
+        self._settled: tuple[int, float] | None = None
+        self._original: Any = None
         self._taken: tuple[Setting, str] | None = None
         self._epoch_began = 0
 
@@ -144,39 +154,70 @@ class LoaderTunerMixin(Base):
         began = time.perf_counter()
         facts = RunFacts.of(trainer)
         self._result = TuneResult(None, None, "", host=facts.host, date=facts.date, versions=facts.versions)
-        loader, problem = loader_of(trainer)
-        found: Probe | None = None
         hardware = probe(local_world_size=trainer.num_devices)
+        loader, problem = loader_of(trainer)
+        problem = problem or too_short(trainer)
+        found = None
         if problem is None:
-            source = source_of(loader)
-            self._advises = self._why_only_advice(loader)
-            try:
-                let_workers_fill_up(trainer, PROBE_S)
-                before = look()
-                found = probe_worker(source, FreshIndices(len(source.dataset)), PROBE_S)
-                problem = _if_busy(busy(found, before, look()))
-            except UnmeasuredError as error:
-                problem = f"the probe gave nothing: {error}"
-        agreed, machine = agreed_probe(trainer, found if problem is None else None, machine_of(hardware))
+            found, problem = self._probe(trainer, loader)
+        setting = Setting(0, None) if loader is None or problem else setting_of(loader)
+        agreed, machine = agreed_probe(trainer, found, machine_of(hardware, setting))
+        if agreed is not None and not begin_alike(machine):
+            agreed, problem = None, "the ranks begin with different workers"
         if agreed is None:
             self._end(f"nothing is changed: {problem or 'another rank could not be measured'}")
             return
-        self._start(loader, agreed, with_machine(hardware, machine), machine.cpus, began)
+        self._start(trainer, loader, agreed, with_machine(hardware, machine), machine.cpus)
+        took_s = time.perf_counter() - began
+        self._result = replace(self.result, took_s=took_s)
+        _tell(
+            f"one worker takes {milliseconds(agreed.batch_s)} for a batch of {self.result.batch_size}"
+            f" ({milliseconds(agreed.batch_cpu_s)} of CPU); {machine.cpus:.3g} usable"
+            f" core{'s' if machine.cpus != 1 else ''}; now {setting}. Measured in {took_s:.1f} s."
+        )
 
-    def _start(self, loader: Any, found: Probe, hardware: Hardware, cpus: float, began: float) -> None:
-        source, options = source_of(loader), getattr(getattr(loader, "planning", None), "options", None)
-        limits = replace(limits_for(hardware, source, found), cpus=cpus)
-        setting = setting_of(loader)
+    def _probe(self, trainer: Any, loader: Any) -> tuple[Probe | None, str | None]:
+        """What one worker takes, or why that is not known. It raises nothing: other ranks wait for an answer."""
+        try:
+            self._advises = why_only_advice(trainer, loader, allow_foreign=self._allow_foreign)
+            self._original = Original.of(loader)
+            source = source_of(loader)
+            let_workers_fill_up(trainer, PROBE_S / 2)
+            before = look()
+            found = probe_worker(source, FreshIndices(len(source.dataset)), PROBE_S)
+            disturbed = busy(found, before, look())
+        except UnmeasuredError as error:
+            return None, f"the probe gave nothing: {error}"
+        except Exception as error:
+            return None, f"the probe failed ({type(error).__name__}: {error}); please report this"
+        if disturbed is not None:
+            return None, f"the machine is too busy to measure ({disturbed})"
+        return found, None
+
+    def _start(self, trainer: Any, loader: Any, found: Probe, hardware: Hardware, cpus: float) -> None:
+        """Measure the training from here on."""
+        source, planning = source_of(loader), getattr(loader, "planning", None)
+        other_pool = validation_pool(trainer, found, source.batch_size)
+        batches = trainer.num_training_batches
+        limits = replace(
+            limits_for(hardware, source, found, other_pool),
+            cpus=cpus,
+            batches=int(batches) if batches != float("inf") else None,
+        )
+        options, setting = getattr(planning, "options", None), setting_of(loader)
         depth = getattr(options, "prefetch_factor", "auto")
+        ends_with_epoch = trainer.reload_dataloaders_every_n_epochs == 1 or (
+            planning is None and loader.num_workers > 0 and not loader.persistent_workers
+        )
         self._controller = Controller(
             found,
             limits,
             setting,
             fewest=int(getattr(options, "persistent_workers", "auto") is True or isinstance(depth, int)),
             depth=depth if isinstance(depth, int) else None,
+            restart_s=found.start_s / batches if ends_with_epoch else 0.0,
         )
         self._stretch = Stretch(setting)
-        took_s = time.perf_counter() - began
         self._result = replace(
             self.result,
             num_workers=setting.num_workers,
@@ -185,47 +226,32 @@ class LoaderTunerMixin(Base):
             cpus=limits.cpus,
             batch_size=source.batch_size,
             dataset=f"{type(source.dataset).__name__}, {len(source.dataset):,} samples",
-            took_s=took_s,
         )
-        _tell(
-            f"one worker takes {milliseconds(found.batch_s)} for a batch of {source.batch_size}"
-            f" ({milliseconds(found.batch_cpu_s)} of CPU); {limits.cpus:.3g} usable"
-            f" core{'s' if limits.cpus != 1 else ''}; now {setting}. Measured in {took_s:.1f} s."
-        )
-
-    def _why_only_advice(self, loader: Any) -> str | None:
-        """Why the loader is left as it is, as the end of a sentence; None where it may be changed."""
-        options = getattr(getattr(loader, "planning", None), "options", None)
-        if options is not None and options.num_workers != "auto":
-            return (
-                f"num_workers={options.num_workers} was set by you and stays"
-                ' (num_workers="auto" leaves it to the tuner)'
-            )
-        if may_change_randomness(loader) and not self._allow_foreign:
-            return (
-                "with other workers this loader's samples may draw other random numbers, which only a loader of"
-                " lightning_fastdata rules out (LoaderTuner(allow_foreign=True) changes it all the same)"
-            )
-        return None
 
     # Training.
 
     @_guarded
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Give loaders that were made anew what was decided, before they are read."""
-        self._epoch_began = int(trainer.global_step)
+        """Give loaders of ours that were made anew what was decided, before they are read."""
+        self._epoch_began = self._next_step()
         if self._taken is None:
             return
         loader, problem = loader_of(trainer)
-        if problem is None and setting_of(loader) != self._taken[0] and when_it_can_change(loader) == "now":
-            change(loader, *self._taken, trainer.datamodule)
+        setting, why = self._taken
+        if problem is None and setting_of(loader) != setting and getattr(loader, "planning", None) is not None:
+            change(loader, setting, prepared(loader, setting, why), self._original, trainer.datamodule)
+
+    def _next_step(self) -> int:
+        """The number of the step that the monitor will have next."""
+        records = [] if self._monitor is None else self._monitor.records()
+        return records[-1].step + 1 if records else 0
 
     @_guarded
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count; at the end of a window, decide."""
-        if self._stretch is None or self._waiting is not None or not self._stretch.is_due(trainer):
-            return
-        self._look(trainer, self._stretch)
+        stretch = self._stretch
+        if stretch is not None and self._waiting is None and stretch.is_due(trainer, self._next_step):
+            self._look(trainer, stretch)
 
     @_guarded
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -244,16 +270,21 @@ class LoaderTunerMixin(Base):
         controller, monitor = self._controller, self._monitor
         assert controller is not None
         assert monitor is not None
-        records = [one for one in monitor.records() if one.step >= stretch.first_step]
-        window = window_of(records, stretch.cpu_s(), controller.setting, controller.probe)
-        window, elapsed_s = agreed_window(trainer, window, stretch.elapsed_s())
-        if window is None or not stretch.is_long_enough(elapsed_s):
+        window, failure = None, ""
+        try:
+            records = [one for one in monitor.records() if one.step >= stretch.first_step]
+            window = window_of(records, stretch.cpu_s(), controller.setting, controller.probe)
+        except Exception as error:  # the other ranks wait for an answer
+            failure = f"{type(error).__name__}: {error}"
+        looked = agreed_window(trainer, window, stretch.elapsed_s(), failed=bool(failure))
+        if looked.failed:
+            self._end(f"stopped, the workers stay as they are: {failure or 'another rank cannot go on'}")
+        elif looked.window is None or not stretch.is_long_enough(looked.elapsed_s):
             stretch.prolong()
-            return
-        if self._advises is not None:
-            self._advise(controller, window)
-            return
-        self._obey(trainer, controller, controller.decide(window))
+        elif self._advises is not None:
+            self._advise(controller, looked.window)
+        else:
+            self._obey(trainer, controller, controller.decide(looked.window))
 
     def _advise(self, controller: Controller, window: Window) -> None:
         """Say what would be tried, and leave it at that."""
@@ -267,7 +298,7 @@ class LoaderTunerMixin(Base):
         step = int(trainer.global_step)
         if decision.change_to is not None:
             loader, _ = loader_of(trainer)
-            if when_it_can_change(loader) == "now":
+            if changes_now(loader):
                 self._change(trainer, loader, decision.change_to, decision.line)
             else:
                 self._waiting = decision.change_to, decision.line
@@ -275,16 +306,21 @@ class LoaderTunerMixin(Base):
             _tell(f"step {step}: {decision.line}{' from the next epoch on' if self._waiting else ''}.")
             return
         window = controller.window
-        self._settled_share = None if window is None else window.wait_share
+        self._settled = None if window is None else (self._next_step(), window.wait_share)
         stays = "" if window is None else f" Settled on {in_words(window, controller.setting)}."
         self._end(f"step {step}: {decision.line}.{stays if controller.trials[1:] else ''}")
 
-    def _change(self, trainer: Any, loader: Any, setting: Setting, why: str) -> None:
+    def _change(self, trainer: Any, loader: Any, setting: Setting, why: str, *, between_epochs: bool = False) -> None:
+        """Use other workers, if all ranks can."""
+        plan, problem = None, ""
         try:
-            change(loader, setting, why, trainer.datamodule)
+            plan = prepared(loader, setting, why)
         except FastDataError as error:  # the pre-flight knows better by now what is free
-            self._end(f"{setting} cannot be had, so the workers stay as they are: {error}")
+            problem = str(error)
+        if not all_can(trainer, not problem):
+            self._end(f"{setting} cannot be had, so the workers stay as they are: {problem or 'not on another rank'}")
             return
+        change(loader, setting, plan, self._original, trainer.datamodule, between_epochs=between_epochs)
         self._taken = setting, why
         self._stretch = None if self._controller is None else Stretch(setting)
 
@@ -308,23 +344,23 @@ class LoaderTunerMixin(Base):
             last = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch + 1
             if problem is None and not last:
                 self._waiting = None
-                self._change(trainer, loader, setting, why)
+                self._change(trainer, loader, setting, why, between_epochs=True)
         self._watch(trainer)
 
     def _watch(self, trainer: Any) -> None:
         """Tell, once, when waiting has come back since the tuner settled."""
-        if self._settled_share is None or self._monitor is None:
+        if self._settled is None or self._monitor is None:
             return
-        steps = [one for one in self._monitor.records() if one.step >= self._epoch_began and not one.first_in_epoch]
-        took = sum((one.wait_s or 0) + (one.transfer_s or 0) + (one.compute_s or 0) + one.other_s for one in steps)
-        waited = sum((one.wait_s if one.device_idle_s is None else one.device_idle_s) or 0 for one in steps)
-        if took > 0 and waited / took > max(DRIFT_SHARE, 2 * self._settled_share):
-            rank_zero_info(
-                f"LoaderTuner: epoch {trainer.current_epoch} spent {waited / took:.0%} of its steps waiting, and"
-                f" {self._settled_share:.0%} when the tuner settled: the machine or the data has changed. A new"
-                " run would tune anew."
+        settled_step, settled_share = self._settled
+        share = waiting_share(self._monitor.records(), max(self._epoch_began, settled_step))
+        if share is None:
+            return
+        if share > max(DRIFT_SHARE, 2 * settled_share):
+            _tell(
+                f"epoch {trainer.current_epoch} spent {share:.0%} of its steps waiting, and {settled_share:.0%} when"
+                " the tuner settled: the machine or the data has changed. A new run would tune anew."
             )
-            self._settled_share = None
+            self._settled = None
 
     # A run ends.
 
@@ -370,13 +406,19 @@ class LoaderTunerMixin(Base):
     def __getstate__(self) -> dict[str, Any]:
         # The measurements stay in their process; Lightning itself hangs log and log_dict onto callbacks.
         state = {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
-        ours = ("_monitor", "_added", "_controller", "_stretch", "_waiting", "_taken", "_result", "_settled_share")
+        ours = (
+            "_monitor",
+            "_added",
+            "_controller",
+            "_stretch",
+            "_waiting",
+            "_taken",
+            "_result",
+            "_settled",
+            "_original",
+        )
         return state | dict.fromkeys(ours)
 
 
 def _tell(line: str) -> None:
     rank_zero_info(f"LoaderTuner: {line}")
-
-
-def _if_busy(text: str | None) -> str | None:
-    return None if text is None else f"the machine is too busy to measure ({text})"

@@ -1,23 +1,26 @@
 """``lightning-fastdata tune``: the same names on the command line as with LightningCLI."""
 
 import importlib.util
+import inspect
 import json
 import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.monitor.facts import flattened
 from lightning_fastdata.report.tune import trial_line, tuning_view
 from lightning_fastdata.trials import Trial, TuneResult
 from lightning_fastdata.tune.search import tune_loader
 from lightning_fastdata.tune_file import write_tuning
 
-__all__ = ["run"]
+__all__ = ["run", "train_loader"]
 
 _DESCRIPTION = (
     "Finds num_workers and prefetch_factor for a DataModule's training data by trying. The DataModule is named, and"
@@ -42,21 +45,40 @@ def run(argv: Sequence[str], console: Console) -> int:
     parser = _parser()
     arguments = parser.parse_args(list(argv))
     values = parser.instantiate_classes(arguments)
-    loader = _train_loader(values.data)
+    if values.save_to is not None:
+        _check_path(values.save_to)  # before ten seconds are spent
+    loader = train_loader(values.data)
     quiet = bool(values.json)
     result = _tuned(loader, values, Console(stderr=True, quiet=quiet or not sys.stderr.isatty()))
-    if values.save_to is not None:
-        write_tuning(values.save_to, result)
     if quiet:
         sys.stdout.write(json.dumps(result.to_dict(), indent=2) + "\n")
     else:
         console.print(tuning_view(result))
-        if result.num_workers is not None:
-            flags = " ".join(f"--data.{name} {str(value).lower()}" for name, value in result.arguments().items())
+        flags = _flags(result, type(values.data))
+        if flags:
             console.print(f"On a command line: {flags}", soft_wrap=True)
-        if values.save_to is not None:
-            console.print(f"Written: {values.save_to}", soft_wrap=True)
+    if values.save_to is not None:
+        write_tuning(values.save_to, result)
+        (sys.stderr if quiet else sys.stdout).write(f"Written: {values.save_to}\n")
     return 0 if result.num_workers is not None else 1
+
+
+def _check_path(path: str) -> None:
+    folder = Path(path).absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise FastDataError(
+            f"--save-to {path!r}: the folder {str(folder)!r} is not there or cannot be written.",
+            expected="a file path in a folder that can be written.",
+            fix="choose another path.",
+        )
+
+
+def _flags(result: TuneResult, kind: type) -> str:
+    """What was found as options of the DataModule, as far as it takes them."""
+    parameters = inspect.signature(kind).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    taken = {name: value for name, value in result.arguments().items() if takes_any or name in parameters}
+    return " ".join(f"--data.{name} {str(value).lower()}" for name, value in taken.items())
 
 
 def _parser() -> Any:
@@ -101,8 +123,15 @@ def _bases() -> tuple[type, ...]:
     return bases
 
 
-def _train_loader(datamodule: Any) -> Any:
-    """Its training loader, made as in a notebook, without a Trainer."""
+def train_loader(datamodule: Any) -> Any:
+    """A DataModule's training loader, made as in a notebook, without a Trainer.
+
+    Args:
+        datamodule: The DataModule.
+
+    Raises:
+        FastDataError: It gives none without a Trainer, or several.
+    """
     name = type(datamodule).__name__
     try:
         datamodule.prepare_data()
@@ -116,13 +145,14 @@ def _train_loader(datamodule: Any) -> Any:
             expected="a DataModule whose prepare_data(), setup('fit') and train_dataloader() work without a Trainer.",
             fix="look at what it asks self.trainer for; LoaderTuner tunes it within a run instead.",
         ) from error
-    if isinstance(loader, (list, tuple, dict)):
+    loaders = flattened(loader)
+    if len(loaders) != 1:
         raise FastDataError(
-            f"{name} has {len(loader)} training loaders.",
+            f"{name} has {len(loaders)} training loaders.",
             expected="one: several share the workers.",
             fix="tune the datasets one by one with tune_loader().",
         )
-    return loader
+    return loaders[0]
 
 
 def _tuned(loader: Any, values: Any, console: Console) -> TuneResult:

@@ -14,7 +14,17 @@ from lightning_fastdata.records import StepRecord
 from lightning_fastdata.trials import Consumer, Probe, Trial
 from lightning_fastdata.tune.model import TOLERATED_SHARE, Limits, ceiling, choose, expected_step_s
 
-__all__ = ["Controller", "Decision", "Setting", "Window", "in_words", "merged", "milliseconds", "window_of"]
+__all__ = [
+    "Controller",
+    "Decision",
+    "Setting",
+    "Window",
+    "in_words",
+    "merged",
+    "milliseconds",
+    "waiting_share",
+    "window_of",
+]
 
 MOST_TRIALS = 4
 """Changes that are tried in one run (count); each may be undone once."""
@@ -28,6 +38,8 @@ ERRORS = 2.0
 """Standard errors by which two windows must differ to count as different; for normal errors 95 % sure."""
 BLOCKS = 8
 """Stretches that a window is cut into: the variation of their means shows the error, bursts included (count)."""
+FEWEST_STEPS = 40
+"""Steps that say something of an epoch (count)."""
 LONG_STEP = 5.0
 """A step that takes, apart from waiting, so many times the median holds a checkpoint or the like and is left out."""
 
@@ -122,6 +134,22 @@ def _error(values: Sequence[float]) -> float:
     return statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.inf
 
 
+def waiting_share(records: Sequence[StepRecord], since: int) -> float | None:
+    """Share of the time of steps that was spent waiting.
+
+    Args:
+        records: The monitor's steps. The first of an epoch are left out.
+        since: The first step that counts (index).
+
+    Returns:
+        0..1; None where there are too few steps to say.
+    """
+    steps = [one for one in records if one.step >= since and not one.first_in_epoch]
+    took_s = sum((one.wait_s or 0.0) + _busy_s(one) for one in steps)
+    waited_s = sum((one.wait_s if one.device_idle_s is None else one.device_idle_s) or 0.0 for one in steps)
+    return waited_s / took_s if len(steps) >= FEWEST_STEPS and took_s > 0 else None
+
+
 def merged(windows: Sequence[Window]) -> Window:
     """One window of several ranks, who go at the pace of the slowest.
 
@@ -165,10 +193,18 @@ class Controller:
         setting: What the run has begun with.
         fewest: Workers below which it must not go (count): some options only make sense with one.
         depth: The prefetch factor where it is given; None leaves it open.
+        restart_s: What starting workers takes, for each batch (s), where they are started anew with every epoch.
     """
 
     def __init__(
-        self, probe: Probe, limits: Limits, setting: Setting, *, fewest: int = 0, depth: int | None = None
+        self,
+        probe: Probe,
+        limits: Limits,
+        setting: Setting,
+        *,
+        fewest: int = 0,
+        depth: int | None = None,
+        restart_s: float = 0.0,
     ) -> None:
         self.probe, self.limits = probe, limits
         self.setting = setting
@@ -178,7 +214,8 @@ class Controller:
         """What cannot be reached and why, once it has settled; None where nothing is missing."""
         self.window: Window | None = None
         """The latest window with the setting that is in force."""
-        self._fewest, self._depth = fewest, depth
+        self._fewest, self._depth, self._restart_s = fewest, depth, restart_s
+        self._fastest_s = math.inf
         self._slowdown = 1.0
         self._before: tuple[Setting, Window] | None = None
         self._predicted_s: float | None = None
@@ -213,6 +250,7 @@ class Controller:
             f" {milliseconds(before.step_s)} (+- {milliseconds(ERRORS * _difference_error(before, window))})"
         )
         if kept:
+            self._fastest_s = min(self._fastest_s, self._whole_s(self.setting, window))
             self._learn_slowdown(window)
             return self._go_on(window, f"{told}: kept")
         halfway = self._between(setting_before, self.setting)
@@ -232,7 +270,9 @@ class Controller:
         found, now = self._candidate(window), in_words(window, self.setting)
         if found is None:
             return f"{now}; no other setting promises more"
-        return f"{now}; {found} would promise {milliseconds(self._expected_s(found, self.consumer(window)))}"
+        predicted_s = self._expected_s(found, self.consumer(window))
+        self.trials.append(Trial(*found, step_s=None, predicted_step_s=predicted_s, verdict="advised, not tried"))
+        return f"{now}; {found} would promise {milliseconds(predicted_s)}"
 
     def _note(self, window: Window, verdict: str) -> None:
         self.window = window
@@ -252,9 +292,16 @@ class Controller:
 
     def _is_better(self, setting_before: Setting, before: Window, after: Window) -> bool:
         error_s = ERRORS * _difference_error(before, after)
+        before_s, after_s = self._whole_s(setting_before, before), self._whole_s(self.setting, after)
         if self.setting.num_workers < setting_before.num_workers:  # the same speed with less is better
-            return after.step_s <= before.step_s * (1 + TOLERATED_SHARE) + min(error_s, WORTH_SHARE * before.step_s)
-        return before.step_s - after.step_s > max(WORTH_SHARE * before.step_s, error_s)
+            # Against the fastest so far, or a little slower each time would add up.
+            fastest_s = min(before_s, self._fastest_s)
+            return after_s <= fastest_s * (1 + TOLERATED_SHARE) + min(error_s, WORTH_SHARE * fastest_s)
+        return before_s - after_s > max(WORTH_SHARE * before_s, error_s)
+
+    def _whole_s(self, setting: Setting, window: Window) -> float:
+        """A step with its part of starting the workers, where that comes with every epoch."""
+        return window.step_s + (self._restart_s if setting.num_workers else 0.0)
 
     def _learn_slowdown(self, window: Window) -> None:
         """How much slower a worker loads with others beside it."""
@@ -311,7 +358,9 @@ class Controller:
         return next((one for one in neighbours if self._allowed(one)), None)
 
     def _promises(self, found: Setting, window: Window, consumer: Consumer) -> bool:
-        predicted_s = self._expected_s(found, consumer)
+        predicted_s = self._expected_s(found, consumer) + self._restart_s * (
+            bool(found.num_workers) - bool(self.setting.num_workers)
+        )
         if found.num_workers < self.setting.num_workers:
             few = found.num_workers <= FEWER_SHARE * self.setting.num_workers
             return few and predicted_s <= window.step_s * (1 + TOLERATED_SHARE)

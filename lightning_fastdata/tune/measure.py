@@ -4,6 +4,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,8 @@ FEWEST_PROBE_BATCHES = 2
 """Fewer than these say nothing of how batches vary (count)."""
 MEASURED_SHARE = 1 / 3
 """Share of a probe's time that is left for measuring, however long the worker took to start."""
+SPAWN_S = 20.0
+"""Time that a worker has to start where it is not forked (s); importing torch takes seconds."""
 HANDOFFS = 3
 """Batches whose handing over is timed (count); the least counts, since anything may hold up a process."""
 BUSY_SHARE = 0.15
@@ -123,12 +126,16 @@ def probe_worker(source: Source, fresh: FreshIndices, budget_s: float = 3.0) -> 
     Raises:
         UnmeasuredError: The dataset raised, the worker died, or it did not get far enough in the time.
     """
-    ends = time.perf_counter() + budget_s
-    loader = trial_loader(source, fresh, 1, 2, view=_ProbeView, timeout_s=budget_s)
     asked = time.perf_counter()
+    ends = asked + budget_s
+    loader = trial_loader(source, fresh, 1, 2, view=_ProbeView, timeout_s=budget_s + _start_allowance_s(source))
     with _closing(loader, "one worker") as batches:
         first = next(batches)
         start_s = time.perf_counter() - asked
+        if 2 * _load_s(first) > budget_s:
+            raise UnmeasuredError(
+                f"the first batch took one worker {_load_s(first):.2g} s, and {budget_s:.3g} s are all"
+            )
         # A worker that was slow to start, on a machine where everything is, may still be measured.
         ends = max(ends, time.perf_counter() + budget_s * MEASURED_SHARE)
         measured: list[_Measured] = []
@@ -145,9 +152,15 @@ def probe_worker(source: Source, fresh: FreshIndices, budget_s: float = 3.0) -> 
             if len(handoffs) >= len(measured) + HANDOFFS:
                 break
     if len(measured) < FEWEST_PROBE_BATCHES:
-        took = f"the first batch took {_load_s(first):.2g} s"
+        took = f"the first batch took {_load_s(first):.2g} s, from its start {start_s:.2g} s"
         raise UnmeasuredError(f"one worker had loaded {1 + len(measured)} batches after {budget_s:.3g} s ({took})")
     return _probe_of(measured, start_s, min(handoffs))
+
+
+def _start_allowance_s(source: Source) -> float:
+    """Time beyond any budget that a worker has to start: under spawn and forkserver it imports torch first (s)."""
+    method = _method(source.multiprocessing_context) or multiprocessing.get_start_method()
+    return 0.0 if method == "fork" else SPAWN_S
 
 
 def _load_s(measured: _Measured) -> float:
@@ -273,7 +286,7 @@ def run_trial(
     *,
     step_s: float,
     budget_s: float,
-    predicted_step_s: float | None = None,
+    start_s: float = 0.0,
 ) -> Trial:
     """Load with a setting for a consumer that waits ``step_s`` after each batch, as one that trains on a GPU does.
 
@@ -283,23 +296,28 @@ def run_trial(
         num_workers: Worker processes, at least 1 (count).
         prefetch_factor: Batches per worker prepared ahead (count).
         step_s: How long the consumer is at a batch (s).
-        budget_s: Time it may take (s).
-        predicted_step_s: What was expected (s).
+        budget_s: Time it may take from the first batch on (s).
+        start_s: What starting one worker took (s); all together have several times as long, beyond the budget.
 
     Returns:
         The trial; with ``verdict`` and without a time where it came to nothing.
     """
-    trial = Trial(num_workers, prefetch_factor, step_s=None, predicted_step_s=predicted_step_s)
-    ends, asked = time.perf_counter() + budget_s, time.perf_counter()
+    trial = Trial(num_workers, prefetch_factor, step_s=None, predicted_step_s=None)
+    asked, allowed_s = time.perf_counter(), budget_s + _start_allowance_s(source) + 3 * start_s
     try:
-        loader = trial_loader(source, fresh, num_workers, prefetch_factor, timeout_s=budget_s)
+        loader = trial_loader(source, fresh, num_workers, prefetch_factor, timeout_s=allowed_s)
         with _closing(loader, f"{num_workers} workers") as batches:
             next(batches)
             started_s = time.perf_counter() - asked
-            _consume(batches, step_s, steps=num_workers, until=ends)  # what the start has put into the queue
-            steps, waits = _consume(batches, step_s, steps=STEPS, at_least_s=TRIAL_S, until=ends)
+            ends = time.perf_counter() + budget_s
+            # All workers have begun at once: their first batches come together, and say nothing of the pace.
+            _consume(batches, step_s, steps=num_workers, until=ends)
+            fewest = max(STEPS, num_workers)
+            steps, waits = _consume(batches, step_s, steps=fewest, at_least_s=TRIAL_S, until=ends)
     except UnmeasuredError as error:
         return replace(trial, verdict=str(error))
+    if len(steps) < min(STEPS, num_workers):
+        return replace(trial, verdict=f"too slow to be measured in {budget_s:.2g} s")
     return _timed(trial, steps, waits, started_s)
 
 
@@ -325,7 +343,7 @@ def run_inline(source: Source, fresh: FreshIndices, *, step_s: float, budget_s: 
         child.start()
         there.close()
         # Its start may take seconds: under spawn it imports torch.
-        answer = here.recv() if here.poll(budget_s + 10.0) else "the child process gave no answer in time"
+        answer = here.recv() if here.poll(budget_s + SPAWN_S) else "the child process gave no answer in time"
     except EOFError:
         answer = "the child process died"
     except Exception as error:  # what cannot be pickled for it
@@ -337,7 +355,9 @@ def run_inline(source: Source, fresh: FreshIndices, *, step_s: float, budget_s: 
         here.close()
     if isinstance(answer, str):
         return replace(trial, verdict=answer)
-    return _timed(trial, answer[0], answer[1], None)
+    steps, waits, taken = answer
+    fresh.take(taken)  # the child's are gone too
+    return _timed(trial, steps, waits, None)
 
 
 def _method(context: Any) -> str | None:
@@ -346,13 +366,15 @@ def _method(context: Any) -> str | None:
 
 def _inline_child(pipe: Any, source: Source, fresh: FreshIndices, step_s: float, budget_s: float) -> None:
     """Run in the child: a forked process must not use the thread pool that its parent had."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends this process
     torch.set_num_threads(1)
-    view = SampleView(source.dataset, source.collate_fn, source.seed, batched=source.batched)
+    view = SampleView(source.dataset, source.collate_fn, source.seed, batched=source.batched, source=source.seed or 0)
     batches = (view[ask] for ask in asks_for(source, fresh))
     ends = time.perf_counter() + budget_s
     try:
         _consume(batches, step_s, steps=1, until=ends)
-        pipe.send(_consume(batches, step_s, steps=STEPS, at_least_s=TRIAL_S, until=ends))
+        steps, waits = _consume(batches, step_s, steps=STEPS, at_least_s=TRIAL_S, until=ends)
+        pipe.send((steps, waits, (len(steps) + 1) * source.batch_size))
     except Exception as error:
         pipe.send(_in_words(error, "0 workers"))
 

@@ -127,18 +127,16 @@ def _source(
     worker_init_fn: Callable[[int], Any] | None,
     multiprocessing_context: str | None,
 ) -> Source:
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        raise FastDataError(f"batch_size={batch_size!r}.", expected="a whole number >= 1.", fix="pass batch_size=32.")
     loader = dataset
     if not isinstance(dataset, DataLoader):
-        if batch_size is not None and (
-            isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
-        ):
-            raise FastDataError(
-                f"batch_size={batch_size!r}.", expected="a whole number >= 1.", fix="pass batch_size=32."
-            )
         try:
             loader = DataLoader(dataset, batch_size or 1, collate_fn=collate_fn, generator=torch.Generator())
-        except (TypeError, ValueError) as error:
-            raise FastDataError(f"{type(dataset).__name__}: {error}.", expected="a map-style dataset.") from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise FastDataError(
+                f"{type(dataset).__name__}: {error}.", expected="a map-style dataset, or one torch DataLoader."
+            ) from error
     problem = why_not(loader)
     if problem is not None:
         raise FastDataError(
@@ -236,7 +234,15 @@ class _Search:
         if depth is None:
             trial = run_inline(self.source, self.fresh, step_s=step_s, budget_s=budget_s)
         else:
-            trial = run_trial(self.source, self.fresh, workers, depth, step_s=step_s, budget_s=budget_s)
+            trial = run_trial(
+                self.source,
+                self.fresh,
+                workers,
+                depth,
+                step_s=step_s,
+                budget_s=budget_s,
+                start_s=self.probe.start_s,
+            )
         self.trials.append(replace(trial, predicted_step_s=predicted_s))
         self.told(self.trials[-1])
 
@@ -257,23 +263,29 @@ class _Search:
         return TuneResult(
             num_workers=best.num_workers,
             prefetch_factor=best.prefetch_factor,
-            reason=_reason(best, self.probe, self.consumer, self.limits, self.source.batch_size, known_step),
+            reason=self._reason(best, known_step=known_step),
             probe=self.probe,
             consumer=self.consumer if known_step else None,
             ceiling=ceiling(self.probe, self.consumer, self.limits) if known_step else None,
             trials=tuple(trials),
         )
 
-
-def _reason(best: Trial, probe: Probe, consumer: Consumer, limits: Limits, batch_size: int, known_step: bool) -> str:
-    """Why, with the figures."""
-    step_s = best.step_s or 0.0
-    cost = f"a batch of {batch_size} takes one worker {_ms(probe.batch_s)} ({_ms(probe.batch_cpu_s)} of CPU)"
-    cores = f"{limits.cpus:.3g} usable core{'s' if limits.cpus != 1 else ''}"
-    if not known_step:
-        return f"{cost}, {cores}; {best.name} load {1 / step_s:.3g} batches/s, and more workers no faster"
-    wait = "" if best.wait_share is None else f", of which {best.wait_share:.0%} waiting"
-    return f"{cost}, a step is {_ms(consumer.step_s)}, {cores}; with {best.name} a step takes {_ms(step_s)}{wait}"
+    def _reason(self, best: Trial, *, known_step: bool) -> str:
+        """Why, with the figures; nothing that was not tried."""
+        found, step_s = self.probe, best.step_s or 0.0
+        cpu = f"({_ms(found.batch_cpu_s)} of CPU)"
+        cost = f"a batch of {self.source.batch_size} takes one worker {_ms(found.batch_s)} {cpu}"
+        cores = f"{self.limits.cpus:.3g} usable core{'s' if self.limits.cpus != 1 else ''}"
+        more = [one for one in self.trials if one.num_workers > best.num_workers and one.step_s is not None]
+        untried = "" if more else ", the most that was tried" if best.num_workers else "; no worker was measured"
+        if not known_step:
+            rate = f"{best.name} load {1 / step_s:.3g} batches/s"
+            return f"{cost}, {cores}; {rate}{', and more workers no faster' if more else untried}"
+        wait = "" if best.wait_share is None else f", of which {best.wait_share:.0%} waiting"
+        return (
+            f"{cost}, a step is {_ms(self.consumer.step_s)}, {cores}; with {best.name} a step takes {_ms(step_s)}{wait}"
+            f"{'' if more or not wait or (best.wait_share or 0) <= WORTH_SHARE else untried}"
+        )
 
 
 def _ms(value_s: float) -> str:

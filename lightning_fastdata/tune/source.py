@@ -19,6 +19,10 @@ from lightning_fastdata.tune.handles import open_handle
 __all__ = ["FreshIndices", "Source", "asks_for", "source_of", "trial_loader", "why_not"]
 
 
+MOST_PERMUTED = 1_000_000
+"""Samples whose order is drawn as a whole (count); of more, trials load a small part anyway."""
+
+
 @dataclass(frozen=True)
 class Source:
     """The part of a loader that decides what a worker does."""
@@ -121,17 +125,27 @@ class FreshIndices:
         self.went_round = False
         """Whether all samples were drawn, so that some came a second time."""
         self._rng = np.random.default_rng() if rng is None else rng
-        self._order = self._rng.permutation(length)
+        self._length, self._seen = length, set[int]()
+        self._order = self._rng.permutation(length if length <= MOST_PERMUTED else 0)
         self._next = 0
 
     def take(self, count: int) -> list[int]:
         """The next ``count`` samples (fewer where the dataset has fewer)."""
+        if self._length > MOST_PERMUTED:  # an order of all of them would take seconds and gigabytes
+            return [self._new_one() for _ in range(count)]
         count = min(count, len(self._order))
         if self._next + count > len(self._order):
             self._order, self._next, self.went_round = self._rng.permutation(len(self._order)), 0, True
         chosen = self._order[self._next : self._next + count].tolist()
         self._next += count
         return list(chosen)
+
+    def _new_one(self) -> int:
+        while True:
+            index = int(self._rng.integers(self._length))
+            if index not in self._seen:
+                self._seen.add(index)
+                return index
 
 
 def asks_for(source: Source, fresh: FreshIndices) -> Iterator[Ask]:

@@ -43,15 +43,17 @@ class Stretch:
         self._began = self._cpu_began = self._paused = 0.0
         self._pauses: tuple[float, float] | None = None
 
-    def is_due(self, trainer: Any) -> bool:
+    def is_due(self, trainer: Any, next_step: Callable[[], int]) -> bool:
         """Count a batch; True where the stretch is to be looked at.
 
         Args:
             trainer: The Trainer.
+            next_step: Gives the number that the monitor's next step will have; ``trainer.global_step`` does not move
+                with optimizers that Lightning has not wrapped.
         """
         self._batches += 1
         if self._batches == self._left_out:
-            self.first_step = int(trainer.global_step)
+            self.first_step = next_step()
             self._began, self._cpu_began, self._paused = self._clock(), self._cpu_clock(), 0.0
         return self._batches >= self._left_out + self._length * int(trainer.accumulate_grad_batches or 1)
 

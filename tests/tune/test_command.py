@@ -5,9 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
 
+from lightning_fastdata import FastDataError
 from lightning_fastdata.cli import main
 from lightning_fastdata.trials import Trial, TuneResult
+from lightning_fastdata.tune import command
 from lightning_fastdata.tune_file import read_tuning, write_tuning
 
 RESULT = TuneResult(4, 2, "because", trials=(Trial(4, 2, 0.021, 0.0205, 0.001),))
@@ -37,16 +41,6 @@ class Mine(LightningDataModule):
 
     def train_dataloader(self):
         return DataLoader(self.data, self.batch_size)
-
-
-class NeedsTrainer(Mine):
-    def train_dataloader(self):
-        return DataLoader(self.data, self.trainer.accumulate_grad_batches)
-
-
-class Two(Mine):
-    def train_dataloader(self):
-        return [super().train_dataloader(), super().train_dataloader()]
 """
 
 
@@ -71,18 +65,32 @@ def test_a_data_module_is_tuned_from_the_command_line(tmp_path):
     assert "0 workers" in done.stdout
 
 
-@pytest.mark.slow
+class NeedsTrainer(LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(range(10), self.trainer.accumulate_grad_batches)
+
+
+class Two(LightningDataModule):
+    def train_dataloader(self):
+        return [DataLoader(range(10)), DataLoader(range(10))]
+
+
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [("NeedsTrainer", "gave no training loader: AttributeError"), ("Two", "has 2 training loaders")],
+    ("kind", "words"),
+    [(NeedsTrainer, "gave no training loader: AttributeError"), (Two, "has 2 training loaders")],
 )
-def test_a_data_module_that_cannot_be_tuned_is_said(tmp_path, name, words):
-    """With what to do instead, and exit code 2."""
-    done = run(tmp_path, "--data", f"my_module.{name}")
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Fix:" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_data_module_that_cannot_be_tuned_is_said(kind, words):
+    """With what to do instead."""
+    with pytest.raises(FastDataError, match=words) as raised:
+        command.train_loader(kind())
+    assert "Fix:" in str(raised.value)
+
+
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_tuned(tmp_path, capsys):
+    """Ten seconds are not spent on an answer that is lost."""
+    arguments = ["--data", "lightning_fastdata.TensorDataModule", "--save-to", str(tmp_path / "nowhere" / "x.json")]
+    assert main(["tune", *arguments]) == 2
+    assert "is not there or cannot be written" in capsys.readouterr().err
 
 
 def test_report_shows_a_tuning(tmp_path, capsys):
@@ -101,8 +109,6 @@ def test_report_shows_a_tuning(tmp_path, capsys):
 
 def test_without_jsonargparse_it_says_what_to_install(monkeypatch, capsys):
     """It is an extra: the rest of the command line does without."""
-    from lightning_fastdata.tune import command
-
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
     assert main(["tune", "--data", "x.Y"]) == 2
     assert 'pip install "jsonargparse[signatures]"' in capsys.readouterr().err

@@ -31,7 +31,6 @@ def test_a_probe_tells_time_cpu_time_and_size():
     probe = probe_worker(found, fresh(found), 3.0)
     assert probe.batch_s == pytest.approx(0.043, rel=0.4)
     assert 0.006 < probe.batch_cpu_s < 0.03
-    assert probe.cpu_share < 0.7
     assert (probe.batch_bytes, probe.batch_tensors) == (32_000, 1)
     assert 0 < probe.handoff_s < 0.02
     assert probe.start_s > probe.batch_s
@@ -65,7 +64,7 @@ def test_the_first_batch_is_left_out():
         (Raises(), r"loading raised ValueError: .*sample \d+ is broken"),
         (Dies(), "the worker process died"),
         (Slow(wait_s=30), "one worker gave no batch in time"),
-        (Slow(wait_s=0.08), "had loaded 2 batches after 1 s .the first batch took 0.[67]"),
+        (Slow(wait_s=0.08), "the first batch took one worker 0.[67].* of 1 s in all"),
     ],
 )
 def test_a_probe_that_goes_wrong_says_how_and_leaves_nobody_behind(dataset, words):

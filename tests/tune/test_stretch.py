@@ -24,7 +24,7 @@ def run(stretch, made_up, clocks, batches, step_s=0.1):
         for clock in clocks:
             clock.now += step_s
         made_up.global_step += 1
-        if stretch.is_due(made_up):
+        if stretch.is_due(made_up, lambda: made_up.global_step):
             due.append(number + 1)
     return due
 
@@ -76,5 +76,5 @@ def test_accumulated_batches_make_steps():
     """20 steps of four batches."""
     stretch = Stretch(Setting(0, None), Clock(), Clock())
     made_up = trainer(accumulate_grad_batches=4)
-    due = [number for number in range(1, 100) if stretch.is_due(made_up)]
+    due = [number for number in range(1, 100) if stretch.is_due(made_up, int)]
     assert due[0] == 2 + 4 * FEWEST_BATCHES
