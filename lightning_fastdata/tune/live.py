@@ -310,7 +310,9 @@ class Controller:
 
     def _between(self, one: Setting, other: Setting) -> Setting | None:
         """A setting in the middle, after a leap that was too far."""
-        workers = max((one.num_workers + other.num_workers) // 2, 1)
+        workers = (one.num_workers + other.num_workers) // 2
+        if workers in (one.num_workers, other.num_workers):
+            return None
         return self._allowed(Setting(workers, self._depth_for(workers)))
 
     def _depth_for(self, workers: int) -> int | None:
