@@ -16,7 +16,7 @@ import warnings
 import harness
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tuner_regret import Work
 
 from lightning_fastdata import DataWaitMonitor, FastDataModule, LoaderTuner
@@ -46,7 +46,7 @@ class EmulatedAccelerator(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def steady_step_s(name: str, workers: int | None, steps: int, lines: list[str] | None = None) -> float:
+def steady_step_s(name: str, workers: int | None, steps: int) -> float:
     """Train; the mean step of the last third. ``workers`` None begins with the bad plan and has the tuner."""
     make, batch_size, step_s, begins_with = CASES[name]
     monitor, tuner = DataWaitMonitor(summary=False, prog_bar=False, warn_above=None), LoaderTuner(allow_foreign=True)
@@ -55,20 +55,16 @@ def steady_step_s(name: str, workers: int | None, steps: int, lines: list[str] |
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, max_epochs=-1, callbacks=callbacks, **dict.fromkeys(off, False)
     )
-    if workers is None and begins_with == 0:
-        # "auto" takes no workers beside a thread for each core: that is the bad plan.
-        torch.set_num_threads(2)
-        trainer.fit(EmulatedAccelerator(step_s), datamodule=FastDataModule(make(), batch_size=batch_size))
-        torch.set_num_threads(1)
+    if begins_with == 0:
+        # Ours. "auto" takes no workers beside a torch thread for each core: that is the bad plan.
+        options = {} if workers is None else {"num_workers": workers}
+        trainer.fit(EmulatedAccelerator(step_s), datamodule=FastDataModule(make(), batch_size=batch_size, **options))
     else:
+        # torch's own loader, which changes between epochs only: a sixth of the run is one.
+        dataset = Subset(make(), range(batch_size * STEPS // 6))
         count = begins_with if workers is None else workers
-        dataset = make()
-        if workers is None:  # torch's own loader changes between epochs: a third of the run is one
-            dataset = torch.utils.data.Subset(dataset, range(batch_size * steps // 6))
         loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=count, persistent_workers=count > 0)
         trainer.fit(EmulatedAccelerator(step_s), loader)
-    if lines is not None:
-        lines.append(tuner.result.reason)
     last = [one for one in monitor.records()[-steps // 3 :] if not one.first_in_epoch]
     return statistics.mean(one.wait_s + one.compute_s + one.other_s for one in last)
 
@@ -86,7 +82,7 @@ def main() -> None:
     teller = logging.getLogger("lightning_utilities.core.rank_zero")
     teller.addHandler(handler)
     teller.setLevel(logging.INFO)
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     runs = []
     for name in CASES:
         if arguments.only and arguments.only not in name:

@@ -15,15 +15,17 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("tuner_ddp.py")
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tuner")
+def run(folder, mode):
     environ = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=200, env=environ
-    )
+    command = [sys.executable, str(SCRIPT), str(folder), mode]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environ)
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)], done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("tuner"), "agreed")
 
 
 def test_both_ranks_decide_the_same(ranks):
@@ -56,3 +58,10 @@ def test_the_batches_are_those_of_the_order(ranks):
         seen = [int(number) for batch in found["seen"] for number in batch]
         assert len(seen) > 40 * 16
         assert seen == share[: len(seen)]
+
+
+def test_what_one_rank_cannot_have_none_has(tmp_path):
+    """No rank goes on to a collective in which the other is missing."""
+    (one, other), printed = run(tmp_path, "refused")
+    assert one["workers"] == other["workers"] == one["trials"][0][0]
+    assert "cannot be had, so the workers stay as they are: not on another rank" in printed

@@ -1,4 +1,7 @@
-"""Two ranks with the tuner, one of which has slow data; each writes what it decided to ``<folder>/<rank>.json``."""
+"""Two ranks with the tuner, one of which has slow data; each writes what it decided to ``<folder>/<rank>.json``.
+
+``tuner_ddp.py FOLDER agreed``, or ``refused``, where one rank cannot have what was decided.
+"""
 
 import json
 import sys
@@ -9,8 +12,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import Dataset
 
-from lightning_fastdata import FastDataModule, LoaderTuner
+from lightning_fastdata import FastDataError, FastDataModule, LoaderTuner
 from lightning_fastdata.tune import callback, stretch
+from lightning_fastdata.tune.apply import prepared
 
 
 class Data(Dataset):
@@ -60,8 +64,17 @@ class Report(Callback):
         (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(found))
 
 
-def main(folder):
+def refused_on_rank_1(loader, setting, why):
+    """As where only that rank's memory is too small."""
+    if torch.distributed.get_rank() == 1:
+        raise FastDataError(f"{setting} does not fit.")
+    return prepared(loader, setting, why)
+
+
+def main(folder, mode):
     callback.busy = lambda *args: None
+    if mode == "refused":
+        callback.prepared = refused_on_rank_1
     stretch.LONG_ENOUGH_S = 0.3
     tuner = LoaderTuner()
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
@@ -78,4 +91,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
