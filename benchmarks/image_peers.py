@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -278,11 +279,16 @@ class Served:
         return None
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.pipe.send(False)
-        self.process.join(10)
-        if self.process.is_alive():
-            self.process.kill()
+        """Ends the process and whatever it has started."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            with contextlib.suppress(OSError):
+                self.pipe.send(False)
+            self.process.join(3)
+            for child in (*children, self.process):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+        self.process.join()
 
 
 def served(folder: Path, place: Path, measure: Measure) -> Iterator[Served]:
