@@ -231,17 +231,15 @@ def _serve(pipe: Connection, peer: Peer, folder: Path, place: Path, measure: Mea
         started = time.perf_counter()
         source = peer.convert(folder, place) if peer.convert else folder
         convert_s = time.perf_counter() - started if peer.convert else 0.0
-        rates = {}
+        loaders, rates = {}, {}  # all are kept: LitData waits for ever where a loader with living workers is freed
         for setting in peer.settings(len(os.sched_getaffinity(0))):
-            loader = peer.make(source, setting)
-            measure(loader)
-            rates[setting] = measure(loader)[0]
+            loaders[setting] = peer.make(source, setting)
+            measure(loaders[setting])
+            rates[setting] = measure(loaders[setting])[0]
         best = max(rates, key=lambda one: rates[one])
-        loader = peer.make(source, best)
-        measure(loader)
         pipe.send(Ready(best, convert_s))
         while pipe.recv():
-            pipe.send(measure(loader))
+            pipe.send(measure(loaders[best]))
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {str(error)[:300]}")
 
