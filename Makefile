@@ -58,6 +58,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/tuner_live.py
 	$(BIN)/python benchmarks/in_memory.py
 	$(BIN)/python benchmarks/image_folder.py
+	$(BIN)/python benchmarks/image_folder.py --copies 1
 	$(BIN)/python benchmarks/image_folder.py --run
 	$(BIN)/python benchmarks/image_folder.py --accuracy
 	$(BIN)/python benchmarks/cache.py

@@ -6,11 +6,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
 from lightning_fastdata import ImageFolderDataModule
+from lightning_fastdata.data.image_files import WholeCropDataset
 from lightning_fastdata.data.images import ImageDataset
 from lightning_fastdata.errors import FastDataError
 
@@ -445,3 +447,39 @@ def test_the_dataset_can_be_used_alone(photos):
     dataset = ImageDataset(index_images(photos / "val"), np.asarray, indices=[0, 5])
     assert (len(dataset), dataset[1][1]) == (2, 1)
     assert dataset[0][0].shape == (30, 40, 3)
+
+
+# Memory
+
+
+def private_mib_of_the_worker(root, epochs):
+    """What the one worker's memory holds for itself alone after each epoch, MiB."""
+    made = module(root, image_size=128, batch_size=12, num_workers=1)  # a batch: 12 x 3 x 128 x 128 floats, 2.25 MiB
+    loader, found = made.train_dataloader(), []
+    for _ in range(epochs):
+        for _ in loader:
+            pass
+        (worker,) = loader._iterator._workers
+        found.append(psutil.Process(worker.pid).memory_full_info().uss / 2**20)
+    return found
+
+
+@pytest.mark.slow
+def test_a_workers_own_memory_stays_flat(photos):
+    """Ten epochs: a batch kept in each of the last eight would be 18 MiB."""
+    found = private_mib_of_the_worker(photos, 10)
+    assert found[9] - found[1] < 9, found
+
+
+@pytest.mark.slow
+def test_a_batch_kept_in_every_epoch_is_seen_in_a_workers_memory(photos, monkeypatch):
+    """The measure of the test above."""
+    kept, honest = [], WholeCropDataset.__getitems__
+
+    def keeps(self, indices, seeds):
+        kept.append(honest(self, indices, seeds))
+        return kept[-1]
+
+    monkeypatch.setattr(WholeCropDataset, "__getitems__", keeps)
+    found = private_mib_of_the_worker(photos, 10)
+    assert found[9] - found[1] > 9, found
