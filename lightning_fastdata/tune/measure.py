@@ -131,7 +131,7 @@ def probe_worker(source: Source, fresh: FreshIndices, budget_s: float = 3.0) -> 
     loader = trial_loader(source, fresh, 1, 2, view=_ProbeView, timeout_s=budget_s + _start_allowance_s(source))
     with _closing(loader, "one worker") as batches:
         first = next(batches)
-        start_s = time.perf_counter() - asked
+        start_s, sizes = time.perf_counter() - asked, sizes_of(first.delivered.batch)
         if 2 * _load_s(first) > budget_s:
             raise UnmeasuredError(
                 f"the first batch took one worker {_load_s(first):.2g} s, and {budget_s:.3g} s are all"
@@ -141,8 +141,9 @@ def probe_worker(source: Source, fresh: FreshIndices, budget_s: float = 3.0) -> 
         measured: list[_Measured] = []
         handoffs: list[float] = []
         while len(measured) < PROBE_BATCHES and time.perf_counter() < ends:
-            measured.append(next(batches))
-            handoffs.append(time.perf_counter() - measured[-1].delivered.times.ready_s)
+            one = next(batches)
+            handoffs.append(time.perf_counter() - one.delivered.times.ready_s)
+            measured.append(one._replace(delivered=one.delivered._replace(batch=None)))  # large ones add up
         nearby_s = statistics.mean(_load_s(one) for one in measured) if measured else budget_s
         while nearby_s * 2.5 * (len(handoffs) - len(measured) + 1) < ends - time.perf_counter():
             time.sleep(2.5 * nearby_s)  # both batches that are prepared ahead are there by then
@@ -154,7 +155,7 @@ def probe_worker(source: Source, fresh: FreshIndices, budget_s: float = 3.0) -> 
     if len(measured) < FEWEST_PROBE_BATCHES:
         took = f"the first batch took {_load_s(first):.2g} s, from its start {start_s:.2g} s"
         raise UnmeasuredError(f"one worker had loaded {1 + len(measured)} batches after {budget_s:.3g} s ({took})")
-    return _probe_of(measured, start_s, min(handoffs))
+    return _probe_of(measured, sizes, start_s, min(handoffs))
 
 
 def _start_allowance_s(source: Source) -> float:
@@ -168,10 +169,10 @@ def _load_s(measured: _Measured) -> float:
     return times.ready_s - times.began_s
 
 
-def _probe_of(measured: list[_Measured], start_s: float, handoff_s: float) -> Probe:
+def _probe_of(measured: list[_Measured], sizes: tuple[int, int], start_s: float, handoff_s: float) -> Probe:
     loads = [_load_s(one) for one in measured]
     mean = statistics.mean(loads)
-    batch_bytes, tensors = sizes_of(measured[-1].delivered.batch)
+    batch_bytes, tensors = sizes
     waited = [one.kept_waiting_s for one in measured if one.kept_waiting_s is not None]
     disk = [one.disk_bytes for one in measured if one.disk_bytes is not None]
     return Probe(
@@ -389,18 +390,17 @@ def _consume(
     took: list[float] = []
     waits: list[float] = []
     start = began = time.perf_counter()
-    while True:
-        now = time.perf_counter()
-        if took and (now >= until or (len(took) >= steps and now - began >= at_least_s)):
-            return took, waits
-        if not steps:
-            return took, waits
-        next(batches)
+    # As in a training loop the batch is there until the next one is. Were it let go before, its memory would go back to
+    # the system, and large batches would spend most of their time on getting it again.
+    for _ in batches if steps else ():
         waits.append(time.perf_counter() - start)
         if step_s > 0:
             time.sleep(step_s)
         took.append(time.perf_counter() - start)
         start = time.perf_counter()
+        if start >= until or (len(took) >= steps and start - began >= at_least_s):
+            break
+    return took, waits
 
 
 def _timed(trial: Trial, steps: list[float], waits: list[float], started_s: float | None) -> Trial:
