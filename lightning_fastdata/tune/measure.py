@@ -133,9 +133,7 @@ def probe_worker(source: Source, fresh: FreshIndices, budget_s: float = 3.0) -> 
         first = next(batches)
         start_s, sizes = time.perf_counter() - asked, sizes_of(first.delivered.batch)
         if 2 * _load_s(first) > budget_s:
-            raise UnmeasuredError(
-                f"the first batch took one worker {_load_s(first):.2g} s, and {budget_s:.3g} s are all"
-            )
+            raise UnmeasuredError(f"the first batch took one worker {_load_s(first):.2g} s, of {budget_s:.3g} s in all")
         # A worker that was slow to start, on a machine where everything is, may still be measured.
         ends = max(ends, time.perf_counter() + budget_s * MEASURED_SHARE)
         measured: list[_Measured] = []
