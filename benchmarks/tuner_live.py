@@ -79,9 +79,10 @@ def main() -> None:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    teller = logging.getLogger("lightning_utilities.core.rank_zero")
+    teller = logging.getLogger("lightning.pytorch.utilities.rank_zero")  # where Lightning has its own words go
     teller.addHandler(handler)
     teller.setLevel(logging.INFO)
+    teller.propagate = False
     torch.set_num_threads(2)
     runs = []
     for name in CASES:
