@@ -52,7 +52,7 @@ def tune_loader(
         batch_size: Samples per batch (count); None = 1, as torch has it, or the loader's.
         step_s: How long training takes for a batch without any waiting (s), in which it leaves the CPU free, as with a
             GPU. None looks for the fewest workers that load as fast as any.
-        budget_s: Time it may take (s); the trial that is under way then is finished.
+        budget_s: Time it may take (s). No trial begins that would not fit; starting workers may take it over by that.
         collate_fn: Makes a batch of samples; None = torch's default.
         worker_init_fn: Runs in each worker first.
         multiprocessing_context: Start method of workers; None = the platform's default.
@@ -198,7 +198,7 @@ class _Search:
         self._try(0, None)
         chosen = choose(self.probe, self.consumer, self.limits)
         waiting = [(chosen.num_workers, chosen.prefetch_factor)] if chosen.num_workers else self._next()
-        while waiting and time.perf_counter() < ends:
+        while waiting and time.perf_counter() + self.trial_s < ends:
             self._try(*waiting[0])
             waiting = self._next()
 
