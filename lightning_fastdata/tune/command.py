@@ -44,9 +44,11 @@ def run(argv: Sequence[str], console: Console) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(list(argv))
-    values = parser.instantiate_classes(arguments)
-    if values.save_to is not None:
-        _check_path(values.save_to)  # before ten seconds are spent
+    if arguments.save_to is not None:
+        _check_path(arguments.save_to)  # before ten seconds are spent
+    # The older name goes with jsonargparse 5; before 4.49 there is no other.
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    values = instantiate(arguments)
     loader = train_loader(values.data)
     quiet = bool(values.json)
     result = _tuned(loader, values, Console(stderr=True, quiet=quiet or not sys.stderr.isatty()))

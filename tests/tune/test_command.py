@@ -32,7 +32,7 @@ class Slow(Dataset):
 
 
 class Mine(LightningDataModule):
-    def __init__(self, batch_size: int = 4):
+    def __init__(self, batch_size: int = 4, num_workers: int = 0):
         super().__init__()
         self.batch_size = batch_size
 
