@@ -217,7 +217,8 @@ def test_a_disk_that_fills_up_is_told_and_training_goes_on(root, nothing_kept, t
     with caplog.at_level(logging.INFO):
         seen, _ = digests(root, cache="disk", cache_dir=tmp_path, cache_format="raw")
     assert seen == nothing_kept["raw"]
-    assert f"3 of {ALL} samples are cached" in caplog.text
+    # Six writes are three entries, or two whole ones where two threads were at theirs when the disk was full.
+    assert f"3 of {ALL} samples are cached" in caplog.text or f"2 of {ALL} samples are cached" in caplog.text
     assert "no more was kept after: No space left on device" in caplog.text
 
 
