@@ -10,12 +10,12 @@ measured in turn with it; and the tuner's lines.
 
 import logging
 import statistics
-import time
 import warnings
 
 import harness
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
+from plan_vs_default import EmulatedAccelerator
 from torch.utils.data import DataLoader, Subset
 from tuner_regret import Work
 
@@ -29,21 +29,6 @@ CASES = {
 """Name -> dataset, batch size, step (s), workers that the run begins with."""
 FIXED = (0, 1, 2, 3, 4, 6, 8)
 STEPS = 600
-
-
-class EmulatedAccelerator(LightningModule):
-    """A step that takes ``step_s`` and no CPU."""
-
-    def __init__(self, step_s: float) -> None:
-        super().__init__()
-        self.step_s, self.weight = step_s, torch.nn.Parameter(torch.ones(()))
-
-    def training_step(self, batch, batch_idx):
-        time.sleep(self.step_s)
-        return (self.weight - 1) ** 2
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 def steady_step_s(name: str, workers: int | None, steps: int) -> float:
