@@ -235,17 +235,17 @@ def accuracy(source: Path) -> dict[str, Any]:
     import numpy as np
     from PIL import Image
 
-    from lightning_fastdata.fast import decode
-    from lightning_fastdata.fast.crops import Draws, RandomCrop
-    from lightning_fastdata.order import mix
+    from lightning_fastdata.datamodules.images import decoder
+    from lightning_fastdata.datamodules.images.crops import Draws, RandomCrop
+    from lightning_fastdata.loaders.order import mix
 
     data = [path.read_bytes() for path in sorted(source.rglob("*.jpg"))][::4]
     results: dict[str, Any] = {}
-    chosen = decode.GAP
+    chosen = decoder.GAP
     for size in (224, 96, 64):
         for gap in (1, 2, 3, 1000):
-            decode.GAP = gap
-            decoder = decode.CropDecoder(RandomCrop(size))
+            decoder.GAP = gap
+            decoder = decoder.CropDecoder(RandomCrop(size))
             out = torch.empty(1, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
             differences, shrunk, took = [], 0, 0.0
             for number, one in enumerate(data):
@@ -266,7 +266,7 @@ def accuracy(source: Path) -> dict[str, Any]:
                 "share_shrunk": shrunk / len(data),
                 "cpu_ms_per_image": took / len(data) * 1e3,
             }
-    decode.GAP = chosen
+    decoder.GAP = chosen
     return results
 
 

@@ -21,8 +21,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 from torchvision.transforms import v2
 
 from lightning_fastdata import TensorDataModule
-from lightning_fastdata.batched import RandomCrop, RandomHorizontalFlip, ToFloat
-from lightning_fastdata.order import epoch_order
+from lightning_fastdata.datamodules.transforms import RandomCrop, RandomHorizontalFlip, ToFloat
+from lightning_fastdata.loaders.order import epoch_order
 
 SAMPLES = 50_000
 BATCH_SIZES = (512, 64, 2048)

@@ -28,7 +28,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import TensorDataset
 
 from lightning_fastdata import DataWaitMonitor, LoaderOptions, Workload, make_plan, probe
-from lightning_fastdata.loader import build_loader
+from lightning_fastdata.loaders.build import build_loader
 
 TARGET_US = 25.0
 BASE = "empty callback"

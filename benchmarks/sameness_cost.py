@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_fastdata import auto_dataloader
-from lightning_fastdata.order import epoch_order
+from lightning_fastdata.loaders.order import epoch_order
 
 SMALL, LARGE = 8, 128
 SAMPLES = 12_800
@@ -77,7 +77,9 @@ def as_in_a_worker(batch_size: int) -> DataLoader[int]:
 
     class Pretending:
         def __iter__(self):  # type: ignore[no-untyped-def]
-            with mock.patch("lightning_fastdata.seeded.get_worker_info", return_value=SimpleNamespace(id=0)):
+            with mock.patch(
+                "lightning_fastdata.loaders.seeded_dataset.get_worker_info", return_value=SimpleNamespace(id=0)
+            ):
                 yield from inner()
 
     return Pretending()  # type: ignore[return-value]

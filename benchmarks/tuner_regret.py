@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_fastdata.tune.search import tune_loader
+from lightning_fastdata.callbacks.tuner.search import tune_loader
 
 GRID = [(0, None), *((workers, depth) for workers in (1, 2, 3, 4, 6) for depth in (2, 4))]
 

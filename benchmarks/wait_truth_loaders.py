@@ -19,11 +19,11 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from lightning_fastdata.hardware import probe
-from lightning_fastdata.loader import build_loader
-from lightning_fastdata.options import LoaderOptions
-from lightning_fastdata.plan import Workload, make_plan
-from lightning_fastdata.resumable import Batches
+from lightning_fastdata.hardware.detect import probe
+from lightning_fastdata.loaders.build import build_loader
+from lightning_fastdata.loaders.resumable import Batches
+from lightning_fastdata.planning.options import LoaderOptions
+from lightning_fastdata.planning.plan import Workload, make_plan
 
 DELAYS = ("0 ms", "2 ms", "20 ms", "100 ms", "300 ms in 12", "50 ms boundary")
 BATCHES = {"0 ms": 48, "2 ms": 48, "20 ms": 20, "100 ms": 8, "300 ms in 12": 24, "50 ms boundary": 24}

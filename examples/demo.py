@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_fastdata import DataWaitMonitor, ImageFolderDataModule, RunSummary, probe
-from lightning_fastdata.report.plan import plan_lines
+from lightning_fastdata.planning.describe import plan_lines
 from lightning_fastdata.report.text import side_by_side
 
 

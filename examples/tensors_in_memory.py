@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_fastdata import DataWaitMonitor, TensorDataModule
-from lightning_fastdata.batched import SampleRandom
+from lightning_fastdata.datamodules.transforms import SampleRandom
 
 
 class Regression(L.LightningModule):

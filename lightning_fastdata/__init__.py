@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lightning_fastdata.auto import auto_dataloader as auto_dataloader
+    from lightning_fastdata.callbacks.tuner.search import tune_loader as tune_loader
     from lightning_fastdata.errors import FastDataError as FastDataError
-    from lightning_fastdata.hardware import Hardware as Hardware
-    from lightning_fastdata.hardware import probe as probe
+    from lightning_fastdata.hardware.detect import Hardware as Hardware
+    from lightning_fastdata.hardware.detect import probe as probe
     from lightning_fastdata.lightning.core import DataAudit as DataAudit
     from lightning_fastdata.lightning.core import DataWaitMonitor as DataWaitMonitor
     from lightning_fastdata.lightning.core import FastDataModule as FastDataModule
@@ -21,40 +21,40 @@ if TYPE_CHECKING:
     from lightning_fastdata.lightning.core import TokenDataModule as TokenDataModule
     from lightning_fastdata.lightning.vision import ImageFolderDataModule as ImageFolderDataModule
     from lightning_fastdata.lightning.vision import TorchvisionDataModule as TorchvisionDataModule
-    from lightning_fastdata.plan import LoaderOptions as LoaderOptions
-    from lightning_fastdata.plan import LoaderPlan as LoaderPlan
-    from lightning_fastdata.plan import Reason as Reason
-    from lightning_fastdata.plan import Workload as Workload
-    from lightning_fastdata.plan import make_plan as make_plan
-    from lightning_fastdata.records import StepRecord as StepRecord
-    from lightning_fastdata.sharding import shard as shard
-    from lightning_fastdata.summary import RunSummary as RunSummary
-    from lightning_fastdata.trials import TuneResult as TuneResult
-    from lightning_fastdata.tune.search import tune_loader as tune_loader
+    from lightning_fastdata.loaders.factory import auto_dataloader as auto_dataloader
+    from lightning_fastdata.loaders.sharding import shard as shard
+    from lightning_fastdata.planning.plan import LoaderOptions as LoaderOptions
+    from lightning_fastdata.planning.plan import LoaderPlan as LoaderPlan
+    from lightning_fastdata.planning.plan import Reason as Reason
+    from lightning_fastdata.planning.plan import Workload as Workload
+    from lightning_fastdata.planning.plan import make_plan as make_plan
+    from lightning_fastdata.results.records import StepRecord as StepRecord
+    from lightning_fastdata.results.summary import RunSummary as RunSummary
+    from lightning_fastdata.results.tuning import TuneResult as TuneResult
 
 _HOME_OF = {
     "DataAudit": "lightning.core",
     "DataWaitMonitor": "lightning.core",
     "FastDataError": "errors",
     "FastDataModule": "lightning.core",
-    "Hardware": "hardware",
+    "Hardware": "hardware.detect",
     "ImageFolderDataModule": "lightning.vision",
-    "LoaderOptions": "plan",
-    "LoaderPlan": "plan",
+    "LoaderOptions": "planning.plan",
+    "LoaderPlan": "planning.plan",
     "LoaderTuner": "lightning.core",
-    "Reason": "plan",
-    "RunSummary": "summary",
-    "StepRecord": "records",
+    "Reason": "planning.plan",
+    "RunSummary": "results.summary",
+    "StepRecord": "results.records",
     "TensorDataModule": "lightning.core",
     "TokenDataModule": "lightning.core",
     "TorchvisionDataModule": "lightning.vision",
-    "TuneResult": "trials",
-    "Workload": "plan",
-    "auto_dataloader": "auto",
-    "make_plan": "plan",
-    "probe": "hardware",
-    "shard": "sharding",
-    "tune_loader": "tune.search",
+    "TuneResult": "results.tuning",
+    "Workload": "planning.plan",
+    "auto_dataloader": "loaders.factory",
+    "make_plan": "planning.plan",
+    "probe": "hardware.detect",
+    "shard": "loaders.sharding",
+    "tune_loader": "callbacks.tuner.search",
 }
 
 __all__ = sorted(_HOME_OF)

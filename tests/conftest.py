@@ -15,7 +15,13 @@ FakeRoot = Callable[..., Path]
 
 TIMED = (
     *("test_monitor_truth.py", "test_rank_times.py", "test_ledger.py", "test_traps.py", "test_monitor_runs.py"),
-    *("test_fetches.py", "test_tuner_ranks.py", "tune/test_callback.py", "tune/test_measure.py", "tune/test_search.py"),
+    *(
+        "test_fetch_probe.py",
+        "test_tuner_ranks.py",
+        "tuner/test_callback.py",
+        "tuner/test_measurement.py",
+        "tuner/test_search.py",
+    ),
     *("test_foreign_loaders.py", "test_many_loaders.py", "test_preflight_real.py", "test_monitor_ranks.py"),
 )
 """Files whose tests compare times, or take the machine's limits: nothing else should run beside them."""
@@ -62,10 +68,10 @@ def fake_root(tmp_path: Path) -> FakeRoot:
 @pytest.fixture
 def no_planned_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no loader of another test were alive: a library may hold on to the Trainer of a run that is over."""
-    from lightning_fastdata import internals  # not before the environment is set above
+    from lightning_fastdata.compat import lightning_loops  # not before the environment is set above
 
     gc.collect()
-    for module, (original, _) in internals._checks.items():
+    for module, (original, _) in lightning_loops._checks.items():
         monkeypatch.setattr(module, "_worker_check", original)
-    monkeypatch.setattr(internals, "_planned", {})
-    monkeypatch.setattr(internals, "_checks", {})
+    monkeypatch.setattr(lightning_loops, "_planned", {})
+    monkeypatch.setattr(lightning_loops, "_checks", {})

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import yaml
 
-from lightning_fastdata.run_file import read_run
+from lightning_fastdata.results.run_file import read_run
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_fastdata as on_lightning
 import lightning_fastdata.pytorch_lightning as on_pytorch_lightning
-from lightning_fastdata.planned import PlannedDataLoader
+from lightning_fastdata.loaders.planned import PlannedDataLoader
 
 CLASSES = sorted(on_pytorch_lightning._HOME_OF)
 CALLBACKS = ("DataAudit", "DataWaitMonitor", "LoaderTuner")

@@ -1,7 +1,7 @@
 """The public classes that need torchvision, on the ``lightning`` package."""
 
-from lightning_fastdata.data.images import ImageFolderDataModuleMixin
-from lightning_fastdata.data.torchvision import TorchvisionDataModuleMixin
+from lightning_fastdata.datamodules.images.datamodule import ImageFolderDataModuleMixin
+from lightning_fastdata.datamodules.torchvision.datamodule import TorchvisionDataModuleMixin
 from lightning_fastdata.lightning.core import FastDataModule
 
 __all__ = ["ImageFolderDataModule", "TorchvisionDataModule"]

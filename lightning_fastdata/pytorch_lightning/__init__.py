@@ -16,7 +16,7 @@ import lightning_fastdata
 from lightning_fastdata.errors import FastDataError
 
 if TYPE_CHECKING:
-    from lightning_fastdata.auto import auto_dataloader as auto_dataloader
+    from lightning_fastdata.loaders.factory import auto_dataloader as auto_dataloader
     from lightning_fastdata.pytorch_lightning.core import DataAudit as DataAudit
     from lightning_fastdata.pytorch_lightning.core import DataWaitMonitor as DataWaitMonitor
     from lightning_fastdata.pytorch_lightning.core import FastDataModule as FastDataModule

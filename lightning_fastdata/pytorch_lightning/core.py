@@ -2,12 +2,12 @@
 
 from pytorch_lightning import Callback, LightningDataModule
 
-from lightning_fastdata.audit.callback import DataAuditMixin
-from lightning_fastdata.data.arrays import TensorDataModuleMixin
-from lightning_fastdata.data.base import FastDataModuleMixin
-from lightning_fastdata.data.tokens import TokenDataModuleMixin
-from lightning_fastdata.monitor.callback import DataWaitMonitorMixin
-from lightning_fastdata.tune.callback import LoaderTunerMixin
+from lightning_fastdata.callbacks.audit.callback import DataAuditMixin
+from lightning_fastdata.callbacks.monitor.callback import DataWaitMonitorMixin
+from lightning_fastdata.callbacks.tuner.callback import LoaderTunerMixin
+from lightning_fastdata.datamodules.arrays import TensorDataModuleMixin
+from lightning_fastdata.datamodules.base import FastDataModuleMixin
+from lightning_fastdata.datamodules.tokens import TokenDataModuleMixin
 
 __all__ = ["DataAudit", "DataWaitMonitor", "FastDataModule", "LoaderTuner", "TensorDataModule", "TokenDataModule"]
 

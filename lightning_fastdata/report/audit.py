@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from lightning_fastdata.audit.compare import Comparison, Difference
-from lightning_fastdata.audit.lines import EpochDigest
 from lightning_fastdata.report.text import NOT_MEASURED, count
+from lightning_fastdata.results.audit_compare import Comparison, Difference
+from lightning_fastdata.results.audit_lines import EpochDigest
 
 __all__ = ["audit_table", "comparison_line"]
 

@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_fastdata.report.figures import Figure, Section
-from lightning_fastdata.report.printable import Printable, clean
 from lightning_fastdata.report.sections import sections
+from lightning_fastdata.report.terminal import Printable, clean
 from lightning_fastdata.report.units import count, difference, is_known, percent, percent_points, seconds, times
 from lightning_fastdata.report.verdict import verdict_text
-from lightning_fastdata.summary import RunSummary
+from lightning_fastdata.results.summary import RunSummary
 
 __all__ = ["differences", "side_by_side"]
 

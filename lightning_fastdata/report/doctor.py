@@ -8,9 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lightning_fastdata.hardware import Hardware
-from lightning_fastdata.machine.affinity import OPENMP_NOTE
-from lightning_fastdata.plan import LoaderOptions, Split, Workload, make_plan
+from lightning_fastdata.hardware.affinity import OPENMP_NOTE
+from lightning_fastdata.hardware.detect import Hardware
+from lightning_fastdata.planning.plan import LoaderOptions, Split, Workload, make_plan
 
 __all__ = ["advice", "doctor_view", "meaning"]
 

@@ -1,9 +1,9 @@
 """The ledger of a run as figures: where every second from the callback's setup to its teardown went."""
 
-from lightning_fastdata.findings import ACCOUNTS
 from lightning_fastdata.report.figures import Figure, Section, share_of
 from lightning_fastdata.report.units import NOT_MEASURED, aligned_seconds
-from lightning_fastdata.summary import RunSummary
+from lightning_fastdata.results.stats import ACCOUNTS
+from lightning_fastdata.results.summary import RunSummary
 
 __all__ = ["HEADING", "ledger_section"]
 

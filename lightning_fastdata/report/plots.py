@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.findings import ACCOUNTS
-from lightning_fastdata.records import StepRecord
-from lightning_fastdata.report.drawing_histogram import histogram_of
-from lightning_fastdata.report.drawing_steps import KINDS, Columns, columns_of, waits_of
-from lightning_fastdata.report.drawing_wait import SHADED
 from lightning_fastdata.report.figures import share_of
-from lightning_fastdata.report.printable import clean
+from lightning_fastdata.report.html.histogram import histogram_of
+from lightning_fastdata.report.html.wait_chart import SHADED
+from lightning_fastdata.report.step_columns import KINDS, Columns, columns_of, waits_of
+from lightning_fastdata.report.terminal import clean
 from lightning_fastdata.report.units import NOT_MEASURED, count, is_known, milliseconds, percent, seconds
-from lightning_fastdata.summary import RunSummary
+from lightning_fastdata.results.records import StepRecord
+from lightning_fastdata.results.stats import ACCOUNTS
+from lightning_fastdata.results.summary import RunSummary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

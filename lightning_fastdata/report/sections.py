@@ -1,11 +1,11 @@
 """Which figures of a summary are shown, and under which heading: only what was measured takes up a line."""
 
-from lightning_fastdata.findings import Boundary, DeviceTimes, Loading, RankTimes, WaitKinds
 from lightning_fastdata.report.figures import Figure, Section, share_of
 from lightning_fastdata.report.ledger import ledger_section
-from lightning_fastdata.report.printable import clean, shortened
+from lightning_fastdata.report.terminal import clean, shortened
 from lightning_fastdata.report.units import count, factor, is_known, milliseconds, percent, rate, seconds
-from lightning_fastdata.summary import RunSummary
+from lightning_fastdata.results.stats import Boundary, DeviceTimes, Loading, RankTimes, WaitKinds
+from lightning_fastdata.results.summary import RunSummary
 
 __all__ = ["INTERVAL_UNKNOWN", "PER_EPOCH", "loading_workers", "sections"]
 

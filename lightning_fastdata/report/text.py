@@ -11,14 +11,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_fastdata.records import STAGE_NAMES, StageWait
 from lightning_fastdata.report.compare import side_by_side
 from lightning_fastdata.report.figures import Figure, Section
-from lightning_fastdata.report.printable import Printable, clean
 from lightning_fastdata.report.sections import sections
+from lightning_fastdata.report.terminal import Printable, clean
 from lightning_fastdata.report.units import NOT_MEASURED, count, milliseconds, percent, seconds, times
 from lightning_fastdata.report.verdict import verdict_lines, verdict_text
-from lightning_fastdata.summary import RunSummary
+from lightning_fastdata.results.records import STAGE_NAMES, StageWait
+from lightning_fastdata.results.summary import RunSummary
 
 __all__ = [
     "NOT_MEASURED",

@@ -2,8 +2,8 @@
 
 from rich.text import Text
 
-from lightning_fastdata.report.printable import clean
-from lightning_fastdata.verdict import Verdict
+from lightning_fastdata.report.terminal import clean
+from lightning_fastdata.results.verdict import Verdict
 
 __all__ = ["verdict_lines", "verdict_text"]
 

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata import shard
-from lightning_fastdata.sharding import TellShare
+from lightning_fastdata.loaders.sharding import TellShare
 
 
 class Stream(IterableDataset):

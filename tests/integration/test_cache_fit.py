@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from lightning_fastdata import FastDataError
-from lightning_fastdata.fast.sources import FileSource
+from lightning_fastdata.datamodules.images.sources import FileSource
 
 SCRIPT = Path(__file__).with_name("cache_cases.py")
 ALL = 2 * (TRAIN + VAL)
@@ -92,7 +92,7 @@ def test_a_cache_in_memory_is_filled_by_the_first_epoch(workers, root, nothing_k
         return read(self, index)
 
     monkeypatch.setattr(FileSource, "read", counted)
-    monkeypatch.setattr("lightning_fastdata.fast.cache.estimated_bytes", lambda *arguments: 1)
+    monkeypatch.setattr("lightning_fastdata.datamodules.images.cache.image_cache.estimated_bytes", lambda *arguments: 1)
     seen, module = digests(root, num_workers=workers, cache="ram", cache_format="raw")
     assert seen == nothing_kept["raw"]
     assert reads.tolist() == [1] * ALL

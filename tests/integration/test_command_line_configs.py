@@ -22,9 +22,9 @@ from only_pytorch_lightning import folder_of_images, mnist
 import lightning_fastdata
 import lightning_fastdata.pytorch_lightning
 from lightning_fastdata import DataAudit, DataWaitMonitor, FastDataModule, ImageFolderDataModule, TensorDataModule
-from lightning_fastdata.data.plain import as_plain
+from lightning_fastdata.datamodules.plain import as_plain
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.run_file import read_run
+from lightning_fastdata.results.run_file import read_run
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Total length of `list`",

@@ -11,7 +11,7 @@ import torch
 from datamodule_cases import tagged
 
 from lightning_fastdata import TensorDataModule
-from lightning_fastdata.order import epoch_order
+from lightning_fastdata.loaders.order import epoch_order
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from monitor_cases import EvalNet, Net, Sleeper, near, quiet_monitor, quiet_trai
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_fastdata import auto_dataloader
-from lightning_fastdata.order import epoch_order
-from lightning_fastdata.resumable import ResumableDataLoader
+from lightning_fastdata.loaders.order import epoch_order
+from lightning_fastdata.loaders.resumable import ResumableDataLoader
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),

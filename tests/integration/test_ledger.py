@@ -14,11 +14,11 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from monitor_cases import EvalNet, Net, Sleeper, SlowCallback, quiet_monitor, quiet_trainer, three_tries
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from lightning_fastdata.findings import ACCOUNTS
-from lightning_fastdata.hardware import probe
-from lightning_fastdata.loader import build_loader
-from lightning_fastdata.options import LoaderOptions
-from lightning_fastdata.plan import Workload, make_plan
+from lightning_fastdata.hardware.detect import probe
+from lightning_fastdata.loaders.build import build_loader
+from lightning_fastdata.planning.options import LoaderOptions
+from lightning_fastdata.planning.plan import Workload, make_plan
+from lightning_fastdata.results.stats import ACCOUNTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")]
 

@@ -10,10 +10,11 @@ from monitor_cases import EvalNet, Net, Sleeper, near, quiet_monitor, quiet_trai
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from lightning_fastdata import FastDataModule, auto_dataloader, cli
-from lightning_fastdata.order import apart, epoch_order
+from lightning_fastdata import FastDataModule, auto_dataloader
+from lightning_fastdata.cli import main
+from lightning_fastdata.loaders.order import apart, epoch_order
 from lightning_fastdata.report.text import summary_table
-from lightning_fastdata.run_file import read_run
+from lightning_fastdata.results.run_file import read_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
@@ -368,9 +369,9 @@ def test_a_step_that_fetches_for_itself_is_not_told_apart():
 
 def test_with_a_fetch_unheard_nothing_is_told_apart(monkeypatch):
     """Without the private name that the first fetch is heard by, waits would slip to the batch before."""
-    from lightning_fastdata import internals
+    from lightning_fastdata.compat import lightning_loops
 
-    monkeypatch.setattr(internals, "_SELECT", "_gone")
+    monkeypatch.setattr(lightning_loops, "_SELECT", "_gone")
     monitor = quiet_monitor()
     quiet_trainer(monitor).validate(ManyNet(), fast_and_slow(sized=False), verbose=False)
     (line,) = monitor.summary().stages
@@ -408,7 +409,7 @@ def test_the_figures_of_each_loader_reach_table_file_and_report(tmp_path, capsys
     with console.capture() as captured:
         console.print(summary_table(summary))
     capsys.readouterr()
-    assert cli.main(["report", str(path)]) == 0
+    assert main.main(["report", str(path)]) == 0
     for printed in (captured.get(), capsys.readouterr().out):
         rows = [line.split() for line in printed.splitlines() if line.startswith("   loader ")]
         assert [row[:4] for row in rows] == [["loader", "0", "1", "4"], ["loader", "1", "1", "3"]]
@@ -447,11 +448,11 @@ class Halves(Net):
 @pytest.mark.slow
 def test_loaders_of_one_hook_share_the_cores(monkeypatch):
     """Two for training and two for validation: no more processes than one of each would start."""
-    from lightning_fastdata import auto
-    from lightning_fastdata.hardware import Hardware, Limit
+    from lightning_fastdata.hardware.detect import Hardware, Limit
+    from lightning_fastdata.loaders import factory
 
     eight = Hardware(cpu_limits=(Limit("quota of 8 CPUs", 8.0, "quota"),))
-    monkeypatch.setattr(auto, "probe", lambda *, local_world_size=None: eight)
+    monkeypatch.setattr(factory, "probe", lambda *, local_world_size=None: eight)
     model, trainer = Halves(), quiet_trainer()
     trainer.fit(model)
     workers = {name: loader.num_workers for name, loader in trainer.train_dataloader.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_fastdata.run_file import read_run
+from lightning_fastdata.results.run_file import read_run
 
 SCRIPT = """
 import json, os, sys, warnings

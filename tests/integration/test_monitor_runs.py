@@ -18,7 +18,7 @@ from monitor_cases import EvalNet, Net, Sleeper, near, quiet_monitor, quiet_trai
 
 from lightning_fastdata import DataWaitMonitor
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.run_file import read_run
+from lightning_fastdata.results.run_file import read_run
 
 
 class Log(DummyLogger):
@@ -236,7 +236,7 @@ def test_a_path_that_cannot_be_written_is_said_before_training(tmp_path):
 
 
 def test_a_disk_that_fills_up_costs_the_file_and_not_the_run(tmp_path, monkeypatch):
-    from lightning_fastdata.monitor.sinks import JsonLinesSink
+    from lightning_fastdata.results.run_file_writer import JsonLinesSink
 
     def full(self, rows):
         raise OSError(28, "No space left on device")
@@ -503,9 +503,9 @@ def test_a_renamed_label_gives_one_warning_and_no_figures(monkeypatch):
 def test_a_missing_private_name_is_noted_and_the_rest_is_measured(monkeypatch):
     from lightning.pytorch.loops import fit_loop
 
-    from lightning_fastdata import internals
+    from lightning_fastdata.compat import lightning_loops
 
-    monkeypatch.setattr(internals, "_SELECT", "_gone")
+    monkeypatch.setattr(lightning_loops, "_SELECT", "_gone")
     monitor, loader = quiet_monitor(), Sleeper(4, 0.01, sized=False)
     quiet_trainer(monitor).fit(Net(), loader)
     assert "not measured" in monitor.summary().notes[0]
@@ -514,7 +514,7 @@ def test_a_missing_private_name_is_noted_and_the_rest_is_measured(monkeypatch):
 
 
 def test_a_fault_of_its_own_costs_nobody_a_training(monkeypatch):
-    from lightning_fastdata.monitor.meter import StepMeter
+    from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 
     def broken(self, *args):
         raise ZeroDivisionError("mine")

@@ -1,7 +1,7 @@
 """The pre-flight against real limits of the kernel: what torch dies of, ours trains through or refuses beforehand.
 
 All cases run in one process beside this one (preflight_cases.py) under a mount namespace, a ulimit and control groups.
-Where one of those cannot be made, its test is skipped with the reason; tests/test_preflight.py has made-up machines.
+Where one of those cannot be made, its test is skipped with the reason. Made-up machines: planning/test_preflight.py.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_fastdata.hardware import probe
-from lightning_fastdata.machine import cgroups
-from lightning_fastdata.machine.sysfiles import SystemFiles
+from lightning_fastdata.hardware import cgroups
+from lightning_fastdata.hardware.detect import probe
+from lightning_fastdata.hardware.sysfiles import SystemFiles
 
 pytestmark = pytest.mark.slow
 

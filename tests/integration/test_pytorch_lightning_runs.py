@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 
 import lightning_fastdata as on_lightning
 import lightning_fastdata.pytorch_lightning as on_pytorch_lightning
-from lightning_fastdata.audit.file import read_audit
-from lightning_fastdata.order import epoch_order
-from lightning_fastdata.run_file import read_run
+from lightning_fastdata.loaders.order import epoch_order
+from lightning_fastdata.results.audit_file import read_audit
+from lightning_fastdata.results.run_file import read_run
 
 SCRIPT = Path(__file__).with_name("only_pytorch_lightning.py")
 pytestmark = pytest.mark.filterwarnings(

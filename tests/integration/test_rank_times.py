@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from monitor_cases import three_tries
 
-from lightning_fastdata.findings import RankTimes
-from lightning_fastdata.run_file import read_run
+from lightning_fastdata.results.run_file import read_run
+from lightning_fastdata.results.stats import RankTimes
 
 SCRIPT = Path(__file__).parent / "rank_times.py"
 MOST_S = 120.0

@@ -32,7 +32,7 @@ from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, Sampl
 
 from lightning_fastdata import FastDataModule, TensorDataModule, auto_dataloader
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.order import epoch_order
+from lightning_fastdata.loaders.order import epoch_order
 
 pytestmark = [
     # Lightning's advice on callbacks, and on OnExceptionCheckpoint, which it would resume from by itself

@@ -15,7 +15,7 @@ from sameness_cases import LENGTH, Augmented, fit, make_model, make_module, make
 from torch.utils.data import BatchSampler, RandomSampler, Sampler, WeightedRandomSampler
 
 from lightning_fastdata import FastDataModule, auto_dataloader
-from lightning_fastdata.order import apart, epoch_order
+from lightning_fastdata.loaders.order import apart, epoch_order
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,7 +13,7 @@ from datamodule_cases import Recorder, quiet_trainer
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata import shard
-from lightning_fastdata.sharding import TellShare
+from lightning_fastdata.loaders.sharding import TellShare
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from resume_cases import Net, copied, every_step, fit, rest
 
 from lightning_fastdata import DataWaitMonitor, FastDataModule
-from lightning_fastdata.data.tokens import TokenDataModuleMixin
+from lightning_fastdata.datamodules.tokens import TokenDataModuleMixin
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.order import epoch_order
+from lightning_fastdata.loaders.order import epoch_order
 
 pytestmark = [
     pytest.mark.slow,

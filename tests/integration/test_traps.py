@@ -17,13 +17,13 @@ from monitor_cases import Net, Sleeper, near, quiet_monitor, quiet_trainer, thre
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-import lightning_fastdata.monitor.listening as listening_module
-from lightning_fastdata.hardware import probe
-from lightning_fastdata.loader import build_loader
-from lightning_fastdata.monitor.fetches import FetchProbe
-from lightning_fastdata.options import LoaderOptions
-from lightning_fastdata.plan import Workload, make_plan
-from lightning_fastdata.run_file import read_run
+import lightning_fastdata.callbacks.monitor.instrumentation as listening_module
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchProbe
+from lightning_fastdata.hardware.detect import probe
+from lightning_fastdata.loaders.build import build_loader
+from lightning_fastdata.planning.options import LoaderOptions
+from lightning_fastdata.planning.plan import Workload, make_plan
+from lightning_fastdata.results.run_file import read_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Consider setting `persistent_workers")]
 
@@ -292,7 +292,9 @@ def hide(monkeypatch, name):
     """As if torch's iterator no longer had an attribute, for us alone."""
 
     def hidden(self, wanted):
-        if wanted == name and sys._getframe(1).f_globals["__name__"].startswith("lightning_fastdata.internals"):
+        if wanted == name and sys._getframe(1).f_globals["__name__"].startswith(
+            "lightning_fastdata.compat.lightning_loops"
+        ):
             raise AttributeError(wanted)
         return object.__getattribute__(self, wanted)
 

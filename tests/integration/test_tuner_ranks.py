@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_fastdata.order import epoch_order, rank_share
+from lightning_fastdata.loaders.order import epoch_order, rank_share
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import Dataset
 
 from lightning_fastdata import FastDataError, FastDataModule, LoaderTuner
-from lightning_fastdata.tune import callback, stretch
-from lightning_fastdata.tune.apply import prepared
+from lightning_fastdata.callbacks.tuner import callback, window
+from lightning_fastdata.callbacks.tuner.worker_change import prepared
 
 
 class Data(Dataset):
@@ -75,7 +75,7 @@ def main(folder, mode):
     callback.busy = lambda *args: None
     if mode == "refused":
         callback.prepared = refused_on_rank_1
-    stretch.LONG_ENOUGH_S = 0.3
+    window.LONG_ENOUGH_S = 0.3
     tuner = LoaderTuner()
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = Trainer(

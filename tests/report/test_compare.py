@@ -7,10 +7,10 @@ import json
 import pytest
 from rich.console import Console
 
-from lightning_fastdata.findings import ACCOUNTS, Boundary, RankTimes, WaitKinds
-from lightning_fastdata.records import StepRecord
 from lightning_fastdata.report.compare import differences, side_by_side
-from lightning_fastdata.summary import summarise
+from lightning_fastdata.results.records import StepRecord
+from lightning_fastdata.results.stats import ACCOUNTS, Boundary, RankTimes, WaitKinds
+from lightning_fastdata.results.summary import summarise
 
 
 def render(renderable, width=80, encoding="utf-8"):

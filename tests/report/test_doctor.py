@@ -1,4 +1,4 @@
-"""lightning_fastdata.report.doctor: what people read."""
+"""What people read."""
 
 import dataclasses
 import io
@@ -6,8 +6,8 @@ import io
 import pytest
 from rich.console import Console
 
-from lightning_fastdata.hardware import Accelerator, Hardware, Limit
-from lightning_fastdata.machine.affinity import OPENMP_NOTE
+from lightning_fastdata.hardware.affinity import OPENMP_NOTE
+from lightning_fastdata.hardware.detect import Accelerator, Hardware, Limit
 from lightning_fastdata.report.doctor import advice, doctor_view, meaning
 
 GIB = 1 << 30

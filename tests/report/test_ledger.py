@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from lightning_fastdata.findings import ACCOUNTS
-from lightning_fastdata.records import StepRecord
 from lightning_fastdata.report.ledger import HEADING, ledger_section
-from lightning_fastdata.summary import summarise
+from lightning_fastdata.results.records import StepRecord
+from lightning_fastdata.results.stats import ACCOUNTS
+from lightning_fastdata.results.summary import summarise
 
 RUN = summarise([StepRecord(0, 0, 8, 0.02, None, 0.01, 0.001, True, 1, 1, 0)])
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.findings import ACCOUNTS
 from lightning_fastdata.report.plots import plot_run
 from lightning_fastdata.report.units import milliseconds
+from lightning_fastdata.results.stats import ACCOUNTS
 
-RUNS = runpy.run_path(str(Path(__file__).with_name("run_of_html.py")))["RUNS"]
+RUNS = runpy.run_path(str(Path(__file__).parent / "html" / "run_of_html.py"))["RUNS"]
 
 
 def panels_of(name):

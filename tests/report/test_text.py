@@ -6,7 +6,10 @@ import io
 import pytest
 from rich.console import Console
 
-from lightning_fastdata.findings import (
+from lightning_fastdata.report.text import milliseconds, percent, seconds, side_by_side, stages_table, summary_table
+from lightning_fastdata.report.units import count, difference, factor
+from lightning_fastdata.results.records import StageWait, StepRecord
+from lightning_fastdata.results.stats import (
     ACCOUNTS,
     Boundary,
     Ceiling,
@@ -16,11 +19,8 @@ from lightning_fastdata.findings import (
     SlowSample,
     WaitKinds,
 )
-from lightning_fastdata.records import StageWait, StepRecord
-from lightning_fastdata.report.text import milliseconds, percent, seconds, side_by_side, stages_table, summary_table
-from lightning_fastdata.report.units import count, difference, factor
-from lightning_fastdata.summary import Totals, summarise
-from lightning_fastdata.verdict import Verdict
+from lightning_fastdata.results.summary import Totals, summarise
+from lightning_fastdata.results.verdict import Verdict
 
 
 def render(renderable, encoding="utf-8", width=100):

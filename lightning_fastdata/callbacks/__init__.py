@@ -1,0 +1,1 @@
+"""The callbacks: the data wait monitor, the loader tuner, the data audit."""

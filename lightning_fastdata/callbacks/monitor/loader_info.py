@@ -1,0 +1,147 @@
+"""What a batch and a loader tell about themselves, by duck typing; None where they do not."""
+
+import inspect
+import operator
+import os
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["fetches_for_itself", "overrides", "sample_path", "samples_in", "workers_of"]
+
+# Views of views that are looked through; only a dataset that contains itself has more.
+_MOST_VIEWS = 32
+_LISTS = ("samples", "imgs", "paths", "files")
+
+
+def samples_in(batch: Any) -> int | None:
+    """Number of samples in a batch, where its form leaves no doubt.
+
+    A tensor counts its first dimension; a tuple, list or dict counts that of the first tensor in it. Lists of lists
+    are left alone: they are samples by field or fields by sample, and a wrong number is worse than none.
+
+    Args:
+        batch: What the loader gave.
+
+    Returns:
+        Samples (count), or None.
+    """
+    shape = getattr(batch, "shape", None)
+    if shape is None:
+        if isinstance(batch, (tuple, list)):
+            parts: Any = batch
+        elif isinstance(batch, Mapping):
+            parts = batch.values()
+        else:
+            return None
+        for part in parts:
+            shape = getattr(part, "shape", None)
+            if shape is not None:
+                break
+        else:
+            return _samples_by_loader(parts) if isinstance(batch, Mapping) else None
+    try:
+        return int(shape[0])
+    except (IndexError, TypeError, ValueError):
+        return None
+
+
+def _samples_by_loader(parts: Any) -> int | None:
+    """The first batch of a dict of batches, as a ``CombinedLoader`` over a dict gives it."""
+    return next((samples for part in parts if (samples := samples_in(part)) is not None), None)
+
+
+def workers_of(loaders: Any) -> int | None:
+    """The most workers of one loader or of a collection of loaders; None where none tells."""
+    if loaders is None or isinstance(loaders, str):
+        return None
+    number = getattr(loaders, "num_workers", None)
+    if isinstance(number, int):
+        return number
+    if isinstance(loaders, Mapping):
+        parts: Any = loaders.values()
+    else:
+        # A CombinedLoader has its loaders in ``flattened``, WebDataset's WebLoader its DataLoader in ``pipeline``.
+        parts = getattr(loaders, "flattened", None) or getattr(loaders, "pipeline", None) or loaders
+        parts = parts if isinstance(parts, (list, tuple)) else ()
+    return max((known for part in parts if (known := workers_of(part)) is not None), default=None)
+
+
+def fetches_for_itself(step: Any) -> bool:
+    """Whether a step takes ``dataloader_iter``, and so calls ``next`` itself, as often as it likes.
+
+    Args:
+        step: ``validation_step`` and the like.
+    """
+    try:
+        return "dataloader_iter" in inspect.signature(step).parameters
+    except (TypeError, ValueError):  # no Python function
+        return False
+
+
+def overrides(hook_name: str, *owners: Any) -> bool:
+    """Whether a module or DataModule has a batch-transfer hook of its own, and not Lightning's.
+
+    Args:
+        hook_name: Name of the hook.
+        owners: Modules and DataModules; None is passed over.
+    """
+    hooks = [getattr(type(owner), hook_name, None) for owner in owners]
+    return any(hook is not None and not hook.__module__.endswith(".core.hooks") for hook in hooks)
+
+
+def sample_path(dataset: Any, index: Any) -> str | None:
+    """The file of a sample, where the dataset keeps a list of its files as torchvision's folders and ours do.
+
+    Only lists in the dataset's own attributes are looked at (``samples``, ``imgs``, ``paths``, ``files``), through
+    subsets and concatenations. None of the dataset's code runs, so nothing is loaded and nothing can go wrong.
+
+    Args:
+        dataset: Any dataset.
+        index: The sample's index, as a sampler gave it.
+
+    Returns:
+        Its path, or None.
+    """
+    try:
+        for _ in range(_MOST_VIEWS):
+            own, number = vars(dataset), _plain_number(index)
+            if _is_list(own.get("indices")) and "dataset" in own:
+                dataset, index = own["dataset"], own["indices"][number]
+            elif _is_list(own.get("cumulative_sizes")) and _is_list(own.get("datasets")):
+                ends = own["cumulative_sizes"]
+                number += ends[-1] if number < 0 else 0
+                if number < 0:
+                    return None
+                part = bisect_right(ends, number)
+                dataset, index = own["datasets"][part], number - (ends[part - 1] if part else 0)
+            else:
+                return _path_in(own, number)
+    except Exception:  # an index of another kind, a list that is too short, attributes that only look alike
+        return None
+    return None
+
+
+def _path_in(own: Mapping[str, Any], number: int) -> str | None:
+    for name in _LISTS:
+        if _is_list(own.get(name)):
+            entry = own[name][number]
+            entry = entry[0] if type(entry) in (tuple, list) else entry
+            if isinstance(entry, (str, os.PathLike)):
+                return str(path) if isinstance(path := os.fspath(entry), str) else None
+    return None
+
+
+def _is_list(value: Any) -> bool:
+    return type(value) in (list, tuple, range) or _is_of_library(value)
+
+
+def _plain_number(index: Any) -> int:
+    if type(index) is not int and not _is_of_library(index):
+        raise TypeError("no index")
+    return operator.index(index)
+
+
+def _is_of_library(value: Any) -> bool:
+    """Whether a value is an array, a tensor or a number of NumPy or torch, or a list of ours: no user's methods."""
+    return type(value).__module__ in ("numpy", "torch", "lightning_fastdata.datamodules.images.packed_lists")

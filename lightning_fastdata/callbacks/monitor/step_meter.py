@@ -1,0 +1,411 @@
+"""From timed intervals to step records: pure arithmetic, no Trainer, no torch.
+
+Whatever was timed since the last step ended belongs to the step that ends next. That one rule covers gradient
+accumulation, loaders that are read ahead, ``next`` inside the training step, and batches that were skipped.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from lightning_fastdata.callbacks.monitor.eval_stages import Stage
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchFacts
+from lightning_fastdata.callbacks.monitor.ledger import Ledger
+from lightning_fastdata.callbacks.monitor.wait_stats import DeviceTally, LoadTally, WaitTally
+from lightning_fastdata.results.quantiles import Quantiles
+from lightning_fastdata.results.records import RECENT_STEPS, StageWait, StepRecord
+from lightning_fastdata.results.summary import Totals
+
+__all__ = ["FIRST_WAITS", "StepMeter", "Window"]
+
+FIRST_WAITS = 100
+
+Row = tuple[Any, ...]
+"""A step as the fields of a ``StepRecord``, in order."""
+
+_IDLE_FIELD = StepRecord.__slots__.index("device_idle_s")
+_REFILL_FIELD = StepRecord.__slots__.index("refill_s")
+
+
+class Window(NamedTuple):
+    """The steps since the last time somebody asked."""
+
+    steps: int
+    """Steps (count)."""
+    wait_s: float
+    """Sum of their waits (s)."""
+    wait_s_max: float
+    """Largest of their waits (s)."""
+    train_s: float
+    """Sum of their wall times (s)."""
+
+    @property
+    def wait_share(self) -> float:
+        """Ratio of the sums, not a mean of ratios."""
+        return min(1.0, self.wait_s / self.train_s) if self.train_s > 0 else 0.0
+
+
+@dataclass
+class _Pending:
+    """What was timed since the last step ended."""
+
+    wait: float = 0.0
+    refill: float = 0.0
+    kinds: list[float] | None = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    ready: int | None = None
+    load: float | None = None
+    transfer: float | None = None
+    compute: float | None = None
+    batches: int = 0
+    samples: int | None = 0
+
+    def add_facts(self, facts: FetchFacts | None) -> None:
+        """What is known of one more fetch."""
+        if facts is None or facts.blocked_s is None:
+            self.kinds = None
+        elif self.kinds is not None:
+            for place, part in enumerate((facts.inline_s, facts.blocked_s, facts.handoff_s)):
+                self.kinds[place] += part or 0.0
+        if facts is None:
+            return
+        if facts.ready is not None:
+            self.ready = facts.ready if self.ready is None else min(self.ready, facts.ready)
+        for load in facts.loads:
+            self.load = (self.load or 0.0) + load.load_s
+
+    def rest_of(self, elapsed: float) -> float:
+        """What of the elapsed time is in none of the others (s)."""
+        return max(0.0, elapsed - self.wait - (self.transfer or 0.0) - (self.compute or 0.0))
+
+
+class StepMeter:
+    """Adds up intervals and turns them into one row a step, and into the ledger.
+
+    Args:
+        clock: The monotonic clock in seconds that all times come from.
+        rank: Rank that goes into the records.
+        keep: Records to keep (count); sums go on beyond it, so memory does not grow with the run.
+
+    """
+
+    def __init__(self, clock: Callable[[], float], *, rank: int = 0, keep: int = RECENT_STEPS) -> None:
+        self._clock = clock
+        self._rank = rank
+        self.ledger = Ledger(clock())
+        self.waits, self.loads, self.device = WaitTally(), LoadTally(), DeviceTally()
+        self.rows: deque[Row] = deque(maxlen=keep)
+        self.fetches = 0
+        self.steps = 0
+        self._new_rows: deque[Row] = deque(maxlen=keep)
+        self._epochs = 0
+        self._samples: int | None = 0
+        self._wait_s = self._other_s = self._tail_wait_s = self._wait_s_max = 0.0
+        self._quantiles = Quantiles()
+        self._transfer_s: float | None = None
+        self._compute_s: float | None = None
+        self._first_wait: tuple[int, float] | None = None
+        self._later_first_waits: deque[tuple[int, float]] = deque(maxlen=FIRST_WAITS - 1)
+        self._stages: dict[str, Stage] = {}
+        # Where the step that is running began, and since when the time is not training's.
+        self._edge: float | None = None
+        self._away_since: float | None = None
+        self._away_s = 0.0
+        self._training = False
+        self._first_in_epoch = True
+        self._fetches_before = 0
+        self._clear_window()
+        # What was timed since the last step ended.
+        self._fetched_since: float | None = None
+        self._fetched = self._augment = 0.0
+        self.batch_was_computed = False
+        self._pending = _Pending()
+        self.idle_beyond_wait_s = 0.0
+        """The most by which a device's idle time was longer than the wait it lay in (s)."""
+
+    def _clear_window(self) -> None:
+        self._window_steps = 0
+        self._window_wait = self._window_max = self._window_train = 0.0
+
+    # Intervals, as the seam reports them: start and end on the meter's clock.
+
+    def train_fetch(self, start: float, end: float, facts: FetchFacts | None = None) -> None:
+        """One ``next`` of the training loader, and what is known of it."""
+        if self._away_since is not None:
+            self.come_back(start)
+        if self._edge is None:
+            self._edge = start
+        self._training = True
+        took = end - start
+        self._fetched += took
+        if self._fetched_since is None:
+            self._fetched_since = start
+        if facts is not None and facts.exhausted:  # no batch, so no wait for one
+            self.ledger.found_the_end(start, end)
+            return
+        self.fetches += 1
+        if facts is not None:
+            for load in facts.loads:
+                self.loads.add(load)
+        pending = self._pending
+        pending.wait += took
+        pending.add_facts(facts)
+        if self.ledger.fetch(start, end, facts):
+            pending.refill += took
+        else:
+            self.waits.add(took, facts)
+
+    def transfer(self, start: float, end: float) -> None:
+        """One batch moved to the device, with ``on_after_batch_transfer`` inside it."""
+        if self._training:
+            took = end - start - self._augment
+            pending = self._pending
+            pending.transfer = took if pending.transfer is None else pending.transfer + took
+            self.ledger.add("transfer", start, end)
+        self._augment = 0.0
+
+    def after_transfer(self, start: float, end: float) -> None:
+        """``on_after_batch_transfer``: runs inside the transfer, and is none."""
+        self._augment += end - start
+        if self._training:
+            self.ledger.add("callback", start, end)
+
+    def compute(self, start: float, end: float) -> None:
+        """Training step, backward and optimizer of one batch; fetches inside it (``dataloader_iter``) do not count."""
+        if not self._training:
+            return
+        took = end - start
+        if self._fetched_since is not None and self._fetched_since >= start:
+            took -= self._fetched
+        self._fetched_since, self._fetched = None, 0.0
+        self.batch_was_computed = True
+        pending = self._pending
+        pending.compute = took if pending.compute is None else pending.compute + took
+        self.ledger.add("compute", start, end)
+
+    # What the hooks know.
+
+    def start_training(self, now: float) -> None:
+        """Training begins now, at the latest: it began with the first fetch, if one was seen."""
+        if self._edge is None:
+            self._edge = now
+
+    def start_epoch(self, epoch: int = 0) -> None:
+        """The next step is the first of an epoch."""
+        self._first_in_epoch = True
+        self.ledger.epoch = epoch
+
+    def add_batch(self, samples: int | None) -> None:
+        """One micro-batch of the step that is running was trained on."""
+        self.batch_was_computed = False
+        pending = self._pending
+        pending.batches += 1
+        if samples is None or pending.samples is None:
+            pending.samples = None
+        else:
+            pending.samples += samples
+
+    def close_step(self, epoch: int, step: int, now: float) -> None:
+        """The optimizer step ended: make its row and start the next one."""
+        elapsed = self._take_elapsed(now)
+        self.ledger.end_step(now)
+        pending, seen = self._pending, self.fetches > 0
+        other = pending.rest_of(elapsed)
+        row = self._row(pending, epoch, step, other, now)
+        self.rows.append(row)
+        self._new_rows.append(row)
+        self.steps += 1
+        if self._samples is not None:
+            self._samples = None if pending.samples is None else self._samples + pending.samples
+        if self._first_in_epoch:
+            self._add_first(epoch, pending.wait if seen else None)
+        if seen:
+            self._quantiles.add(pending.wait)
+        self._window_steps += 1
+        self._window_wait += pending.wait
+        self._window_max = max(self._window_max, pending.wait)
+        self._window_train += elapsed
+        self._wait_s_max = max(self._wait_s_max, pending.wait)
+        self._add_up(other)
+
+    def _row(self, pending: _Pending, epoch: int, step: int, other: float, now: float) -> Row:
+        """The step as the fields of a record."""
+        fetches = self.fetches - self._fetches_before
+        wait = pending.wait if self.fetches else None
+        kinds = (None, None, None) if pending.kinds is None or not fetches else pending.kinds
+        return (
+            *(epoch, step, pending.samples, wait, pending.transfer, pending.compute, other),
+            *(self._first_in_epoch, pending.batches, fetches, self._rank, now - self.ledger.accounts.began),
+            *(*kinds, pending.refill, pending.ready, pending.load, None, None),
+        )
+
+    def end_tail(self, now: float) -> None:
+        """Training pauses or ends here: what no step has used goes into the totals, not into a step."""
+        pending = self._pending
+        if self._edge is None or not (pending.wait or pending.transfer or pending.compute):
+            return
+        elapsed = self._take_elapsed(now)
+        self._tail_wait_s += pending.wait
+        self._add_up(pending.rest_of(elapsed))
+
+    def _take_elapsed(self, now: float) -> float:
+        """Training time since the last step ended; the next one begins now."""
+        if self._away_since is not None:
+            self.come_back(now)
+        elapsed = 0.0 if self._edge is None else now - self._edge - self._away_s
+        self._edge, self._away_s = now, 0.0
+        return elapsed
+
+    def _add_up(self, other: float) -> None:
+        """Move what is pending into the sums."""
+        pending = self._pending
+        self._wait_s += pending.wait
+        if pending.transfer is not None:
+            self._transfer_s = (self._transfer_s or 0.0) + pending.transfer
+        if pending.compute is not None:
+            self._compute_s = (self._compute_s or 0.0) + pending.compute
+        self._other_s += other
+        self._fetches_before = self.fetches
+        self._pending = _Pending()
+
+    def _add_first(self, epoch: int, wait: float | None) -> None:
+        self._first_in_epoch = False
+        self._epochs += 1
+        if wait is None:
+            return
+        if self._first_wait is None:
+            self._first_wait = (epoch, wait)
+        else:
+            self._later_first_waits.append((epoch, wait))
+
+    def set_device(self, step: int, idle_s: float | None, copy_s: float | None) -> None:
+        """What the device has to say of a step, which it does some steps later.
+
+        Args:
+            step: Which of the closed steps, from 0.
+            idle_s: How long it had nothing to do during the step's fetches (s); None = not measured.
+            copy_s: The copies' own time (s); None = not measured.
+        """
+        behind = self.steps - step
+        if not 0 < behind <= len(self.rows):
+            return
+        row = self.rows[-behind]
+        wait = row[3] or 0.0
+        if idle_s is not None:
+            self.idle_beyond_wait_s = max(self.idle_beyond_wait_s, idle_s - wait)
+            idle_s = min(max(0.0, idle_s), wait)  # up to the resolution of events
+            if not row[_REFILL_FIELD]:  # an empty pipeline is told of under start-up and boundary
+                self.device.add(wait, idle_s, copy_s)
+        row = (*row[:_IDLE_FIELD], idle_s, copy_s)
+        self.rows[-behind] = row
+        if behind <= len(self._new_rows):
+            self._new_rows[-behind] = row
+
+    # Time that is not training's: validation, the sanity check, the inner fit of a tuner.
+
+    def go_away(self, now: float) -> None:
+        """From now on the time is not training's; the first call counts."""
+        self._training = False
+        if self._away_since is None:
+            self._away_since = now
+
+    def come_back(self, now: float) -> None:
+        """The time is training's again."""
+        if self._away_since is not None:
+            if self._edge is not None:
+                self._away_s += max(0.0, now - max(self._away_since, self._edge))
+            self._away_since = None
+
+    def forget_stage(self, stage: str) -> None:
+        """An evaluation run of its own begins: leave the figures of earlier ones out."""
+        self._stages.pop(stage, None)
+
+    def start_stage(self, stage: str, now: float) -> None:
+        """An evaluation run begins; a second call for the same run changes nothing."""
+        self.go_away(now)
+        if stage == "val":
+            self.ledger.open_validation(now)
+        self._stages.setdefault(stage, Stage()).open(now)
+
+    def open_loaders(self, stage: str, now: float) -> None:
+        """The loaders of an evaluation run are about to be read, from their beginning."""
+        self.start_stage(stage, now)
+        self._stages[stage].read_anew(now)
+
+    def stage_fetch(self, stage: str, start: float, end: float) -> None:
+        """One ``next`` of an evaluation loader."""
+        self.start_stage(stage, start)
+        self._stages[stage].add_fetch(end - start)
+        if stage == "val":
+            self.ledger.wait_in_validation(end - start)
+
+    def add_stage_batch(self, stage: str, loader: str | None = None) -> None:
+        """One batch was evaluated; ``loader`` says of which of several loaders, where that is known."""
+        if stage in self._stages:
+            self._stages[stage].add_batch(loader, self._clock())
+
+    def end_stage(self, stage: str, now: float) -> StageWait | None:
+        """The evaluation run is over; gives that run alone, or None where none was on."""
+        entry = self._stages.get(stage)
+        run = None if entry is None else entry.close(now)
+        if stage == "val":
+            self.ledger.close_validation(now)
+        self.come_back(now)
+        return None if run is None else run.record(stage, 1)
+
+    def end_stages(self, now: float) -> None:
+        """End whatever evaluation is still on: something was raised in it."""
+        for stage in self._stages:
+            self.end_stage(stage, now)
+
+    # What came out.
+
+    def take_window(self) -> Window:
+        """The steps since the last call."""
+        window = Window(self._window_steps, self._window_wait, self._window_max, self._window_train)
+        self._clear_window()
+        return window
+
+    def take_rows(self, *, hold: int = 0) -> list[Row]:
+        """The steps since the last call, to be written down.
+
+        Args:
+            hold: The latest steps to leave for the next call, because the device has not yet told of them (count).
+        """
+        rows = []
+        while len(self._new_rows) > hold:
+            rows.append(self._new_rows.popleft())
+        return rows
+
+    def records(self) -> Iterator[StepRecord]:
+        """The kept steps, oldest first."""
+        return (StepRecord(*row) for row in tuple(self.rows))
+
+    def totals(self) -> Totals:
+        """The sums over all steps, kept or not."""
+        seen = self.fetches > 0
+        return Totals(
+            steps=self.steps,
+            epochs=self._epochs,
+            samples=self._samples if self.steps else None,
+            wait_s=self._wait_s if seen else None,
+            transfer_s=self._transfer_s,
+            compute_s=self._compute_s,
+            other_s=self._other_s,
+            wait_s_max=self._wait_s_max if seen and self.steps else None,
+            tail_wait_s=self._tail_wait_s,
+            wait_quantiles={q: self._quantiles.quantile(q) for q in (0.5, 0.95, 0.99)} if seen and self.steps else {},
+        )
+
+    def first_waits(self) -> list[tuple[int, float]]:
+        """(epoch, wait of its first step): the first epoch and the latest ones."""
+        return ([] if self._first_wait is None else [self._first_wait]) + list(self._later_first_waits)
+
+    def stages(self) -> list[StageWait]:
+        """The evaluation stages that ran, each over all its runs; one that ended before it read anything did not."""
+        now = self._clock()
+        return [
+            entry.so_far(now).record(stage, entry.runs, entry.loaders(stage))
+            for stage, entry in self._stages.items()
+            if entry.opened_at is not None or entry.ended.fetches or entry.ended.batches
+        ]

@@ -1,0 +1,276 @@
+"""Tensors and NumPy arrays in memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset
+
+from lightning_fastdata.datamodules.base import FastDataModuleMixin
+from lightning_fastdata.datamodules.dataset_collections import flattened
+from lightning_fastdata.datamodules.device_placement import place
+from lightning_fastdata.datamodules.plain import as_plain
+from lightning_fastdata.datamodules.transforms import BatchTransform
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.loaders.batch_fetch import TransformedDataset, whole_source
+from lightning_fastdata.loaders.factory import SPLITS
+from lightning_fastdata.planning.options import Split
+
+__all__ = ["ArrayDataset", "RowDataset", "TensorDataModuleMixin"]
+
+Arrays = Any
+"""A tensor or NumPy array, or a tuple of them whose first dimensions agree."""
+Transforms = BatchTransform | Sequence[BatchTransform] | None
+"""One transform of batches, or several that follow each other."""
+
+
+class RowDataset(Dataset[Any]):
+    """Rows of tensors, fetched one by one.
+
+    Args:
+        tensors: One or more tensors; the first dimension, the same for all, counts the samples.
+        single: True to give bare rows instead of tuples with one element.
+    """
+
+    in_memory = True
+    draws_random_numbers = False
+
+    def __init__(self, tensors: Sequence[torch.Tensor], *, single: bool = False) -> None:
+        self.tensors = tuple(tensors)
+        self.single = single
+
+    @property
+    def sample_bytes(self) -> int:
+        """Size of one sample over all tensors (bytes)."""
+        return sum(tensor.element_size() * (tensor.numel() // max(1, len(tensor))) for tensor in self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: int) -> Any:
+        return self._shape(tuple(tensor[index] for tensor in self.tensors))
+
+    def _shape(self, rows: tuple[torch.Tensor, ...]) -> Any:
+        return rows[0] if self.single else rows
+
+
+class ArrayDataset(RowDataset):
+    """Rows of tensors, fetched a whole batch at a time; takes what ``RowDataset`` takes.
+
+    torch asks a dataset with ``__getitems__`` once per batch. One index operation per tensor then replaces a Python
+    call per sample and the stacking of thousands of small tensors.
+    """
+
+    whole_batches = True
+    draws_random_numbers = False
+
+    def __init__(self, tensors: Sequence[torch.Tensor], *, single: bool = False) -> None:
+        super().__init__(tensors, single=single)
+        self.resident: tuple[torch.Tensor, ...] | None = None
+        """The tensors once more, on a device; batches are then cut out of these."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "resident": None}  # another process has its own device
+
+    @property
+    def array_bytes(self) -> int:
+        """Size of all tensors (bytes)."""
+        return sum(tensor.element_size() * tensor.numel() for tensor in self.tensors)
+
+    def is_on(self, device: torch.device) -> bool:
+        """Whether batches come from a copy on that device."""
+        return self.resident is not None and all(tensor.device == device for tensor in self.resident)
+
+    def move_to(self, device: torch.device) -> None:
+        """Copy the tensors to a device, unless they are there. Batches come from it until ``move_back``."""
+        if not self.is_on(device):
+            self.resident = None  # before the copy, which may need its place
+            self.resident = tuple(tensor.to(device) for tensor in self.tensors)
+
+    def move_back(self) -> None:
+        """Give the device's memory back."""
+        self.resident = None
+
+    def __getitems__(self, indices: Any) -> Any:
+        chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
+        tensors = self.tensors if self.resident is None else self.resident
+        return self._shape(tuple([_rows(tensor, chosen) for tensor in tensors]))
+
+
+def _rows(tensor: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    return tensor.index_select(0, chosen.to(tensor.device) if tensor.device.type != "cpu" else chosen)
+
+
+class TensorDataModuleMixin(FastDataModuleMixin):
+    """A DataModule for arrays that fit into memory.
+
+    ::
+
+        TensorDataModule(train=(X, y), val=(X_val, y_val), batch_size=256)
+
+    Batches are cut out of the arrays in one operation each, without worker processes. So are those of any dataset of
+    yours that says ``whole_batches = True``: its ``__getitems__`` gets the indices of a batch as one int64 array and
+    gives the finished batch.
+
+    A transform gets a whole batch and the random numbers of its samples, which follow from (seed, epoch, index)::
+
+        def brighter(batch, random):
+            images, labels = batch
+            return images * random.uniform(0.8, 1.2).view(-1, 1, 1, 1), labels
+
+        TensorDataModule(train=(X, y), train_transform=[RandomCrop(32, padding=4), ToFloat(), brighter])
+
+    ``lightning_fastdata.datamodules.transforms`` has ready-made ones.
+
+    Args:
+        train: A tensor or NumPy array, or a tuple of them with equal first dimensions. A tuple gives tuples as
+            batches, a bare array gives bare tensors.
+        val: The same for validation; or use ``val_split``.
+        test: The same for testing.
+        predict: The same for prediction.
+        train_transform: ``f(batch, random)``, or several that follow each other: each gets the whole batch and a
+            ``batched.SampleRandom``, and gives the batch back. Should it draw from the global generators, those are
+            seeded once for the batch.
+        eval_transform: The same for validation, test and prediction.
+        device_resident: Copy the arrays to the Trainer's device when its loaders are made, and cut batches out of them
+            there, if they fit into a quarter of the device's free memory; else, and on the CPU, they stay where they
+            are. Each rank has all of them on its own device. Batches are the same. ``placements`` says where the arrays
+            are, and why.
+        **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``val_split``, ``seed``, ... With a ``collate_fn``
+            samples are fetched one by one and handed to it as a list.
+
+    Raises:
+        FastDataError: Lengths that differ, no rows, or something that is no array.
+    """
+
+    def __init__(
+        self,
+        train: Arrays = None,
+        val: Arrays = None,
+        test: Arrays = None,
+        predict: Arrays = None,
+        *,
+        train_transform: Transforms = None,
+        eval_transform: Transforms = None,
+        device_resident: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.train_transform = _checked("train_transform", as_plain(train_transform))
+        self.eval_transform = _checked("eval_transform", as_plain(eval_transform))
+        self.device_resident = device_resident
+        self.placements: dict[str, str] = {}
+        if not isinstance(device_resident, bool):
+            raise FastDataError(
+                f"device_resident={device_resident!r}.", expected="True or False.", fix="pass device_resident=True."
+            )
+        sources = {"train": train, "val": val, "test": test, "predict": predict}
+        for split, arrays in sources.items():
+            if arrays is not None:
+                setattr(self, f"{split}_dataset", self._dataset(split, as_plain(arrays)))
+
+    def make_dataloader(self, split: Split, dataset: Any, *, name: str | None = None, loaders: int = 1) -> Any:
+        """Make one loader, with the split's transforms, from the device's memory where that is wanted and possible.
+
+        Args:
+            split: "train", "val", "test" or "predict".
+            dataset: The dataset it serves.
+            name: Its name in ``plans``; None = the split.
+            loaders: Loaders of this split (count), which share the workers.
+
+        Returns:
+            A torch ``DataLoader`` that Lightning can rebuild.
+
+        Raises:
+            FastDataError: See ``FastDataModule``; or a transform for an IterableDataset.
+        """
+        if self.device_resident:
+            self._place(dataset, name or split)
+        transforms = self.train_transform if split == "train" else self.eval_transform
+        if transforms:
+            if isinstance(dataset, IterableDataset):
+                raise FastDataError(
+                    f"{type(self).__name__} {name or split}: a batch transform for {type(dataset).__name__}.",
+                    expected="a map-style dataset: the samples of a stream have no index to draw random numbers from.",
+                    fix="transform samples in the dataset's __iter__.",
+                )
+            dataset = TransformedDataset(dataset, transforms)
+        return super().make_dataloader(split, dataset, name=name, loaders=loaders)
+
+    def teardown(self, stage: str) -> None:
+        """Give the device's memory back.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
+        """
+        super().teardown(stage)
+        for split in SPLITS:
+            for dataset in flattened(getattr(self, f"{split}_dataset")):
+                source = whole_source(dataset)
+                if source is not None and isinstance(source.dataset, ArrayDataset):
+                    source.dataset.move_back()
+
+    def _place(self, dataset: Any, name: str) -> None:
+        """Copy the arrays of a loader to the device, or say why not."""
+        from lightning_utilities.core.rank_zero import rank_zero_info
+
+        source, device = whole_source(dataset), getattr(getattr(self.trainer, "strategy", None), "root_device", None)
+        where = "where they are: the samples are not cut out of arrays, a batch at a time"
+        if source is not None and isinstance(source.dataset, ArrayDataset):
+            # Of all splits: held-out parts share one copy, which the workers of any of them could not read.
+            given = [self._kwargs_for(split) for split in SPLITS]
+            workers = [part.get("num_workers", self.num_workers) for part in given]
+            pinned = any(part.get("pin_memory", self.pin_memory) is True for part in given)
+            asked = next((count for count in workers if count not in ("auto", 0)), 0)
+            where = place(source.dataset, device, num_workers=asked, pin_memory=pinned)
+        if self.placements.get(name) != where:
+            self.placements[name] = where
+            rank_zero_info(f"device_resident: the arrays of {name} are {where}.")
+
+    def _dataset(self, split: str, arrays: Arrays) -> Dataset[Any]:
+        single = not isinstance(arrays, (tuple, list))
+        tensors = [_tensor(split, array) for array in ([arrays] if single else arrays)]
+        lengths = sorted({len(tensor) for tensor in tensors})
+        if len(lengths) != 1 or lengths[0] == 0:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            raise FastDataError(
+                f"TensorDataModule {split}: {f'arrays of shapes {shapes}' if tensors else 'no arrays'}.",
+                expected="first dimensions that are equal and not 0: one row per sample.",
+                fix="cut the arrays to the same samples.",
+            )
+        whole_batches = all(
+            super(TensorDataModuleMixin, self)._kwargs_for(part).get("collate_fn") is None for part in SPLITS
+        )
+        return (ArrayDataset if whole_batches else RowDataset)(tensors, single=single)
+
+
+def _checked(name: str, given: Transforms) -> tuple[BatchTransform, ...]:
+    transforms = () if given is None else tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    for transform in transforms:
+        if not callable(transform):
+            raise FastDataError(
+                f"{name}={given!r}.",
+                expected="a function of a batch and its random numbers, or a list of such.",
+                fix=f"pass {name}=f, where f(batch, random) gives the batch back.",
+            )
+    return transforms
+
+
+def _tensor(split: str, array: object) -> torch.Tensor:
+    if isinstance(array, torch.Tensor) and array.ndim > 0:
+        return array
+    if isinstance(array, np.ndarray) and array.ndim > 0 and array.dtype.kind in "biufc":
+        # A read-only array (a memory map, a frozen view) cannot be shared with torch without a warning: copy it.
+        # The same for the byte order of another machine and for reversed views.
+        shareable = array.flags.writeable and array.dtype.isnative and min(array.strides) >= 0
+        try:
+            return torch.from_numpy(array if shareable else array.astype(array.dtype.newbyteorder("="), order="C"))
+        except TypeError:
+            pass  # a width that torch does not know, such as float128
+    described = f"an array of dtype {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+    raise FastDataError(
+        f"TensorDataModule {split}: {described}.",
+        expected="torch tensors or numeric NumPy arrays with one row per sample.",
+        fix="convert it first, for example with torch.as_tensor(...).",
+    )

@@ -1,0 +1,89 @@
+"""Filling a cache before training, with threads: decoding, resizing and encoding let go of the GIL."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from lightning_fastdata.datamodules.images.cache.cached_source import CachedSource
+
+__all__ = ["Progress", "build_cache"]
+
+
+@dataclass
+class Progress:
+    """How far the filling has come; written by its threads."""
+
+    done: int = 0
+    """Samples that were looked at (count), kept or not."""
+    unreadable: list[str] = field(default_factory=list)
+    """What could not be read: path and reason."""
+
+
+def build_cache(
+    sources: Sequence[tuple[CachedSource, Sequence[str]]],
+    threads: int,
+    *,
+    watch: Callable[[Progress], None] = lambda progress: None,
+    every_s: float = 0.1,
+) -> Progress:
+    """Read every sample once, which puts it into the cache; what is there already is only checked.
+
+    Args:
+        sources: Sources that read through the cache, each with the paths of its images.
+        threads: How many work at once (count).
+        watch: Called in this thread while the others work.
+        every_s: How often (s).
+
+    Returns:
+        What was done. After a KeyboardInterrupt, which goes on to the caller, what is in the cache stays there.
+    """
+    progress, stop, lock = Progress(), threading.Event(), threading.Lock()
+    work = ((source, paths, index) for source, paths in sources for index in range(len(paths)))
+
+    def next_one() -> tuple[CachedSource, Sequence[str], int] | None:
+        with lock:
+            return None if stop.is_set() else next(work, None)
+
+    def run() -> None:
+        while (item := next_one()) is not None:
+            source, paths, index = item
+            problem = None
+            try:
+                source.read(index)
+            except Exception as error:  # Pillow raises many kinds for broken files
+                problem = f"{paths[index]}: {type(error).__name__}: {error}"
+            with lock:
+                progress.done += 1
+                if problem is not None:
+                    progress.unreadable.append(problem)
+
+    workers = [threading.Thread(target=run, daemon=True) for _ in range(max(1, threads))]
+    with _one_thread_each():
+        try:
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                while worker.is_alive():
+                    worker.join(every_s)
+                    watch(progress)
+        finally:
+            stop.set()
+            for worker in workers:
+                if worker.ident is not None:
+                    worker.join()
+    watch(progress)
+    return progress
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Torch would resize every image with all cores, while each of these threads needs one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

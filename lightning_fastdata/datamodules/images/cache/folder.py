@@ -1,0 +1,309 @@
+"""The folder of a cache: made whole or not at all, and never taken for that of other files or other settings.
+
+``cache_dir/<name>/`` has ``entries.bin``, ``table.bin`` and ``header.json``. The name follows from the image folder and
+the settings, the fingerprint in the header from every file's path, size and time as well. A folder that is not what it
+should be (of files that have changed since, cut off, foreign) is replaced.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from lightning_fastdata.datamodules.images.cache.blob_file import LINE_BYTES, CacheFile, StoredFiles
+from lightning_fastdata.errors import FastDataError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where there is no cache
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "CacheHeader",
+    "clear_folders",
+    "file_stamps",
+    "find_folders",
+    "fingerprint_of",
+    "open_folder",
+    "read_header",
+]
+
+FORMAT = "lightning_fastdata cache"
+VERSION = 1
+"""Of the files; another one is made anew."""
+_HEADER, _ENTRIES, _TABLE = "header.json", "entries.bin", "table.bin"
+_MAX_HEADER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class CacheHeader:
+    """What a cache was made of."""
+
+    root: str
+    """The image folder, absolute."""
+    samples: int
+    """Files listed in it (count)."""
+    settings: dict[str, Any]
+    """What decides the bytes of an entry: format, short side, quality, versions of the codecs."""
+    fingerprint: str
+    """BLAKE2b of all of this and of every file's path, size and time, 64 hexadecimal digits."""
+    format: str = FORMAT
+    """Says what the file is."""
+    version: int = VERSION
+    """Of the format of the files."""
+
+    @property
+    def name(self) -> str:
+        """Name of the folder: that of the image folder, and a digest of its path, the settings and the user."""
+        identity = json.dumps([self.version, self.root, self.settings, os.geteuid()], sort_keys=True)
+        readable = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in Path(self.root).name)
+        return f"{readable[:40] or 'images'}-{blake2b(identity.encode(), digest_size=8).hexdigest()}"
+
+
+def file_stamps(paths: Iterable[str], root: str) -> Iterator[bytes]:
+    """For each file its path below ``root``, size and time of the last change, as bytes for a fingerprint.
+
+    Args:
+        paths: The files, in order.
+        root: What they lie in.
+    """
+    prefix = os.path.join(root, "")
+    for path in paths:
+        try:
+            found = os.stat(path)
+            size, changed_ns = found.st_size, found.st_mtime_ns
+        except OSError:  # reading it will say so
+            size = changed_ns = -1
+        yield os.fsencode(path.removeprefix(prefix)) + f"\0{size} {changed_ns}\0".encode()
+
+
+def fingerprint_of(root: str, settings: dict[str, Any], stamps: Iterable[bytes]) -> str:
+    """The fingerprint of a cache.
+
+    Args:
+        root: The image folder, absolute.
+        settings: What decides the bytes of an entry.
+        stamps: See ``file_stamps``.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = blake2b(json.dumps([VERSION, root, settings], sort_keys=True).encode(), digest_size=32)
+    for stamp in stamps:
+        digest.update(stamp)
+    return digest.hexdigest()
+
+
+def open_folder(cache_dir: Path, header: CacheHeader, budget_bytes: int) -> StoredFiles:
+    """Find the cache of this header below ``cache_dir``, or make an empty one.
+
+    Args:
+        cache_dir: Holds caches; made where it is missing, for this user alone.
+        header: What the cache is of.
+        budget_bytes: What its blob may grow to.
+
+    Returns:
+        Its files. Where the folder cannot be written but holds this very cache, they are ``writable=False``.
+
+    Raises:
+        FastDataError: The folder can neither be made nor used; training works without the cache.
+    """
+    folder = cache_dir / header.name
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locked(cache_dir):
+            _sweep(cache_dir, header.name)
+            if fault_of(folder, header) is not None:
+                _replace(folder, header)
+    except OSError as error:
+        if fault_of(folder, header) is None:
+            return _files(folder, header, budget_bytes, writable=False)
+        raise FastDataError(
+            f"cache_dir={str(cache_dir)!r}: {error.strerror or error}.",
+            expected="a folder on a disk of this machine that can be written.",
+            fix="pass cache_dir=..., or cache=None.",
+        ) from error
+    return _files(folder, header, budget_bytes, writable=os.access(folder / _ENTRIES, os.W_OK))
+
+
+def make_files(folder: Path, samples: int) -> None:
+    """Empty files for so many samples."""
+    for name, size in ((_ENTRIES, 0), (_TABLE, samples * LINE_BYTES)):
+        descriptor = os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def fault_of(folder: Path, header: CacheHeader) -> str | None:
+    """Why a folder is not the cache of this header; None where it is.
+
+    Args:
+        folder: Where it should be.
+        header: What it should be of.
+    """
+    problem = None
+    try:
+        if not _is_ours(folder):
+            return "belongs to another user, or others can write to it"
+        found = read_header(folder)
+        if found != header:
+            problem = "is of files or settings that have changed since"
+        elif (folder / _TABLE).stat().st_size != header.samples * LINE_BYTES:
+            problem = f"{_TABLE} was cut off"
+        elif not (folder / _ENTRIES).is_file():
+            problem = f"{_ENTRIES} is missing"
+    except FileNotFoundError as error:
+        return f"there is no {Path(error.filename or folder).name}"
+    except (OSError, ValueError, RecursionError) as error:
+        return str(error)
+    return problem
+
+
+def read_header(folder: Path) -> CacheHeader:
+    """Read what a cache is of.
+
+    Args:
+        folder: Its folder.
+
+    Returns:
+        The header, checked.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no header of a cache.
+    """
+    with (folder / _HEADER).open("rb") as file:
+        text = file.read(_MAX_HEADER_BYTES)
+    fields = json.loads(text)
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise ValueError(f"{folder / _HEADER} is no header of a cache")
+    kinds = {"root": str, "samples": int, "settings": dict, "fingerprint": str, "version": int}
+    for name, kind in kinds.items():
+        if type(fields.get(name)) is not kind:
+            raise ValueError(f"{folder / _HEADER}: {name}={fields.get(name)!r}")
+    return CacheHeader(**{name: fields[name] for name in (*kinds, "format")})
+
+
+def find_folders(cache_dir: Path) -> dict[Path, CacheHeader]:
+    """The caches below a folder, of any file and setting, sorted by name; whatever else lies there is left out.
+
+    Args:
+        cache_dir: Holds caches.
+    """
+    found = {}
+    for folder in sorted(cache_dir.iterdir()) if cache_dir.is_dir() else []:
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            if _is_ours(folder):
+                found[folder] = read_header(folder)
+    return {folder: header for folder, header in found.items() if header.name == folder.name}
+
+
+def clear_folders(folders: Iterable[Path]) -> int:
+    """Delete caches. A run that uses one goes on with what it has opened, and keeps nothing new.
+
+    Args:
+        folders: Folders of caches, as ``find_folders`` gave them.
+
+    Returns:
+        What they took on the disk (bytes).
+    """
+    freed = 0
+    for folder in folders:
+        with locked(folder.parent):
+            freed += sum(file.stat().st_blocks * 512 for file in folder.iterdir())
+            _remove(folder)
+    return freed
+
+
+def cache_of(folder: Path, header: CacheHeader) -> CacheFile:
+    """A cache to be looked at, nothing is added."""
+    return CacheFile(_files(folder, header, 0, writable=False))
+
+
+def key_of(header: CacheHeader) -> int:
+    """32 bits of the fingerprint, which every line of the table is summed with."""
+    return int(header.fingerprint[:8], 16)
+
+
+def _files(folder: Path, header: CacheHeader, budget_bytes: int, *, writable: bool) -> StoredFiles:
+    entries, table = str(folder / _ENTRIES), str(folder / _TABLE)
+    return StoredFiles(entries, table, header.samples, key_of(header), budget_bytes, writable)
+
+
+def _is_ours(folder: Path) -> bool:
+    """A folder of this user's that nobody else can write to; a link to one is none."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def _replace(folder: Path, header: CacheHeader) -> None:
+    """Put a new, empty cache in the folder's place: whole, or not at all."""
+    made = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
+    try:
+        make_files(made, header.samples)
+        with (made / _HEADER).open("x") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(json.dumps(asdict(header), indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if os.path.lexists(folder):
+            _remove(folder)
+        os.rename(made, folder)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    _sync_folder(folder.parent)
+
+
+def _remove(folder: Path) -> None:
+    """Move away first, so that nobody opens what is half deleted; a link or a file is only unlinked."""
+    aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.old-", dir=folder.parent)) / "cache"
+    os.rename(folder, aside)
+    shutil.rmtree(aside.parent, ignore_errors=True)
+
+
+def _sweep(cache_dir: Path, name: str) -> None:
+    """What a process that was killed has left half made or half deleted; called under the lock."""
+    for pattern in (f"{name}.new-*", f"{name}.old-*"):
+        for left in cache_dir.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one process at a time makes or deletes something in a folder; the lock of a killed one is free.
+
+    Args:
+        folder: Where the file ``.lock`` is made.
+
+    Raises:
+        OSError: It cannot be made, or the system or its file system knows no locks.
+    """
+    if fcntl is None:
+        raise OSError(f"file locks are not known on {sys.platform}")
+    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(folder / ".lock", flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,132 @@
+"""The cache of an image folder: from what the user wishes to sources that read through it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import Path
+
+from lightning_fastdata.datamodules.images.cache.cached_source import CachedSource, CacheNotes, estimated_bytes
+from lightning_fastdata.datamodules.images.cache.entry_format import EntryFormat
+from lightning_fastdata.datamodules.images.cache.folder import CacheHeader, file_stamps, fingerprint_of
+from lightning_fastdata.datamodules.images.cache.placement import CacheKind, CachePlan, Opened, bytes_text, open_cache
+from lightning_fastdata.datamodules.images.sources import FileSource, Kind
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.hardware.detect import probe
+
+__all__ = ["CacheWish", "ImageCache", "header_of"]
+
+Paths = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class CacheWish:
+    """What the user asks for."""
+
+    kind: CacheKind | None = None
+    """"ram", "disk", or None for no cache."""
+    cache_dir: str | None = None
+    """Holds caches on disk; None = the user's cache folder."""
+    cache_bytes: int | None = None
+    """What the cache may grow to (bytes); None = what is free, less a reserve."""
+    entry_format: EntryFormat = field(default_factory=EntryFormat)
+    """What is kept of an image."""
+
+    def __post_init__(self) -> None:
+        kind, size = self.kind, self.cache_bytes
+        if kind not in (None, "ram", "disk"):
+            raise FastDataError(f"cache={kind!r}.", expected='None, "ram" or "disk".', fix='pass cache="disk".')
+        if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 0):
+            raise FastDataError(
+                f"cache_bytes={size!r}.",
+                expected="bytes as a whole number >= 0, or None for what is free.",
+                fix="pass cache_bytes=20 * 2**30 for 20 GiB.",
+            )
+        if kind is None and self.entry_format.kind != "original":
+            raise FastDataError(
+                f"cache_format={self.entry_format.kind!r} without a cache.",
+                expected="a format of what is cached: it changes what the model sees, cached or not.",
+                fix='pass cache="disk" or "ram", with cache_bytes=0 if nothing is to be kept; or leave it out.',
+            )
+        if kind != "disk" and self.cache_dir is not None:
+            raise FastDataError(
+                f"cache_dir={self.cache_dir!r} with cache={kind!r}.",
+                expected="a folder only for a cache on disk.",
+                fix='pass cache="disk", or leave cache_dir out.',
+            )
+
+
+class ImageCache:
+    """A cache of all files of an image folder, whatever split they are in.
+
+    Args:
+        header: What it is known by, see ``header_of``.
+        paths: Files by the name of the folder they are listed from, in the order of its list.
+        wish: What the user asks for; not one for no cache.
+    """
+
+    def __init__(self, header: CacheHeader, paths: Paths, wish: CacheWish) -> None:
+        assert wish.kind is not None
+        self.wish = wish
+        self.header = header
+        self.notes = CacheNotes()
+        self._first = {}
+        first = 0
+        for name in sorted(paths):
+            self._first[name], first = first, first + len(paths[name])
+        files = [(FileSource(listed), len(listed)) for listed in paths.values()]
+        self._opened: Opened = open_cache(
+            wish.kind,
+            self.header,
+            needed=lambda: estimated_bytes(files, wish.entry_format),
+            cache_dir=None if wish.cache_dir is None else Path(wish.cache_dir).expanduser(),
+            cache_bytes=wish.cache_bytes,
+            ram_available_bytes=probe().ram_available_bytes if wish.kind == "ram" else None,
+        )
+
+    @property
+    def plan(self) -> CachePlan:
+        """Where the cache lies, how large it may become, and why."""
+        return self._opened.plan
+
+    @property
+    def kind(self) -> Kind:
+        """What the sources give."""
+        return self.wish.entry_format.kind
+
+    def source(self, name: str, paths: Sequence[str]) -> CachedSource:
+        """The images of one list.
+
+        Args:
+            name: The folder it is the list of.
+            paths: Its files, as they were given for this name.
+        """
+        return CachedSource(FileSource(paths), self.wish.entry_format, self._opened.file, self._first[name], self.notes)
+
+    def sync(self) -> None:
+        """Have the system write everything to the disk before this returns."""
+        if self._opened.file is not None:
+            self._opened.file.sync()
+
+    def lines(self) -> list[str]:
+        """What it holds now and what happened since it was opened, for people."""
+        file = self._opened.file
+        if file is None:
+            return []
+        held = file.held()
+        text = f"{held.entries} of {self.header.samples} samples are cached, {bytes_text(held.entry_bytes)}"
+        return [text, *self.notes.lines()]
+
+
+def header_of(root: str, paths: Paths, entry_format: EntryFormat) -> CacheHeader:
+    """What a cache of these files and settings is known by; asks for the size and time of every file.
+
+    Args:
+        root: The image folder.
+        paths: Files by the name of the folder they are listed from, in the order of its list; all below ``root``.
+        entry_format: What is kept of an image.
+    """
+    absolute, settings = os.path.abspath(root), entry_format.settings()
+    stamps = (stamp for name in sorted(paths) for stamp in file_stamps(paths[name], root))
+    samples = sum(map(len, paths.values()))
+    return CacheHeader(absolute, samples, settings, fingerprint_of(absolute, settings, stamps))

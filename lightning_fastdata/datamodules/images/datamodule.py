@@ -1,0 +1,302 @@
+"""Images in folders, one folder per class."""
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from PIL import Image
+
+from lightning_fastdata.datamodules.base import FastDataModuleMixin
+from lightning_fastdata.datamodules.images.cache.entry_format import EntryFormat
+from lightning_fastdata.datamodules.images.cache.image_cache import CacheWish, ImageCache, header_of
+from lightning_fastdata.datamodules.images.cache.placement import CachePlan
+from lightning_fastdata.datamodules.images.crops import MiddleCrop, RandomCrop
+from lightning_fastdata.datamodules.images.datasets import (
+    CropDataset,
+    ImageDataset,
+    ImageFiles,
+    LeftOut,
+    Transform,
+    WholeCropDataset,
+    collate_readable,
+)
+from lightning_fastdata.datamodules.images.decode_threads import check_threads, decide_threads
+from lightning_fastdata.datamodules.images.folder_index import ImageIndex, index_images, split_folders
+from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD, Normaliser, is_lightnings
+from lightning_fastdata.datamodules.images.preview import picture, random_state_kept
+from lightning_fastdata.datamodules.images.sources import Source
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.hardware.detect import probe
+from lightning_fastdata.loaders.factory import SPLITS
+from lightning_fastdata.loaders.order import split_indices
+from lightning_fastdata.loaders.trainer_context import trainer_facts
+from lightning_fastdata.planning.options import Reason
+from lightning_fastdata.planning.plan import Split
+
+__all__ = ["RESIZE_FOR_CROP", "ImageFolderDataModuleMixin"]
+
+HYPERPARAMETERS = (
+    *("root", "image_size", "on_error", "decode_threads", "batch_size", "eval_batch_size", "num_workers"),
+    *("pin_memory", "persistent_workers", "prefetch_factor", "drop_last", "shuffle", "val_split", "test_split"),
+    *("seed", "split_seed", "deterministic", "cache", "cache_dir", "cache_bytes", "cache_format"),
+)
+"""Arguments with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
+RESIZE_FOR_CROP = 256 / 224
+"""torchvision's evaluation presets resize the short side to 256 and crop 224."""
+
+
+class ImageFolderDataModuleMixin(FastDataModuleMixin):
+    """Images in an ImageFolder layout: ``root/train/<class>/*.jpg`` with ``val`` and ``test`` beside ``train``.
+
+    Or class folders directly in ``root``, of which ``val_split`` and ``test_split`` hold out a part. Training images
+    are cropped at random and flipped, evaluation images resized and cropped in the middle; both are normalised with
+    ImageNet's mean and standard deviation. A transform of your own replaces all of that.
+
+    Without one, images are decoded, cut and resized by the pack, a whole batch at a time, with the crops and the pixels
+    of torchvision's transforms (docs/images.md has what may differ). Within a run, batches travel as uint8 and become
+    normalised floats, in the Trainer's precision, in ``on_after_batch_transfer``; the model's own hooks run after that.
+    A loader that is read by hand gives normalised floats, with the same values.
+
+    Args:
+        root: The folder.
+        image_size: Height and width of what the model gets (pixels).
+        train_transform: Takes a PIL image (RGB); replaces the default augmentation and normalisation.
+        eval_transform: The same for validation, test and prediction.
+        on_error: "raise" stops at an unreadable image and names it; "skip" leaves it out of its batch, counts it in
+            ``unreadable`` and warns once at the end (each rank knows its own). A batch of nothing but unreadable
+            images becomes the next image that can be read.
+        decode_threads: Threads that decode in each process that loads, or "auto"; transforms of your own never run in
+            threads. The choice and its reason are in ``decoding`` once a loader is made.
+        cache: "disk" or "ram" keeps what was read in the first epoch for those after it (and for the next run, on
+            disk), shared by the processes of a node. Whether there is one, where, and why is in ``cache_plan`` after
+            ``setup``. Batches are the same with a cold, a part-filled and a full cache. docs/cache.md has more.
+        cache_dir: Where caches on disk are; None = ``~/.cache/lightning_fastdata/cache``. Best a disk of the node.
+        cache_bytes: What the cache may grow to (bytes); None = what is free, less a reserve.
+        cache_format: What is kept of an image: "original", its file; or, made smaller before anything else is done
+            with it, "jpeg" or "raw" pixels with a short side of 256, which load several times faster. The last two
+            change what the model sees a little, in each epoch alike, so the choice is never made for you.
+        **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``num_workers``, ``val_split``, ``seed``, ...
+
+    Raises:
+        FastDataError: No such folder, no class folders, an empty class, or classes that differ between splits; in
+            ``setup``, before the first batch.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        image_size: int = 224,
+        *,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        decode_threads: int | Literal["auto"] = "auto",
+        cache: Literal["ram", "disk"] | None = None,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int | None = None,
+        cache_format: Literal["original", "jpeg", "raw"] = "original",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
+            raise FastDataError(f"image_size={image_size!r}.", expected="pixels, >= 1.", fix="pass image_size=224.")
+        if on_error not in ("raise", "skip"):
+            raise FastDataError(f"on_error={on_error!r}.", expected='"raise" or "skip".', fix='pass on_error="raise".')
+        check_threads(decode_threads)
+        self.root = str(Path(root).expanduser())
+        self.image_size = image_size
+        self.train_transform = train_transform
+        self.eval_transform = eval_transform
+        self.on_error = on_error
+        self.decode_threads = decode_threads
+        self.cache = cache
+        self.cache_dir = None if cache_dir is None else str(cache_dir)
+        self.cache_bytes = cache_bytes
+        self.cache_format = cache_format
+        self._cache_wish()  # refuses what cannot be meant
+        self._cache: ImageCache | None = None
+        self._cache_told = ""
+        self.decoding: dict[str, tuple[int, Reason]] = {}
+        self._normalise = Normaliser()
+        self._classes: tuple[str, ...] | None = None
+        self._reported: dict[str, int] = {}
+        # Datasets that the user passed are his; the folders do not replace them.
+        self._given = {split for split in SPLITS if getattr(self, f"{split}_dataset") is not None}
+        # Named one by one: Lightning would otherwise collect a subclass's arguments as well, datasets and all.
+        self.save_hyperparameters({name: getattr(self, name) for name in HYPERPARAMETERS}, logger=False)
+
+    def setup(self, stage: str | None = None) -> None:
+        """List the images and make the datasets; nothing is decoded yet."""
+        folders = split_folders(Path(self.root)) or {"train": Path(self.root)}
+        held_out = {name: share for name, share in (("val", self.val_split), ("test", self.test_split)) if share}
+        for name in held_out:
+            if name in folders:
+                raise FastDataError(
+                    f"{name}_split={held_out[name]!r}, but there is a folder {folders[name]}.",
+                    expected="one of the two.",
+                    fix=f"leave {name}_split at 0, or point root at {folders['train']}.",
+                )
+        train = index_images(folders["train"])
+        parts = split_indices(len(train.paths), held_out, self.split_seed) if held_out else {}
+        self._classes = train.classes
+        others = {name: index_images(folders[name], train.classes) for name in folders.keys() - {"train"}}
+        sources = self._sources({"train": train, **others})
+        found = {"train": self._dataset("train", train, sources["train"], parts.get("train"))}
+        found |= {name: self._dataset(name, train, sources["train"], parts[name]) for name in held_out}
+        found |= {name: self._dataset(name, index, sources[name]) for name, index in others.items()}
+        for name in found.keys() - self._given:
+            setattr(self, f"{name}_dataset", found[name])
+
+    def teardown(self, stage: str) -> None:
+        """Say, once, which images were left out, and what the cache holds."""
+        if self._cache is not None and (text := "; ".join(self._cache.lines())) not in ("", self._cache_told):
+            self._cache_told = text
+            rank_zero_info(f"  cache: {text}.")
+        for split, paths in self.unreadable.items():
+            if paths and len(paths) != self._reported.get(split):
+                self._reported[split] = len(paths)
+                more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+                rank_zero_warn(
+                    f"{len(paths)} images of split {split!r} could not be read and were left out: "
+                    f"{', '.join(paths[:5])}{more}."
+                )
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; the position is the label. Known after ``setup``."""
+        if self._classes is None:
+            raise FastDataError(
+                "classes are not known yet.", expected="setup() to have run.", fix='call datamodule.setup("fit") first.'
+            )
+        return list(self._classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes (count). Known after ``setup``."""
+        return len(self.classes)
+
+    @property
+    def cache_plan(self) -> CachePlan | None:
+        """Whether there is a cache, where, how large it may become and why; None without a wish for one."""
+        return None if self._cache is None else self._cache.plan
+
+    @property
+    def unreadable(self) -> dict[str, list[str]]:
+        """With ``on_error="skip"``, the files that were left out so far, by split."""
+        named = {split: getattr(self, f"{split}_dataset") for split in SPLITS}
+        return {split: data.unreadable_paths() for split, data in named.items() if isinstance(data, ImageFiles)}
+
+    def show_batch(self, split: Split = "train", count: int = 16) -> Image.Image:
+        """A picture of some samples as the model gets them, with their class names.
+
+        Args:
+            split: Which part of the data.
+            count: Samples to show (count), spread evenly over the split.
+
+        Returns:
+            A PIL image; a notebook shows it, ``.save("batch.png")`` keeps it. No random state is left changed.
+
+        Raises:
+            FastDataError: The split has no data.
+        """
+        if self.train_dataset is None:
+            self.setup()
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise FastDataError(f"show_batch(count={count!r}).", expected="a whole number >= 1.", fix="pass count=16.")
+        there = [name for name in SPLITS if getattr(self, f"{name}_dataset") is not None]
+        if split not in there:
+            raise FastDataError(
+                f"show_batch({split!r}): there is no such data.",
+                expected=f"one of {', '.join(there)}.",
+                fix='pass split="train".',
+            )
+        dataset = getattr(self, f"{split}_dataset")
+        numbers = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist()
+        with random_state_kept():
+            samples = [dataset[number] for number in numbers]
+        own = self.train_transform if split == "train" else self.eval_transform
+        statistics = None if own else (IMAGENET_MEAN, IMAGENET_STD)
+        return picture([sample for sample in samples if not isinstance(sample, LeftOut)], self.classes, statistics)
+
+    def make_dataloader(self, split: Split, dataset: Any, *, name: str | None = None, loaders: int = 1) -> Any:
+        """Make one loader; see ``FastDataModule``. Of data that is decoded here, it serves uint8 within a run."""
+        if not isinstance(dataset, WholeCropDataset):
+            return super().make_dataloader(split, dataset, name=name, loaders=loaders)
+        served = copy.copy(dataset)
+        served.as_pixels = self._normalises_on_device()
+        loader = super().make_dataloader(split, served, name=name, loaders=loaders)
+        facts = trainer_facts(self.trainer)
+        cpus = probe(local_world_size=facts.local_world_size).cpus_per_rank
+        busy = torch.get_num_threads() if facts.device_type == "cpu" and torch.get_num_threads() > 1 else 0
+        threads, reason = decide_threads(self.decode_threads, loader.num_workers, cpus, busy)
+        served.decode_threads = threads  # workers start with the first batch
+        key = name or split
+        if self.decoding.get(key) != (threads, reason):
+            rank_zero_info(f"  {f'decode_threads={threads}':<30}{reason.text}{' [you]' * (reason.source == 'user')}")
+        self.decoding[key] = (threads, reason)
+        return loader
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalise images on the device, then hand the batch to the model's hook, which Lightning would leave out."""
+        trainer: Any = self.trainer
+        batch = self._normalise.of_batch(batch, trainer)
+        return trainer.lightning_module.on_after_batch_transfer(batch, dataloader_idx)
+
+    def _normalises_on_device(self) -> bool:
+        """Whether the batches of a loader made now will come through our hook, unseen by any other before it."""
+        trainer: Any = self.trainer
+        if trainer is None or getattr(trainer, "datamodule", None) is not self or trainer.state.status != "running":
+            return False  # somebody wants to read them by hand
+        ours = ImageFolderDataModuleMixin.on_after_batch_transfer
+        if getattr(type(self), "on_after_batch_transfer", None) is not ours or "on_after_batch_transfer" in vars(self):
+            return False
+        before = ("on_before_batch_transfer", "transfer_batch_to_device")
+        return all(is_lightnings(owner, hook) for owner in (self, trainer.lightning_module) for hook in before)
+
+    def _cache_wish(self) -> CacheWish:
+        entry_format = EntryFormat.for_images(self.cache_format, self.image_size)
+        return CacheWish(self.cache, self.cache_dir, self.cache_bytes, entry_format)
+
+    def _sources(self, indexes: Mapping[str, ImageIndex]) -> dict[str, Source | None]:
+        """Where the images of each folder come from; None = from its files."""
+        wish = self._cache_wish()
+        if wish.kind is None:
+            self._cache = None
+            return dict.fromkeys(indexes)
+        paths = {name: index.paths for name, index in indexes.items()}
+        header = header_of(self.root, paths, wish.entry_format)
+        # Lightning calls setup again for every fit, test, ...: what is open stays open.
+        if self._cache is None or (self._cache.header, self._cache.wish) != (header, wish):
+            self._cache = ImageCache(header, paths, wish)
+            rank_zero_info(f"  {f'cache={self.cache!r}':<30}{self._cache.plan.reason.text}")
+        return {name: self._cache.source(name, listed) for name, listed in paths.items()}
+
+    def _dataset(self, split: Any, index: ImageIndex, source: Source | None, indices: Any = None) -> ImageFiles:
+        own = self.train_transform if split == "train" else self.eval_transform
+        dataset: ImageFiles
+        if own is not None:
+            dataset = ImageDataset(index, own, indices=indices, on_error=self.on_error, source=source)
+        else:
+            collates = super()._kwargs_for(split).get("collate_fn") is not None  # wants samples, not batches
+            make = CropDataset if collates else WholeCropDataset
+            dataset = make(index, self._crop(split), indices=indices, on_error=self.on_error, source=source)
+        before = getattr(self, f"{split}_dataset")
+        if isinstance(before, ImageFiles) and before.paths == dataset.paths:
+            dataset.unreadable = before.unreadable  # Lightning calls setup again for every fit, test, ...
+        return dataset
+
+    def _crop(self, split: str) -> RandomCrop | MiddleCrop:
+        if split == "train":
+            return RandomCrop(self.image_size)
+        return MiddleCrop(self.image_size, round(self.image_size * RESIZE_FOR_CROP))
+
+    def _kwargs_for(self, split: Any) -> dict[str, Any]:
+        kwargs = super()._kwargs_for(split)
+        if self.on_error == "skip" and not isinstance(getattr(self, f"{split}_dataset"), WholeCropDataset):
+            own = kwargs.get("collate_fn")
+            kwargs["collate_fn"] = partial(collate_readable, collate_fn=own) if own else collate_readable
+        return kwargs

@@ -1,0 +1,284 @@
+"""Token files for language models: blocks of a memory-mapped file, a whole batch in one copy."""
+
+import operator
+from collections.abc import Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from lightning_fastdata.datamodules.base import FastDataModuleMixin
+from lightning_fastdata.datamodules.plain import as_plain
+from lightning_fastdata.datamodules.token_files import (
+    DTYPES,
+    Array,
+    MappedBlocks,
+    TokenFile,
+    bad_id,
+    check_ids,
+    find_token_files,
+    open_token_file,
+)
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.loaders.factory import SPLITS
+
+__all__ = ["BlockDataset", "TokenDataModuleMixin", "TokenDataset"]
+
+Batch = dict[str, torch.Tensor]
+Paths = Sequence[str | Path] | str | Path
+HYPERPARAMETERS = (
+    *("train", "val", "test", "block_length", "dtype", "vocab_size", "end_of_document", "header_bytes", "batch_size"),
+    *("eval_batch_size", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "drop_last", "shuffle"),
+    *("val_split", "test_split", "seed", "split_seed", "deterministic"),
+)
+"""Arguments with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
+STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
+"""Splits that a stage of Lightning's reads."""
+
+
+class BlockDataset(Dataset[Batch]):
+    """Blocks of token files, fetched one by one.
+
+    Block k of a file holds its tokens ``k * block_length`` to ``(k + 1) * block_length``, the last one included: it is
+    the last target, and the first input of the next block. No block reaches into another file.
+
+    It pickles as paths: every process maps the files itself, when it first needs them.
+
+    Args:
+        token_files: The files, each with at least one block.
+        block_length: Tokens per sample (count).
+        vocab_size: Ids of every batch are checked to be smaller; None checks nothing.
+        end_of_document: Id that ends a document; with it, samples have ``position_ids`` and ``document_ids``.
+    """
+
+    draws_random_numbers = False
+
+    def __init__(
+        self,
+        token_files: Sequence[TokenFile],
+        block_length: int,
+        *,
+        vocab_size: int | None = None,
+        end_of_document: int | None = None,
+    ) -> None:
+        self.token_files = tuple(token_files)
+        self.block_length = block_length
+        self.vocab_size = vocab_size
+        self.end_of_document = end_of_document
+        counts = [file.blocks(block_length) for file in self.token_files]
+        self._first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        """Number of the first block of each file, then that of all blocks, int64, shape (files + 1,)."""
+        self._mapped: dict[int, MappedBlocks] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_mapped": {}}
+
+    @property
+    def sample_bytes(self) -> int:
+        """Size of one sample (bytes)."""
+        return (2 if self.end_of_document is None else 4) * 8 * self.block_length
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __getitem__(self, index: int) -> Batch:
+        number = range(len(self))[operator.index(index)]
+        return {name: rows[0] for name, rows in self._batch([number]).items()}
+
+    def _batch(self, indices: Sequence[int] | Array) -> Batch:
+        """The samples of a batch: "input_ids" and "targets", int64, contiguous, shape (batch, block_length)."""
+        numbers = np.asarray(indices, dtype=np.int64)
+        tokens = self._tokens(numbers)
+        if self.vocab_size is not None and int(tokens.max()) >= self.vocab_size:
+            self._refuse(numbers, tokens)
+        # Two copies, not two views of one array of int64: a view with gaps cannot be flattened by view(-1).
+        batch = {"input_ids": tokens[:, :-1].astype(np.int64), "targets": tokens[:, 1:].astype(np.int64)}
+        if self.end_of_document is not None:
+            batch |= documents(tokens[:, :-1] == self.end_of_document)
+        return {name: torch.from_numpy(rows) for name, rows in batch.items()}
+
+    def _tokens(self, numbers: Array) -> Array:
+        """Tokens of blocks as stored, shape (batch, block_length + 1)."""
+        if len(self.token_files) == 1:
+            return self._blocks_of(0).take(numbers)
+        owners = np.searchsorted(self._first, numbers, side="right") - 1
+        dtype = np.result_type(*{file.dtype for file in self.token_files})
+        tokens = np.empty((len(numbers), self.block_length + 1), dtype)
+        for owner in np.unique(owners).tolist():
+            rows = np.flatnonzero(owners == owner)
+            tokens[rows] = self._blocks_of(owner).take(numbers[rows] - self._first[owner])
+        return tokens
+
+    def _blocks_of(self, owner: int) -> MappedBlocks:
+        mapped = self._mapped.get(owner)
+        if mapped is None:
+            mapped = self._mapped[owner] = MappedBlocks(self.token_files[owner], self.block_length)
+        return mapped
+
+    def _refuse(self, numbers: Array, tokens: Array) -> None:
+        assert self.vocab_size is not None
+        row, column = np.argwhere(tokens >= self.vocab_size)[0].tolist()
+        owner = int(np.searchsorted(self._first, numbers[row], side="right")) - 1
+        position = (int(numbers[row]) - int(self._first[owner])) * self.block_length + column
+        raise bad_id(self.token_files[owner], position, int(tokens[row, column]), self.vocab_size)
+
+
+class TokenDataset(BlockDataset):
+    """Blocks of token files, fetched a whole batch at a time; takes what ``BlockDataset`` takes."""
+
+    whole_batches = True
+    draws_random_numbers = False
+
+    def __getitems__(self, indices: Sequence[int] | Array) -> Batch:
+        return self._batch(indices)
+
+
+def documents(ends: Array) -> dict[str, Array]:
+    """Which document of its block a token belongs to, and its place in it.
+
+    Args:
+        ends: Whether a token is the last of its document, bool, shape (batch, block_length).
+
+    Returns:
+        "document_ids", counted from 0 in each block, and "position_ids", which begin with 0 at each document and at
+        each block; both int64, of the same shape.
+    """
+    starts = np.ones_like(ends)  # the first token of a block begins a document, for the model
+    starts[:, 1:] = ends[:, :-1]
+    # Few tokens begin a document, so runs are written, not tokens counted: a tenth of the time of cumsum.
+    begins = np.flatnonzero(starts)
+    lengths = np.diff(begins, append=starts.size)
+    rows, places = np.divmod(begins, ends.shape[1])
+    ids = np.arange(len(begins)) - np.flatnonzero(places == 0)[rows]
+    position_ids = np.arange(starts.size) - np.repeat(begins, lengths)
+    found = {"position_ids": position_ids, "document_ids": np.repeat(ids, lengths)}
+    return {name: numbers.reshape(ends.shape) for name, numbers in found.items()}
+
+
+class TokenDataModuleMixin(FastDataModuleMixin):
+    """A DataModule for language models, on files of token ids as nanoGPT writes them: ids one after the other.
+
+    ::
+
+        TokenDataModule("train.bin", "val.bin", block_length=1024, vocab_size=50257, batch_size=12)
+
+    A batch is a dict of int64 tensors of shape (batch, block_length): ``input_ids``, and ``targets``, which are the
+    same tokens one further. Files are mapped into memory, never loaded whole; every block comes once an epoch.
+
+    Args:
+        train: Path of a token file, a pattern ("shards/train_*.bin"), or a list of them. Files are raw ids, or arrays
+            saved by ``np.save`` if they end in ``.npy``.
+        val: The same for validation; or use ``val_split``, which holds out blocks, not documents.
+        test: The same for testing.
+        block_length: Tokens per sample (count), as many as the model's context has.
+        dtype: What raw files store an id as, little-endian: "uint16", "uint32" or "uint8". A ``.npy`` file says it.
+        vocab_size: Ids the model knows (count). A larger id is an error: in ``setup`` where it is in the first 64 MiB
+            of a split, else in the batch it would have come in. None checks nothing.
+        end_of_document: Id that ends every document. Batches then also have ``document_ids``, which tell the documents
+            of a block apart, and ``position_ids``, which begin anew with each of them.
+        header_bytes: What to leave out at the beginning of a raw file (bytes).
+        **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``num_workers``, ``val_split``, ``seed``, ... With a
+            ``collate_fn`` samples are fetched one by one and handed to it as a list.
+
+    Raises:
+        FastDataError: A file that is missing, empty, cut off or too short, or an id beyond the vocabulary; in
+            ``setup``, before the first batch.
+    """
+
+    def __init__(
+        self,
+        train: Paths | None = None,
+        val: Paths | None = None,
+        test: Paths | None = None,
+        *,
+        block_length: int = 1024,
+        dtype: Literal["uint16", "uint32", "uint8"] = "uint16",
+        vocab_size: int | None = None,
+        end_of_document: int | None = None,
+        header_bytes: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.train, self.val, self.test = _as_text(train), _as_text(val), _as_text(test)
+        self.block_length = block_length
+        self.dtype = dtype
+        self.vocab_size = vocab_size
+        self.end_of_document = end_of_document
+        self.header_bytes = header_bytes
+        self._check_token_arguments()
+        # Named one by one: Lightning would otherwise collect a subclass's arguments as well, datasets and all.
+        self.save_hyperparameters({name: getattr(self, name) for name in HYPERPARAMETERS}, logger=False)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Look at the files that a stage reads; nothing is mapped yet.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict"; None for all files.
+        """
+        read: tuple[str, ...] = STAGES.get(stage or "", ("train", "val", "test"))
+        if self.val_split or self.test_split:
+            read = ("train", *(name for name in read if name != "train"))  # held-out parts are cut from it
+        for split in read:
+            given = getattr(self, split)
+            if given is not None:
+                setattr(self, f"{split}_dataset", self._dataset(split, given))
+
+    def _dataset(self, split: str, given: Paths) -> BlockDataset:
+        where = f"{type(self).__name__} {split}"
+        files = [
+            open_token_file(where, path, self.dtype, self.header_bytes, self.block_length)
+            for path in find_token_files(where, given)
+        ]
+        if self.vocab_size is not None:
+            check_ids(where, files, self.vocab_size)
+        whole_batches = all(
+            super(TokenDataModuleMixin, self)._kwargs_for(part).get("collate_fn") is None for part in SPLITS
+        )
+        make = TokenDataset if whole_batches else BlockDataset
+        return make(files, self.block_length, vocab_size=self.vocab_size, end_of_document=self.end_of_document)
+
+    def _check_token_arguments(self) -> None:
+        for name, least, default in (
+            ("block_length", 1, 1024),
+            ("vocab_size", 1, 50257),
+            ("end_of_document", 0, 50256),
+            ("header_bytes", 0, 0),
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("vocab_size", "end_of_document"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                raise FastDataError(
+                    f"{name}={value!r}.", expected=f"a whole number >= {least}.", fix=f"pass {name}={default}."
+                )
+            setattr(self, name, int(value))
+        if self.dtype not in DTYPES:
+            raise FastDataError(
+                f"dtype={self.dtype!r}.", expected=f"one of {', '.join(DTYPES)}.", fix='pass dtype="uint16".'
+            )
+        if self.vocab_size is not None and (self.end_of_document or 0) >= self.vocab_size:
+            raise FastDataError(
+                f"end_of_document={self.end_of_document}, vocab_size={self.vocab_size}.",
+                expected=f"an id from 0 to {self.vocab_size - 1}.",
+                fix="pass the id that the tokenizer ends documents with.",
+            )
+        for split in ("train", "val", "test"):
+            for other in (f"{split}_dataset", f"{split}_split"):
+                value = getattr(self, other, None)
+                if getattr(self, split) is not None and value is not None and value != 0:
+                    raise FastDataError(
+                        f"{split}={getattr(self, split)!r} together with {other}.",
+                        expected="one of the two.",
+                        fix=f"leave out {other}, or {split}.",
+                    )
+
+
+def _as_text(given: Any) -> Any:
+    """Paths in plain types, which a checkpoint may hold."""
+    given = as_plain(given)
+    if isinstance(given, (list, tuple)):
+        return [_as_text(part) for part in given]
+    return str(given) if isinstance(given, Path) else given

@@ -1,0 +1,1 @@
+"""DataModules on torchvision's datasets."""

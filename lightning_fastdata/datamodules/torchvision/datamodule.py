@@ -1,0 +1,351 @@
+"""torchvision's classification datasets, by name."""
+
+import copy
+import difflib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.datasets
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from PIL import Image
+from torchvision.datasets.vision import StandardTransform
+from torchvision.transforms import v2
+
+from lightning_fastdata.datamodules.base import FastDataModuleMixin
+from lightning_fastdata.datamodules.images.datamodule import RESIZE_FOR_CROP
+from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD
+from lightning_fastdata.datamodules.plain import as_plain
+from lightning_fastdata.datamodules.splits import SplitView
+from lightning_fastdata.datamodules.torchvision.download_errors import absent, one_at_a_time, undownloaded
+from lightning_fastdata.datamodules.torchvision.lookup import accepted_arguments, facts_of, with_choice
+from lightning_fastdata.datamodules.torchvision.registry import DatasetFacts
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.loaders.factory import SPLITS
+from lightning_fastdata.loaders.order import split_indices
+
+__all__ = ["TorchvisionDataModuleMixin"]
+
+Transform = Callable[[Any], Any]
+HYPERPARAMETERS = (
+    *("name", "root", "image_size", "download", "batch_size", "eval_batch_size", "num_workers", "pin_memory"),
+    *("persistent_workers", "prefetch_factor", "drop_last", "shuffle", "test_split", "seed", "split_seed"),
+    "deterministic",
+)
+"""Arguments with plain values that are kept as they are: what a checkpoint holds."""
+DEFAULT_VAL_SPLIT = 0.1
+"""Part of the training images to validate on where a dataset has no validation images."""
+DEFAULT_SIZE = 224
+"""Height and width of a sample (pixels) where the images differ in size: what torchvision's models were trained on."""
+SHIFT = 1 / 8
+"""How far images are shifted at most, as a part of their size: the 4 of 32 pixels of He et al. (2015) on CIFAR-10."""
+STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
+"""Splits that a stage of the Trainer reads."""
+
+
+class TorchvisionDataModuleMixin(FastDataModuleMixin):
+    """A classification dataset of torchvision by its name: ``TorchvisionDataModule("CIFAR10", "data")``.
+
+    ``prepare_data`` downloads what is not there yet; Lightning calls it on one rank of each node. Number of classes,
+    shape and normalisation of a sample are known before.
+
+    Small images are shifted by up to an eighth for training and, where the class allows it, mirrored; large ones are
+    cropped at random and mirrored. For evaluation small ones stay as they are, large ones are resized and cropped in
+    the middle. All become float32 (channels, height, width), normalised with ``mean`` and ``std``; greyscale keeps
+    its one channel. A transform of your own replaces all of that.
+
+    Where the dataset has validation images of its own, they are used, and ``val_split`` is an error. Where it has
+    none, ``val_split`` holds out a part of the training images, chosen by ``split_seed`` alone and not augmented. Its
+    test images are the test split; a dataset without any has none, unless ``test_split`` holds out a part as well.
+
+    Args:
+        name: Name of a class in ``torchvision.datasets``.
+        root: The folder that torchvision keeps the files in.
+        image_size: Height and width of what the model gets (pixels); None = that of the files where they are small
+            and all of one size, else 224 (48 for GTSRB).
+        train_transform: Takes the image as the dataset gives it, a PIL image; replaces the default augmentation and
+            normalisation.
+        eval_transform: The same for validation and test.
+        val_split: Part of the training images to validate on, a share in [0, 1) as a float or a number of samples as
+            an int; None = 0.1 where the dataset has no validation images and you passed no data of your own. 0 trains
+            on everything.
+        download: Whether to download what is not there.
+        dataset_kwargs: Further arguments of the dataset: ``{"split": "balanced"}`` for EMNIST,
+            ``{"annotation_level": "family"}`` for FGVCAircraft.
+        **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``num_workers``, ``seed``, ...
+
+    Raises:
+        FastDataError: An unknown dataset or argument, at once; a failed download, in ``prepare_data``; missing or
+            incomplete files, in ``setup``.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path,
+        *,
+        image_size: int | None = None,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
+        val_split: int | float | None = None,
+        download: bool = True,
+        dataset_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        facts, dataset_kwargs = facts_of(name), dict(as_plain(dataset_kwargs) or {})
+        own = "val" in facts.splits or any(kwargs.get(f"{split}_dataset") is not None for split in ("train", "val"))
+        default = 0.0 if own else DEFAULT_VAL_SPLIT
+        super().__init__(val_split=default if val_split is None else val_split, **kwargs)
+        _check_options(image_size, download)
+        _check_dataset_kwargs(name, facts, dataset_kwargs)
+        self.name = name
+        self.root = str(Path(root).expanduser())
+        self.image_size = image_size
+        self.train_transform = train_transform
+        self.eval_transform = eval_transform
+        self.download = download
+        self.dataset_kwargs = dataset_kwargs
+        self.facts = with_choice(name, facts, dataset_kwargs)
+        self._opened: dict[str, Any] = {}
+        self._classes: list[str] | None = None
+        self._check_held_out()
+        # Datasets that the user passed are his; those of torchvision do not replace them.
+        self._given = {split for split in SPLITS if getattr(self, f"{split}_dataset") is not None}
+        kept = {option: getattr(self, option) for option in HYPERPARAMETERS}
+        plain = {option: value for option, value in dataset_kwargs.items() if _is_plain(value)}
+        self.save_hyperparameters({**kept, "val_split": val_split, "dataset_kwargs": plain}, logger=False)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes (count), known before the download for all but a few datasets."""
+        known = self.facts.num_classes or len(self._classes or ())
+        if not known:
+            raise FastDataError(
+                f"the number of classes of {self.name} is not known.",
+                expected="a dataset that has class names, after setup(), or one in this package's table.",
+                fix='call datamodule.setup("fit") first; if that does not help, count the labels.',
+            )
+        return known
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Class names, known after ``setup``; the position is the label. None where the dataset names none."""
+        if not self._opened:
+            raise FastDataError(
+                "classes are not known yet.", expected="setup() to have run.", fix='call datamodule.setup("fit") first.'
+            )
+        return None if self._classes is None else list(self._classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width (pixels) of a sample, unless a transform of your own decides."""
+        return (self.facts.channels, *self._size)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean per channel that is subtracted; where no figure is known, ImageNet's for colour and 0.5 for grey."""
+        return self.facts.mean or (IMAGENET_MEAN if self.facts.channels == 3 else (0.5,))
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation per channel that is divided by, likewise."""
+        return self.facts.std or (IMAGENET_STD if self.facts.channels == 3 else (0.5,))
+
+    def prepare_data(self) -> None:
+        """Download and unpack what is not there; Lightning calls it on one rank of each node."""
+        if not (self.download and self.facts.download) and not self.facts.unpacks:
+            return
+        with one_at_a_time(self.root, self.name):
+            for split in self.facts.splits:
+                if split not in self._given:
+                    self._make(split, preparing=True)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the datasets that a stage needs; those of an earlier stage stay."""
+        for split in STAGES.get(stage or "", SPLITS):
+            own = split in self.facts.splits
+            if split in self._given or not (own or split in self._held_out):
+                continue
+            if own and split != "train":
+                self._put(split, self._open(split))
+            else:
+                self._put_training()
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        default = self.image_size or self.facts.default_size
+        if default is None and self.facts.image_size is not None:
+            return self.facts.image_size
+        return (default or DEFAULT_SIZE,) * 2
+
+    @property
+    def _held_out(self) -> dict[str, float | int]:
+        """Parts to cut from torchvision's training images; FastDataModule cuts training data that the user passed."""
+        shares = {"val": self.val_split, "test": self.test_split}
+        return {} if "train" in self._given else {split: share for split, share in shares.items() if share}
+
+    def _check_held_out(self) -> None:
+        for split, share in (("val", self.val_split), ("test", self.test_split)):
+            if share and split in self.facts.splits:
+                raise FastDataError(
+                    f"{split}_split={share!r}, but {self.name} has {split} images of its own.",
+                    expected="one of the two.",
+                    fix=f"leave out {split}_split, or use FastDataModule with datasets that you cut yourself.",
+                )
+
+    def _put_training(self) -> None:
+        """All that comes from the training images, together: a part put alone would be cut from the rest again."""
+        source = self._open("train")
+        parts = split_indices(len(source), self._held_out, self.split_seed) if self._held_out else {"train": None}
+        for split, indices in parts.items():
+            if split not in self._given:
+                self._put(split, source, indices)
+
+    def _put(self, split: str, source: Any, indices: Any = None) -> None:
+        if source is None:
+            return
+        own = self.train_transform if split == "train" else self.eval_transform
+        build = train_transform if split == "train" else eval_transform
+        transform = own or build(self.facts, self._size, self.mean, self.std)
+        view = copy.copy(source)  # shares the images with the other splits
+        # torchvision's datasets use the one or the other.
+        view.transform = transform
+        view.transforms = StandardTransform(transform, source.target_transform)
+        channels, height, width = self.image_shape
+        view.sample_bytes = None if own else channels * height * width * 4
+        setattr(self, f"{split}_dataset", view if indices is None else SplitView(view, indices.tolist()))
+
+    def _open(self, split: str) -> Any:
+        """The dataset of a split, without transforms; None where it turns out not to exist."""
+        if split not in self._opened:
+            found = self._make(split)
+            if found is not None:
+                self._check_complete(split, found)
+                if self.facts.unlabelled_test and split == "test" and len(found) and found[0][1] is None:
+                    rank_zero_warn(f"the test images of {self.name} in {self.root} have no labels: no test split.")
+                    found = None
+            self._opened[split] = found
+        return self._opened[split]
+
+    def _make(self, split: str, *, preparing: bool = False) -> Any:
+        facts = self.facts
+        kwargs = {**facts.splits[split], **self.dataset_kwargs}
+        if facts.download:  # said in any case: some datasets download unless told not to
+            kwargs["download"] = preparing
+        try:
+            return getattr(torchvision.datasets, self.name)(root=self.root, **kwargs)
+        except Exception as error:
+            if facts.guessed and split != "train" and isinstance(error, ValueError):
+                return None
+            if preparing and facts.download:
+                raise undownloaded(self.name, facts, self.root, error) from error
+            raise absent(self.name, facts, self.root, error, download=self.download) from error
+
+    def _check_complete(self, split: str, dataset: Any) -> None:
+        """An interrupted download leaves folders that torchvision takes for whole."""
+        names = getattr(dataset, self.facts.names, None) if self.facts.names else None
+        where = ", ".join(str(Path(self.root) / file) for file in self.facts.files)
+        if names is not None:
+            self._classes = [", ".join(name) if isinstance(name, (tuple, list)) else str(name) for name in names]
+        if names is not None and self.facts.num_classes not in (None, len(names)):
+            raise FastDataError(
+                f"{self.name} in {self.root} has {len(names)} classes.",
+                expected=f"{self.facts.num_classes} classes.",
+                fix=f"if a download was interrupted, remove {where} and start again; a part of it that you chose can "
+                "be read with ImageFolderDataModule.",
+            )
+        if split == "train" and len(dataset) < (self.facts.listed or 0):
+            rank_zero_warn(
+                f"{self.name} in {self.root} has {len(dataset):,} training images, of {self.facts.listed:,}. If a "
+                f"download was interrupted, remove {where} and start again."
+            )
+
+
+def train_transform(facts: DatasetFacts, size: tuple[int, int], mean: Any, std: Any) -> Transform:
+    """The default augmentation: as far as it leaves the class as it is.
+
+    Args:
+        facts: What is known of the dataset.
+        size: Height and width of the result (pixels).
+        mean: Mean per channel.
+        std: Standard deviation per channel.
+    """
+    steps: list[Any] = []
+    if facts.augment == "crop":
+        steps = [v2.RandomResizedCrop(size, antialias=True)]
+    elif facts.image_size != size:
+        steps = [v2.Resize(size, antialias=True)]
+    if facts.augment == "shift":
+        height, width = size
+        steps.append(v2.RandomCrop(size, padding=[round(width * SHIFT), round(height * SHIFT)]))
+    if facts.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    return _pipeline(facts, steps, mean, std)
+
+
+def eval_transform(facts: DatasetFacts, size: tuple[int, int], mean: Any, std: Any) -> Transform:
+    """The default for evaluation: large images resized and cropped in the middle, small ones at most resized.
+
+    Args:
+        facts: What is known of the dataset.
+        size: Height and width of the result (pixels).
+        mean: Mean per channel.
+        std: Standard deviation per channel.
+    """
+    steps: list[Any] = []
+    if facts.augment == "crop":
+        steps = [v2.Resize(round(max(size) * RESIZE_FOR_CROP), antialias=True), v2.CenterCrop(size)]
+    elif facts.image_size != size:
+        steps = [v2.Resize(size, antialias=True)]
+    return _pipeline(facts, steps, mean, std)
+
+
+def _pipeline(facts: DatasetFacts, steps: list[Any], mean: Any, std: Any) -> Transform:
+    # Among the photographs of Caltech and iNaturalist some are grey.
+    start = [partial(_in_mode, mode="RGB" if facts.channels == 3 else "L"), v2.ToImage()]
+    end = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    pipeline: Transform = v2.Compose([*start, *steps, *end])
+    return pipeline
+
+
+def _in_mode(image: Any, mode: str) -> Any:
+    return image.convert(mode) if isinstance(image, Image.Image) and image.mode != mode else image
+
+
+def _check_options(image_size: object, download: object) -> None:
+    whole = isinstance(image_size, int) and not isinstance(image_size, bool) and image_size >= 1
+    if image_size is not None and not whole:
+        raise FastDataError(
+            f"image_size={image_size!r}.",
+            expected="pixels, >= 1, or None.",
+            fix="pass image_size=224, or leave it out.",
+        )
+    if not isinstance(download, bool):
+        raise FastDataError(f"download={download!r}.", expected="True or False.", fix="pass download=True.")
+
+
+def _check_dataset_kwargs(name: str, facts: DatasetFacts, given: Mapping[str, Any]) -> None:
+    decided = {"root", "transform", "transforms", "download"}.union(*facts.splits.values())
+    known = accepted_arguments(name) - decided
+    for option in given:
+        if option in known:
+            continue
+        near = difflib.get_close_matches(option, known, n=2)
+        fix = f"did you mean {' or '.join(near)}?" if near else f"remove {option!r}."
+        if option in decided:
+            fix = f"remove {option!r}, which this module decides; or use FastDataModule with a dataset of your own."
+        raise FastDataError(
+            f"dataset_kwargs for {name} has {option!r}.",
+            expected=f"one of {', '.join(sorted(known))}.",
+            fix=fix,
+        )
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float))

@@ -1,0 +1,146 @@
+"""What to say, and to do, when a dataset of torchvision is not there."""
+
+import errno
+import fcntl
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from lightning_fastdata.datamodules.torchvision.registry import DatasetFacts
+from lightning_fastdata.errors import FastDataError
+
+__all__ = ["absent", "one_at_a_time", "undownloaded"]
+
+UNWRITABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST),
+    errno.ENAMETOOLONG,
+}
+
+
+@contextmanager
+def one_at_a_time(root: str, name: str) -> Iterator[None]:
+    """Let one process after the other download a dataset into a folder, also where nodes share a disk.
+
+    Without it two of them would write the same archive at once. The lock goes with the process that holds it.
+
+    Args:
+        root: The folder.
+        name: The dataset.
+    """
+    path = Path(root) / f".{name}.lock"
+    with ExitStack() as held:
+        with suppress(OSError):  # a folder that can only be read, or a file system without locks
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(held.enter_context(path.open("a")), fcntl.LOCK_EX)
+        yield
+    with suppress(OSError):  # whoever waited for it finds the dataset complete
+        path.unlink()
+
+
+def undownloaded(name: str, facts: DatasetFacts, root: str, error: Exception) -> FastDataError:
+    """What to say of a download that failed.
+
+    Args:
+        name: The dataset.
+        facts: What is known of it.
+        root: Where it was to go.
+        error: What torchvision said.
+
+    Returns:
+        The error to raise.
+    """
+    known = _package_or_argument(name, error)
+    if known is not None:
+        return known
+    what = f"{name} could not be downloaded into {root}: {_said(error)}"
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return FastDataError(
+            what, expected="a folder that can be written, with room for it.", fix="pass another root, or make room."
+        )
+    return FastDataError(
+        what,
+        expected=f"access to the internet, or its files in {_paths(facts, root)}.",
+        fix=f"try again where there is a network, on the login node for one (python -c 'from lightning_fastdata import "
+        f'TorchvisionDataModule as M; M("{name}", "{root}").prepare_data()\'); or {_by_hand(facts)} and pass '
+        "download=False. If an earlier download was interrupted, first remove what it left.",
+    )
+
+
+def absent(name: str, facts: DatasetFacts, root: str, error: Exception, *, download: bool) -> FastDataError:
+    """What to say of a dataset that cannot be opened.
+
+    Args:
+        name: The dataset.
+        facts: What is known of it.
+        root: Where it was looked for.
+        error: What torchvision said.
+        download: Whether the user wanted it downloaded.
+
+    Returns:
+        The error to raise.
+    """
+    known = _package_or_argument(name, error)
+    if known is not None:
+        return known
+    there = [file for file in facts.files if (Path(root) / file).exists()]
+    if there:
+        again = "let it be downloaded again" if facts.download else "put it there again"
+        return FastDataError(
+            f"{name} in {root} cannot be read: {_said(error)}",
+            expected=f"complete files in {_paths(facts, root)}.",
+            fix=f"add what is missing ({facts.page}), or remove what is there and {again}.",
+        )
+    if not facts.download:
+        fix = f"torchvision cannot download it: {_by_hand(facts)}."
+    elif download:
+        fix = "without a Trainer call datamodule.prepare_data() before setup(); with one, look whether all nodes see "
+        fix += "the same folder."
+    else:
+        fix = f"pass download=True, or {_by_hand(facts)}."
+    return FastDataError(
+        f"{name} is not in {root}: {_said(error)}", expected=f"its files in {_paths(facts, root)}.", fix=fix
+    )
+
+
+def _package_or_argument(name: str, error: Exception) -> FastDataError | None:
+    """Errors that have nothing to do with the files."""
+    package = _missing_package(error)
+    if package is not None:
+        return FastDataError(
+            f"{name} needs the package {package}, which is not installed.",
+            expected=f"{package}, with which torchvision reads or downloads its files.",
+            fix=f"pip install {package}",
+        )
+    # verify_str_arg of torchvision, which checks such arguments, says so in these words.
+    if isinstance(error, ValueError) and "Unknown value" in str(error):
+        return FastDataError(
+            f"torchvision refuses the arguments of {name}: {_said(error)}",
+            expected="values that the dataset knows.",
+            fix="correct dataset_kwargs.",
+        )
+    return None
+
+
+def _missing_package(error: Exception) -> str | None:
+    if isinstance(error, ImportError):
+        return (error.name or "").partition(".")[0] or None
+    # torchvision hides some ImportErrors behind a RuntimeError that names the package.
+    found = re.search(r"pip install ([\w-]+)", str(error))
+    return found.group(1) if found else None
+
+
+def _said(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
+
+
+def _paths(facts: DatasetFacts, root: str) -> str:
+    return ", ".join(str(Path(root) / file) for file in facts.files) or root
+
+
+def _by_hand(facts: DatasetFacts) -> str:
+    """The way without a download; the paths are told as what is expected."""
+    page = f" from {facts.page}" if facts.page else ""
+    note = f" ({facts.note})" if facts.note else ""
+    return f"get it{page}{note} and put it there, unpacked"

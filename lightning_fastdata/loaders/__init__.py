@@ -1,0 +1,1 @@
+"""The DataLoader that follows a plan and gives the same batches everywhere."""

@@ -1,0 +1,147 @@
+"""One pass over a loader: where it is, and what it asks the dataset for."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_fastdata.loaders.seeded_dataset import Ask, LoadTimes, sample_number
+
+__all__ = ["Asks", "Fetched", "Given", "InlineBatches", "Pass", "ask_for", "ask_in_order"]
+
+Indices = npt.NDArray[np.int64]
+
+
+class Given(NamedTuple):
+    """Which samples a batch held."""
+
+    epoch: int
+    """Epoch of the batch."""
+    cycle: int
+    """How often the loader had come round within the epoch."""
+    number: int
+    """Which batch of the epoch, from 0."""
+    indices: "list[Any] | Indices"
+    """Samples of this rank's batch, by index; in a loader's ``last_given`` always a list."""
+    padded: int = 0
+    """Samples at its end that are repeats, there to make the steps of all ranks equal (count)."""
+
+
+class Fetched(NamedTuple):
+    """How a batch that was handed out had been loaded."""
+
+    epoch: int
+    """Epoch of the batch."""
+    number: int
+    """Which batch of the epoch, from 0."""
+    times: LoadTimes
+    """What the process that loaded it has measured."""
+    worker: int | None
+    """Worker that loaded it (index); None = the training process."""
+    slowest_index: Any
+    """The slowest sample's index, as the sampler gave it; None where the dataset loads whole batches."""
+    pass_began: tuple[float, float] | None
+    """Start and end of beginning the pass, in which workers are started or reset, where this batch was the first one
+    (s, on ``time.perf_counter()``); None for all others."""
+
+
+@dataclass
+class Pass:
+    """One pass over a loader."""
+
+    epoch: int
+    """Epoch that is read."""
+    cycle: int
+    """How often the loader has come round within the epoch."""
+    first: int
+    """Batch it began with; not 0 after a resume."""
+    given: int
+    """Batches of the epoch handed out so far, those before ``first`` included (count)."""
+    finished: bool = False
+    """Whether the last batch has been handed out."""
+    fetch: int | None = None
+    """Fetch of Lightning's in which the last batch was handed out, from 0."""
+    by_hand: bool = False
+    """Read by somebody beside the Trainer that trains with the loader; it must leave no trace."""
+    asked: dict[int, "list[Any] | Indices"] = field(default_factory=dict)
+    """Samples of the batches that are under way, by batch number; packed for a dataset that loads whole batches."""
+    began: tuple[float, float] | None = None
+    """Start and end of beginning it, until its first batch is handed out (s, on ``time.perf_counter()``)."""
+    fetched: Fetched | None = None
+    """How the batch handed out last had been loaded; None for a pass that is read by hand."""
+
+
+class Asks:
+    """What the inner loader draws instead of indices; each pass puts its own iterator here."""
+
+    def __init__(self) -> None:
+        self.next_pass: Iterator[Ask] = iter(())
+
+    def __iter__(self) -> Iterator[Ask]:
+        return self.next_pass
+
+
+def ask_for(now: Pass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool) -> Iterator[Ask]:
+    """What a pass asks its dataset for.
+
+    No method: the loader holds this iterator, and were it to hold the loader, a pass that is left in the middle would
+    be freed by the garbage collector only. That takes torch's queues apart before it shuts the workers down, and then
+    waits 5 s for each of them.
+
+    Args:
+        now: The pass; gets the samples that are under way.
+        order: Batches of the epoch as lists of indices; without batching, indices.
+        drawn: Counts how often each sample was drawn; None where none is drawn twice.
+        batched: Whether ``order`` gives batches.
+
+    Yields:
+        The batches that the pass has not given yet.
+    """
+    for number, chosen in enumerate(order):
+        indices = list(chosen) if batched else [chosen]
+        occurrences = None if drawn is None else _count(drawn, indices)
+        if number >= now.first:
+            now.asked[number] = indices
+            yield Ask(now.epoch, now.cycle, number, indices, occurrences)
+
+
+def ask_in_order(now: Pass, order: Indices, batch_size: int, *, drop_last: bool, packed: bool) -> Iterator[Ask]:
+    """The same for a known order, which is cut into batches here; those before the pass's first cost nothing.
+
+    Args:
+        now: The pass; gets the samples that are under way.
+        order: Samples of the epoch, int64.
+        batch_size: Samples per batch (count).
+        drop_last: Whether an incomplete last batch is left out.
+        packed: Whether the dataset takes an array of indices; else it gets a list of Python's integers.
+
+    Yields:
+        The batches that the pass has not given yet.
+    """
+    batches = len(order) // batch_size if drop_last else -(-len(order) // batch_size)
+    for number in range(now.first, batches):
+        chosen = order[number * batch_size : (number + 1) * batch_size]
+        indices = chosen if packed else chosen.tolist()
+        now.asked[number] = indices
+        # The dataset may do with its array what it likes.
+        yield Ask(now.epoch, now.cycle, number, chosen.copy() if packed else indices, None)
+
+
+class InlineBatches(map):  # type: ignore[type-arg]  # it takes none when it runs
+    """Batches that are loaded here and now, when they are asked for.
+
+    It takes the place of torch's iterator without workers, whose bookkeeping costs a quarter of the time in which 512
+    small images are gathered.
+    """
+
+
+def _count(drawn: "Counter[int]", indices: list[Any]) -> list[int] | None:
+    """How often each sample was drawn before; the counter goes on counting."""
+    occurrences = []
+    for number in map(sample_number, indices):
+        occurrences.append(drawn[number])
+        drawn[number] += 1
+    return occurrences if any(occurrences) else None

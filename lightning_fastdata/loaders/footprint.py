@@ -1,0 +1,72 @@
+"""What the batches of a loader take, as far as its datasets tell: nothing is loaded to find out.
+
+Loading a sample in the training process could open a file handle that a forked worker must not inherit.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import multiprocessing
+
+from lightning_fastdata.loaders.samplers import length_of
+from lightning_fastdata.planning.options import Pool
+
+__all__ = ["batch_bytes_of", "files_per_batch", "pool_of"]
+
+
+def batch_bytes_of(dataset: object, batch_size: int | None) -> int | None:
+    """Size of a batch where the dataset says how large a sample is (``sample_bytes``).
+
+    Args:
+        dataset: Any dataset.
+        batch_size: Samples per batch (count); None = not known.
+
+    Returns:
+        Bytes; None where that is not known.
+    """
+    sample_bytes = getattr(dataset, "sample_bytes", None)
+    return sample_bytes * batch_size if isinstance(sample_bytes, int) and batch_size else None
+
+
+def files_per_batch() -> int | None:
+    """Tensors of a batch that hold a file open on their way: none under torch's ``file_system``, else not known."""
+    strategy = multiprocessing.get_sharing_strategy()  # type: ignore[no-untyped-call]
+    return 0 if strategy == "file_system" else None
+
+
+def pool_of(
+    datasets: Sequence[Any],
+    *,
+    num_workers: int,
+    prefetch_factor: Any,
+    batch_size: int | None,
+    ranks: int,
+    alive_together: bool,
+) -> Pool:
+    """The workers of a split whose loaders are not made yet.
+
+    Args:
+        datasets: The split's datasets, one for each of its loaders.
+        num_workers: Worker processes of each loader (count).
+        prefetch_factor: Batches ahead (count), None for torch's default, or "auto".
+        batch_size: Samples per batch (count); None = not known.
+        ranks: Among which the samples are dealt (count).
+        alive_together: Whether the loaders of the split are read together, as in training, else one after another.
+
+    Returns:
+        What they will take at least.
+    """
+    sizes = [size for dataset in datasets if (size := batch_bytes_of(dataset, batch_size)) is not None]
+    lengths = [length for dataset in datasets if (length := length_of(dataset)) is not None]
+    at_once = len(datasets) if alive_together else 1
+    batches = None
+    if batch_size and lengths and len(lengths) == len(datasets):
+        batches = at_once * (min(lengths) // ranks // batch_size)
+    return Pool(
+        num_workers * at_once,
+        1 if prefetch_factor == "auto" else prefetch_factor or 2,  # one left open may be lowered to 1
+        batch_bytes=min(sizes) if sizes and len(sizes) == len(datasets) else None,
+        tensors_per_batch=files_per_batch(),
+        batch_size=batch_size,
+        batches=batches,
+    )

@@ -1,0 +1,48 @@
+"""A torch DataLoader that Lightning knows was configured on purpose."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from lightning_fastdata.compat import lightning_loops
+from lightning_fastdata.loaders.native_threads import OneThread
+
+__all__ = ["PlannedDataLoader", "as_it_is"]
+
+_TOO_MANY = "This DataLoader will create .* worker processes"
+
+
+class PlannedDataLoader(DataLoader[Any]):
+    """A torch DataLoader whose workers were planned.
+
+    It keeps no state of its own and hands every argument on, so Lightning can build it again with another sampler.
+    The one difference: Lightning's hint "does not have many workers", which knows nothing of cgroup limits, other
+    ranks or data in memory, is not given for it. Other loaders keep theirs.
+
+    Its workers have one native thread each (``native_threads``). That is put around ``worker_init_fn`` only while
+    they are started: the attribute stays the user's, and Lightning's, which seeds workers where there is none.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            # torch counts the CPUs of the affinity mask only; an override or a repaired mask knows better.
+            warnings.filterwarnings("ignore", message=_TOO_MANY)
+            super().__init__(*args, **kwargs)
+        lightning_loops.skip_worker_hint(self)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        own = self.worker_init_fn
+        self.worker_init_fn = OneThread(own)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=_TOO_MANY)
+                return super().__iter__()
+        finally:
+            self.worker_init_fn = own
+
+
+def as_it_is(batch: Any) -> Any:
+    """The collate function for a dataset that returns finished batches."""
+    return batch

@@ -1,0 +1,164 @@
+"""The orders of `order.py` as torch samplers."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_fastdata.loaders.order import epoch_order, padding, rank_share
+
+__all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "length_of", "packed_order"]
+
+Indices = npt.NDArray[np.int64]
+
+
+class EpochSampler(Sampler[int]):
+    """Shuffled indices that depend on seed and epoch alone.
+
+    torch's RandomSampler draws from a generator whose state depends on what ran before, so that keeping workers
+    alive, or restarting, changes the order. This one does not.
+
+    Args:
+        length: Samples in the dataset (count).
+        seed: The run's seed, >= 0.
+        epoch: Epoch to begin with; Lightning calls ``set_epoch`` before each later one. Where nobody does, as in a
+            loop of one's own, every pass is the next epoch.
+    """
+
+    def __init__(self, length: int, seed: int, epoch: int = 0) -> None:
+        self.length, self.seed, self.epoch = length, seed, epoch
+        self.cycle = 0
+        """How often the order has been used up within the epoch; the loader sets it."""
+        self._counts_itself = True
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of every epoch."""
+        self.epoch, self._counts_itself = epoch, False
+
+    def continue_from(self, epoch: int) -> None:
+        """Go on from a saved epoch, where nobody calls ``set_epoch``."""
+        if self._counts_itself:
+            self.epoch = epoch
+
+    def order(self) -> Indices:
+        """The order of the next pass, int64, shape (length,); what iterating gives, without an integer each."""
+        order = epoch_order(self.seed, self.epoch, self.length, self.cycle)
+        if self._counts_itself:
+            self.epoch += 1
+        return order
+
+    def __iter__(self) -> Iterator[int]:
+        return _one_by_one(self.order())
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class RankSampler(DistributedSampler[int]):
+    """One rank's share of an epoch, dealt out of the order that a single process would follow; see ``rank_share``.
+
+    Lightning leaves a DistributedSampler as it is; its own would shuffle once more, also where the user said
+    ``shuffle=False``, and would repeat samples to give ranks equal shares, in validation too.
+
+    Args:
+        length: Samples in the dataset (count).
+        seed: The run's seed, >= 0.
+        ranks: Ranks that share the data (count).
+        rank: Which of them this is.
+        batch_size: Samples per batch and rank (count).
+        shuffle: Whether the order changes from epoch to epoch.
+        drop_last: Whether an incomplete last global batch is left out.
+        epoch: Epoch to begin with.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        ranks: int,
+        rank: int,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        drop_last: bool = False,
+        epoch: int = 0,
+    ) -> None:
+        samples: Any = range(length)  # torch only asks a dataset for its length here
+        super().__init__(samples, num_replicas=ranks, rank=rank, shuffle=shuffle, seed=seed, drop_last=drop_last)
+        self.length, self.batch_size, self.epoch = length, batch_size, epoch
+        self.cycle = 0
+        """How often the order has been used up within the epoch; the loader sets it."""
+
+    @property
+    def padded(self) -> int:
+        """Samples at the end of this rank's share that are repeats, there to make its steps equal (count, 0 or 1)."""
+        repeats = padding(self.length, self.num_replicas, self.batch_size, drop_last=self.drop_last)
+        return int(self.rank >= self.num_replicas - repeats)
+
+    def continue_from(self, epoch: int) -> None:
+        """Go on from a saved epoch."""
+        self.epoch = epoch
+
+    def order(self) -> Indices:
+        """This rank's share of the pass, int64; what iterating gives, without an integer each."""
+        order = epoch_order(self.seed, self.epoch, self.length, self.cycle) if self.shuffle else np.arange(self.length)
+        share = rank_share(order, self.rank, self.num_replicas, self.batch_size, drop_last=self.drop_last)
+        return np.array(share)  # a view would keep the shares of all ranks in memory
+
+    def __iter__(self) -> Iterator[int]:
+        return _one_by_one(self.order())
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self._dealt(), self.num_replicas))
+
+    def _dealt(self) -> int:
+        """Samples over all ranks, repeats included (count)."""
+        if self.drop_last:
+            return self.length - self.length % (self.num_replicas * self.batch_size)
+        return self.length + padding(self.length, self.num_replicas, self.batch_size)
+
+
+def _one_by_one(order: Indices) -> Iterator[int]:
+    """Python's integers, which torch's own classes want, some thousand at a time: each takes 40 bytes, packed 8."""
+    for start in range(0, len(order), 4096):
+        yield from order[start : start + 4096].tolist()
+
+
+def packed_order(sampler: object) -> Indices | None:
+    """The order of a sampler's next pass as one array.
+
+    Args:
+        sampler: What a loader draws indices from.
+
+    Returns:
+        int64, the same indices that iterating would give; None for a sampler that only gives them one by one.
+    """
+    if type(sampler) in (EpochSampler, RankSampler):
+        return cast(EpochSampler | RankSampler, sampler).order()
+    if type(sampler) is SequentialSampler:
+        return np.arange(len(sampler))
+    return None
+
+
+def has_fixed_order(sampler: object) -> bool:
+    """Whether a sampler's order depends on its own numbers alone, not on a random state outside it.
+
+    Args:
+        sampler: What a loader draws indices from.
+
+    Returns:
+        True for ours, torch's SequentialSampler and torch's DistributedSampler; False where that is not known.
+    """
+    own = isinstance(sampler, (EpochSampler, RankSampler))
+    return own or type(sampler) in (SequentialSampler, DistributedSampler)
+
+
+def length_of(sized: Any) -> int | None:
+    """Samples in a dataset or sampler (count); None for one without a length."""
+    try:
+        return len(sized)
+    except TypeError:
+        return None

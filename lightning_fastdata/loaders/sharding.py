@@ -1,0 +1,201 @@
+"""Iterable datasets: which elements belong to this rank and this worker, and what nobody can promise for them.
+
+torch gives every worker of every rank a copy of an IterableDataset and lets each read all of it. Dealing the elements
+out is the dataset's own affair; ``shard`` is the one line that does it. In words: ``docs/iterable.md``.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from numbers import Integral
+from typing import Any, TypeVar
+
+from torch import distributed
+from torch.utils.data import get_worker_info
+
+from lightning_fastdata.errors import FastDataError
+
+__all__ = ["TellShare", "iterable_warning", "shard"]
+
+T = TypeVar("T")
+
+TOLD = "fastdata_share"
+"""The attribute of a worker's dataset under which ``TellShare`` leaves (rank, ranks)."""
+
+END: Any = object()
+
+
+def shard(items: Iterable[T], *, share: tuple[int, int] | None = None, even: bool = False) -> Iterator[T]:
+    """Yield the elements that belong to this rank and this worker, each to exactly one of them.
+
+    Use it once, in ``__iter__`` of an ``IterableDataset``::
+
+        def __iter__(self):
+            for path in shard(self.paths):
+                yield from read(path)
+
+    Element i goes to rank ``i % ranks``, and within the rank to worker ``(i // ranks) % workers``. So it takes the same
+    elements in the same order in every process: sort what ``glob`` returns, shuffle with a seed that all share.
+
+    Args:
+        items: The elements, all of them. A stream is read as far as the next own element, with ``even`` at most one
+            round over the ranks (``ranks`` elements) further than without.
+        share: (rank, ranks). None asks, in this order: what a loader of this package told its worker, else
+            ``torch.distributed`` where it is initialised, else ``RANK`` and ``WORLD_SIZE`` of the environment; where
+            nothing is said there is one rank.
+        even: Leave out the last round over the ranks if it is incomplete (at most ranks - 1 elements, the same ones
+            whatever the workers), so that every rank gets equally many elements. Under DDP a rank that makes one step
+            more than the others waits for them forever.
+
+    Returns:
+        An iterator; who asks is found out when it is first read, so that a forked copy counts as its own worker.
+
+    Raises:
+        FastDataError: ``items`` is not iterable, a single text or a set; a share that cannot be; a worker of one of
+            several ranks that nobody told which.
+    """
+    _check_items(items)
+    return _own(items, None if share is None else _checked(share, "share"), even)
+
+
+def _own(items: Iterable[T], share: tuple[int, int] | None, even: bool) -> Iterator[T]:
+    info = get_worker_info()
+    worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+    rank, ranks = _find_share() if share is None else share
+    iterator = iter(items)
+    # The share of a (rank, worker) is every step-th element. islice passes over the others without Python in between:
+    # with 8 workers on 64 ranks there are 511 of them for each of ours.
+    step = ranks * workers
+    rest = ranks - 1 - rank if even else 0  # how many must follow ours in its round to show that the round is complete
+    skip = worker * ranks + rank
+    while (item := _nth(iterator, skip)) is not END and (rest == 0 or _nth(iterator, rest - 1) is not END):
+        yield item
+        skip = step - 1 - rest
+
+
+def _nth(iterator: Iterator[Any], number: int) -> Any:
+    """Pass over ``number`` elements and take the next, or END."""
+    return next(islice(iterator, number, None), END)
+
+
+def _find_share() -> tuple[int, int]:
+    """(rank, ranks) of this process; what was said outweighs what can be found out."""
+    info = get_worker_info()
+    told = None if info is None else getattr(info.dataset, "__dict__", {}).get(TOLD)
+    if told is not None:
+        return _checked(told, TOLD)
+    if distributed.is_available() and distributed.is_initialized():  # also in a forked worker: a copy of its rank
+        return distributed.get_rank(), distributed.get_world_size()
+    rank, ranks = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if rank is not None and ranks is not None:
+        numbers = tuple(int(text) if text.isdecimal() else text for text in (rank, ranks))
+        return _checked(numbers, "(RANK, WORLD_SIZE)")
+    # Lightning's launchers leave these two without a RANK: a spawned worker then has a rank but cannot know it, and
+    # "one rank" would repeat the data in silence.
+    several = ranks != "1" if ranks is not None else "LOCAL_RANK" in os.environ
+    if info is not None and several:
+        raise FastDataError(
+            f"worker {info.id} of {info.num_workers} belongs to one of several ranks and cannot find out which.",
+            expected="a loader of this package, torch.distributed, RANK and WORLD_SIZE, or share=.",
+            fix="DataLoader(worker_init_fn=lightning_fastdata.loaders.sharding.TellShare(rank, ranks), ...).",
+        )
+    return 0, 1
+
+
+def _check_items(items: Any) -> None:
+    if isinstance(items, (str, bytes)):
+        raise FastDataError(
+            f"shard({items[:40]!r}) would deal out single characters.",
+            expected="the elements: a list of paths, an open file, any iterable.",
+            fix="pass [path], or open(path) for its lines.",
+        )
+    if isinstance(items, (set, frozenset)):
+        raise FastDataError(
+            f"shard() got a {type(items).__name__}.",
+            expected="the same order in every process; that of a set differs from process to process.",
+            fix="pass sorted(items).",
+        )
+    if not isinstance(items, Iterable):
+        raise FastDataError(
+            f"shard() got a {type(items).__name__}, which is not iterable.",
+            expected="the elements: a list of paths, an open stream, any iterable.",
+            fix="pass range(len(...)) for something with an index: it gives the indices of this rank and worker.",
+        )
+
+
+def _checked(share: Any, name: str) -> tuple[int, int]:
+    """The share as two Python ints, if it can be one."""
+    pair = tuple(share) if isinstance(share, (tuple, list)) else ()
+    if len(pair) == 2 and all(isinstance(number, Integral) and not isinstance(number, bool) for number in pair):
+        rank, ranks = (int(number) for number in pair)
+        if 0 <= rank < ranks:
+            return rank, ranks
+    raise FastDataError(
+        f"{name}={share!r}.",
+        expected="(rank, ranks), whole numbers with 0 <= rank < ranks.",
+        fix="pass share=(trainer.global_rank, trainer.world_size), or leave it out.",
+    )
+
+
+@dataclass(frozen=True)
+class TellShare:
+    """A ``worker_init_fn`` that tells ``shard`` the rank: a spawned worker knows no torch.distributed.
+
+    It leaves ``fastdata_share = (rank, ranks)`` on the worker's own copy of the dataset.
+    """
+
+    rank: int
+    """Global rank, 0 <= rank < ranks."""
+    ranks: int
+    """Ranks that share the data (count)."""
+    then: Callable[[int], Any] | None = None
+    """The user's own ``worker_init_fn``."""
+
+    def __post_init__(self) -> None:
+        _checked((self.rank, self.ranks), "(rank, ranks)")
+
+    def __call__(self, worker_id: int) -> None:
+        """Run in the worker, before it reads anything.
+
+        Raises:
+            FastDataError: The dataset takes no attributes.
+        """
+        info = get_worker_info()
+        if info is not None:
+            self._leave_on(info.dataset)
+        if self.then is not None:
+            self.then(worker_id)
+
+    def _leave_on(self, dataset: Any) -> None:
+        try:
+            # Past a __setattr__ of the user's, such as that of a frozen dataclass. torch's own Dataset classes have a
+            # __dict__, so only a foreign class with __slots__ refuses.
+            object.__setattr__(dataset, TOLD, (int(self.rank), int(self.ranks)))
+        except (AttributeError, TypeError) as error:
+            raise FastDataError(
+                f"{type(dataset).__name__} takes no attributes, so its workers cannot be told their rank.",
+                expected="a dataset with a __dict__.",
+                fix="inherit from torch.utils.data.IterableDataset, or leave out __slots__.",
+            ) from error
+
+
+def iterable_warning(dataset: object, *, ranks: int, workers: int) -> str:
+    """What cannot be promised for an iterable dataset, and what to do about it.
+
+    Args:
+        dataset: The dataset.
+        ranks: Ranks of the run (count).
+        workers: Worker processes of each rank's loader (count); 0 loads in the training process.
+
+    Returns:
+        Two or three sentences.
+    """
+    readers = [f"{count} {name}" for count, name in ((ranks, "ranks"), (workers, "workers")) if count > 1]
+    whole = f"Unless it deals itself out, each of the {' x '.join(readers)} reads all of it. " if readers else ""
+    return (
+        f"{type(dataset).__name__} is an IterableDataset: order and random values are its own, another number of "
+        f"workers or ranks gives other batches, and a restart in mid-epoch begins the stream anew. {whole}"
+        "lightning_fastdata.shard() in its __iter__ gives each element to one rank and worker; only a map-style "
+        "dataset keeps order and place as well."
+    )

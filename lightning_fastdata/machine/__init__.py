@@ -1,1 +1,0 @@
-"""What the machine says, one source a module; ``hardware.probe`` puts it together."""

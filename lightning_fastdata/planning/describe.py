@@ -1,0 +1,28 @@
+"""A plan in words."""
+
+from lightning_fastdata.planning.plan import LoaderPlan
+
+__all__ = ["plan_lines"]
+
+NEED_WORKERS = ("prefetch_factor", "persistent_workers", "multiprocessing_context")
+"""Options that say nothing when there are no workers."""
+
+
+def plan_lines(split: str, plan: LoaderPlan) -> list[str]:
+    """The plan of one loader, one line per option that says something, and per limit that is near.
+
+    Args:
+        split: The name to put in the heading, such as "train".
+        plan: The decided options.
+
+    Returns:
+        Lines for a terminal or a log, without colour.
+    """
+    lines = [f"Data loading for {split}:"]
+    for name, value in plan.as_kwargs().items():
+        reason = plan.reasons[name]
+        if plan.num_workers == 0 and name in NEED_WORKERS and reason.source != "user":
+            continue
+        by = " [you]" if reason.source == "user" else ""
+        lines.append(f"  {name + '=' + str(value):<30}{reason.text}{by}")
+    return [*lines, *(f"  {line}" for line in plan.tight)]

@@ -1,0 +1,304 @@
+"""How many workers, and how many batches ahead: cores first, then what memory and open files allow."""
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.hardware.detect import Hardware
+from lightning_fastdata.planning.options import PINNING_DEVICES, LoaderOptions, Pool, Reason, Workload
+from lightning_fastdata.planning.preflight import ENDS, LABELS, Caps, Resource, amount, caps, preflight
+
+__all__ = ["WorkerChoice", "decide_workers"]
+
+TRAINING_CPUS = 1.0
+"""CPUs kept for the training process itself: it launches kernels and must never queue behind a decoder."""
+SYSTEM_CPUS = 0.5
+"""CPUs left to the operating system, loggers and the pinning thread."""
+MOST_AUTO_WORKERS = 16
+"""Cap on what "auto" takes without a measurement: beyond it, start-up and memory cost more than they usually give."""
+BATCHES_IN_FLIGHT = 4
+"""Fewest batches under way (workers x prefetch): at 70 % load the queue model of docs/plan.md gives 6 % stall."""
+
+
+class WorkerChoice(NamedTuple):
+    """The two options that share one budget."""
+
+    num_workers: int
+    """Worker processes (count)."""
+    prefetch_factor: int | None
+    """Batches per worker prepared ahead (count); None with 0 workers."""
+    workers_reason: Reason
+    """Why that many workers."""
+    prefetch_reason: Reason
+    """Why that many batches."""
+    tight: tuple[str, ...] = ()
+    """What comes near a limit of the machine, a line each."""
+
+
+NOTHING_AHEAD = Reason("rule", "0 workers prefetch nothing")
+
+
+def decide_workers(options: LoaderOptions, hardware: Hardware, workload: Workload, start_method: str) -> WorkerChoice:
+    """Decide ``num_workers`` and ``prefetch_factor``.
+
+    Args:
+        options: What the user asked for.
+        hardware: What this process may use.
+        workload: What the loader has to do.
+        start_method: How worker processes would be started.
+
+    Returns:
+        Both values with their reasons.
+
+    Raises:
+        FastDataError: The user's workers could not be started, or could not run on this machine.
+    """
+    problem = _start_problem(workload, start_method)
+    if options.num_workers == "auto":
+        workers, reason = _auto_workers(hardware, workload, problem)
+        workers, reason = _at_least_one_if_asked(options, workload, workers, reason, problem)
+    else:
+        workers, reason = options.num_workers, Reason("user", "set by you")
+        if workers > 0 and problem and start_method != "fork":
+            raise FastDataError(
+                f"num_workers={workers} for the {workload.split} loader, but {problem}.",
+                expected="worker processes that can be started.",
+                fix='mend what is named above, or pass num_workers="auto" (it will take 0).',
+            )
+    if workers == 0:
+        return WorkerChoice(0, None, reason, NOTHING_AHEAD)
+    prefetch, prefetch_reason = _decide_prefetch(options, workers)
+    choice = WorkerChoice(workers, prefetch, reason, prefetch_reason)
+    if options.num_workers == "auto":
+        choice, lowered = _fit(choice, options, _caps_of_auto(options, hardware, workload))
+    else:
+        choice, lowered = _fit_prefetch(choice, options, hardware, workload)
+    return _flown(choice, options, hardware, workload, lowered)
+
+
+def _start_problem(workload: Workload, start_method: str) -> str | None:
+    """Why worker processes must not be started this way; None when they may."""
+    if start_method == "fork":
+        return workload.fork_problem
+    return f"under {start_method}, {workload.spawn_problem}" if workload.spawn_problem else None
+
+
+def _auto_workers(hardware: Hardware, workload: Workload, problem: str | None) -> tuple[int, Reason]:
+    if workload.in_memory:
+        return 0, Reason("rule", "the data is in memory: a worker would only copy it")
+    if problem:
+        return 0, Reason("rule", f"worker processes cannot be started safely: {problem}")
+    cpus = hardware.cpus_per_rank
+    kept, kept_text = _kept_for_training(workload)
+    spare = cpus - kept
+    ranks = "one rank" if hardware.local_world_size == 1 else f"{hardware.local_world_size} ranks on this node"
+    cores = f"{cpus:.3g} usable cores ({hardware.rank_binding_limit.source}, {ranks})"
+    if spare < SYSTEM_CPUS:
+        return 0, Reason("hardware", f"{cores}, {kept_text}: {_nothing_to_spare(cpus, workload)}")
+    pool, share_text = _pool(spare, workload)
+    workers, reason = pool, Reason("hardware", f"{cores}, {kept_text}{share_text}")
+    if workload.is_iterable and workers > 1:
+        workers = 1
+        reason = Reason("rule", "an IterableDataset repeats its data in every worker unless it uses shard(); set it")
+    batches = _batches(workload)
+    if batches is not None and workers > batches:
+        workers, reason = batches, Reason("rule", f"no more workers than the {batches} batches of this split")
+    return workers, reason
+
+
+def _pool(spare: float, workload: Workload) -> tuple[int, str]:
+    """Workers of one loader out of ``spare`` CPUs, and the arithmetic in words.
+
+    Alone, a split takes what the training process and the system leave. Beside another pool the two share one
+    process per core that training does not need: a quarter for validation, the rest for training.
+    """
+    alone = max(1, math.floor(spare - SYSTEM_CPUS))
+    text = ", 0.5 left to the system" if spare - SYSTEM_CPUS >= 1 else ""
+    if workload.beside_other_pool:
+        processes = min(MOST_AUTO_WORKERS, max(1, math.floor(spare)))
+        for_validation = max(1, processes // 4) if processes > 1 else 0
+        pool = for_validation if workload.split == "val" else min(alone, processes - for_validation)
+        other = "training" if workload.split == "val" else "validation"
+        if pool == 0:
+            text += f"; the one worker that fits serves {other}"
+        elif pool < alone:
+            text += f"; {processes} workers shared with {other}"
+    else:
+        pool = alone
+    if pool > MOST_AUTO_WORKERS:
+        pool, text = MOST_AUTO_WORKERS, f"{text}; never more than {MOST_AUTO_WORKERS} without a measurement"
+    if workload.split == "train" and workload.loaders > 1:
+        pool, text = pool // workload.loaders, f"{text}; {pool} shared by {workload.loaders} training loaders"
+    return pool, text
+
+
+def _kept_for_training(workload: Workload) -> tuple[float, str]:
+    """CPUs that training itself needs: one process, or as many as it has threads when the CPU computes the model.
+
+    A worker on a core that one of torch's threads computes on makes all of them wait for that thread: on two cores,
+    two threads and one worker were slower than no worker at all (docs/decisions.md).
+    """
+    threads = workload.training_threads
+    if threads is None or threads <= TRAINING_CPUS:
+        return TRAINING_CPUS, "1 kept for the training process"
+    return float(threads), f"{threads} kept for the threads that train on the CPU"
+
+
+def _nothing_to_spare(cpus: float, workload: Workload) -> str:
+    fewer = max(1, math.ceil(cpus / 2))
+    if workload.training_threads is None or workload.training_threads <= fewer or cpus - fewer < SYSTEM_CPUS:
+        return "nothing to spare for workers"
+    return f"torch.set_num_threads({fewer}) before training would leave some for workers"
+
+
+def _at_least_one_if_asked(
+    options: LoaderOptions, workload: Workload, workers: int, reason: Reason, problem: str | None
+) -> tuple[int, Reason]:
+    """A user's persistent_workers=True or prefetch_factor=n wins over an "auto" that would take 0 workers."""
+    for name, wish in (
+        ("persistent_workers", options.persistent_workers is True),
+        ("prefetch_factor", isinstance(options.prefetch_factor, int)),
+    ):
+        if wish and workers == 0:
+            if problem:
+                raise FastDataError(
+                    f"{name}={getattr(options, name)!r} for the {workload.split} loader, but {problem}.",
+                    expected="worker processes that can be started.",
+                    fix=f'mend what is named above, or leave {name} at "auto".',
+                )
+            return 1, Reason("user", f"your {name} needs a worker (on its own, auto would take 0: {reason.text})")
+    return workers, reason
+
+
+def _decide_prefetch(options: LoaderOptions, workers: int) -> tuple[int, Reason]:
+    wish = options.prefetch_factor
+    if isinstance(wish, int):
+        return wish, Reason("user", "set by you")
+    if wish is None:
+        return 2, Reason("user", "set by you: torch's default")
+    prefetch = max(2, math.ceil(BATCHES_IN_FLIGHT / workers))
+    if prefetch == 2:
+        return 2, Reason("rule", "torch's default; deeper only helps uneven loading times")
+    return prefetch, Reason("rule", f"with {workers} worker, {prefetch} batches ahead ride out a slow one")
+
+
+def _batches(workload: Workload) -> int | None:
+    if workload.samples is None or not workload.batch_size:
+        return None
+    return math.ceil(workload.samples / workload.batch_size)
+
+
+def _caps_of_auto(options: LoaderOptions, hardware: Hardware, workload: Workload) -> Caps:
+    """What a loader may take whose workers nobody has set."""
+    shared = 2 if workload.beside_other_pool and workload.other_pool is None else 1
+    together = workload.loaders if workload.split == "train" else 1  # those of evaluation follow each other
+    return caps(
+        hardware,
+        batch_bytes=workload.batch_bytes,
+        tensors_per_batch=workload.tensors_per_batch,
+        worker_bytes=workload.worker_bytes,
+        pin_memory=_may_pin(options, workload),
+        batch_size=workload.batch_size,
+        other_pool=workload.other_pool,
+        parts=shared * together,
+    )
+
+
+def _may_pin(options: LoaderOptions, workload: Workload) -> bool:
+    return workload.device_type in PINNING_DEVICES if options.pin_memory == "auto" else options.pin_memory
+
+
+def _fit(choice: WorkerChoice, options: LoaderOptions, limits: Caps) -> tuple[WorkerChoice, set[Resource | None]]:
+    """Lower an automatic prefetch first, then the workers, until everything fits; and what made that necessary."""
+    workers, prefetch, reason, prefetch_reason, _ = choice
+    assert prefetch is not None  # there are workers, so a prefetch was decided
+    lowered: set[Resource | None] = set()
+    automatic = options.prefetch_factor == "auto"
+    lowest = max(1, min(prefetch, limits.prefetch(workers).most)) if automatic else prefetch
+    most = limits.workers(lowest)
+    if workers > most.most:
+        workers, reason = most.most, Reason("hardware", most.reason)
+        lowered.add(most.name)
+    if workers == 0:
+        _refuse_without_room(options, reason)
+        return WorkerChoice(0, None, reason, NOTHING_AHEAD), lowered
+    if automatic:
+        prefetch, prefetch_reason = _decide_prefetch(options, workers)
+        deepest = limits.prefetch(workers)
+        if prefetch > deepest.most:
+            prefetch, prefetch_reason = max(1, deepest.most), Reason("hardware", deepest.reason)
+            lowered.add(deepest.name)
+    return WorkerChoice(workers, prefetch, reason, prefetch_reason), lowered
+
+
+def _fit_prefetch(
+    choice: WorkerChoice, options: LoaderOptions, hardware: Hardware, workload: Workload
+) -> tuple[WorkerChoice, set[Resource | None]]:
+    """The user's workers are never lowered; a prefetch he left open is, where the size of a batch is known."""
+    if options.prefetch_factor != "auto" or workload.batch_bytes is None:
+        return choice, set()
+    known = replace(
+        workload, worker_bytes=workload.worker_bytes or 0, tensors_per_batch=workload.tensors_per_batch or 0
+    )
+    deepest = _caps_of_auto(options, hardware, known).prefetch(choice.num_workers)
+    if choice.prefetch_factor is None or choice.prefetch_factor <= deepest.most:
+        return choice, set()
+    lowered = choice._replace(prefetch_factor=max(1, deepest.most), prefetch_reason=Reason("hardware", deepest.reason))
+    return lowered, {deepest.name}
+
+
+def _refuse_without_room(options: LoaderOptions, reason: Reason) -> None:
+    """A wish of the user's for a worker, where not one fits."""
+    for name in ("persistent_workers", "prefetch_factor"):
+        if getattr(options, name) not in ("auto", None, False):
+            raise FastDataError(
+                f"{name}={getattr(options, name)!r} needs a worker process, but none fits: {reason.text}.",
+                fix=f'make room as named above, or leave {name} at "auto".',
+            )
+
+
+def _flown(
+    choice: WorkerChoice,
+    options: LoaderOptions,
+    hardware: Hardware,
+    workload: Workload,
+    lowered: set[Resource | None],
+) -> WorkerChoice:
+    """Check a choice before it flies: refuse what is sure to end in a bus error, EMFILE or OOM, tell what is near."""
+    workers, prefetch = choice.num_workers, choice.prefetch_factor
+    if workers == 0 or prefetch is None:
+        return choice
+    pool = Pool(
+        workers,
+        prefetch,
+        batch_bytes=workload.batch_bytes,
+        tensors_per_batch=workload.tensors_per_batch,
+        worker_bytes=workload.worker_bytes,
+        pin_memory=_may_pin(options, workload),
+        batch_size=workload.batch_size,
+        batches=_batches(workload),
+    )
+    other = None if workload.other_pool_started else workload.other_pool
+    together = other is not None and _full_together(workload, pool, other)
+    flight = preflight(hardware, pool, other, filled_together=together)
+    fatal = flight.fatal
+    if fatal is not None and options.num_workers != "auto" and not workload.made_anew:
+        others = "training's" if workload.split == "val" else "validation's"
+        beside = f" beside {others} {other.num_workers}" if other and together else ""
+        raise FastDataError(
+            f"num_workers={workers} with prefetch_factor={prefetch} for the {workload.split} loader{beside}: "
+            f"{LABELS[fatal.name]} would have to hold {amount(fatal.name, fatal.least)} ({fatal.sure}).",
+            expected=f"at most {amount(fatal.name, fatal.allowed)}, which is what there is (else {ENDS[fatal.name]}).",
+            fix=f'{fatal.fix}; or a smaller prefetch_factor, or num_workers="auto".',
+        )
+    told = [demand.line for demand in flight.demands if demand.name in lowered or demand in flight.tight]
+    return choice._replace(tight=tuple(told))
+
+
+def _full_together(workload: Workload, pool: Pool, other: Pool) -> bool:
+    """Whether validation surely finds the training queue full: in mid-epoch, with enough of the epoch left."""
+    training = pool if workload.split == "train" else other
+    if workload.validates_after is None or training.batches is None:
+        return False
+    return training.num_workers * training.prefetch_factor <= (1 - workload.validates_after) * training.batches

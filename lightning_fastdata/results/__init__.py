@@ -1,0 +1,1 @@
+"""What a run measured, as data, without torch."""

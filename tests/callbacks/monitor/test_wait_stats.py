@@ -1,0 +1,143 @@
+"""Tallies: sums over fetches, batches and steps that stay small however long the run is."""
+
+import random
+
+import pytest
+
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchFacts, Load
+from lightning_fastdata.callbacks.monitor.wait_stats import DeviceTally, LoadTally, WaitTally
+
+
+def facts(inline=None, blocked=None, handoff=None, **others):
+    """Facts of a fetch about which nothing is known but what is given."""
+    nothing = FetchFacts(False, None, None, None, None, False, False, None, None, False, None, ())
+    return nothing._replace(inline_s=inline, blocked_s=blocked, handoff_s=handoff, **others)
+
+
+def waits_of(*fetches):
+    tally = WaitTally()
+    for took, found in fetches:
+        tally.add(took, found)
+    return tally.kinds()
+
+
+def test_before_the_first_fetch_there_are_no_kinds():
+    assert waits_of() is None
+
+
+def test_kinds_are_summed_and_what_is_not_known_stays_apart():
+    kinds = waits_of(
+        (3.0, facts(0.0, 2.0, 1.0, exact=True)),
+        (0.5, facts(0.5, 0.0, 0.0, exact=True)),
+        (4.0, facts()),
+        (8.0, None),
+    )
+    assert (kinds.inline_s, kinds.blocked_s, kinds.handoff_s, kinds.unknown_s) == (0.5, 2.0, 1.0, 12.0)
+    assert (kinds.fetches, kinds.blocked_fetches, kinds.exact) == (4, 1, True)
+
+
+def test_nothing_known_is_none_and_not_zero():
+    kinds = waits_of((4.0, None), (1.0, facts()))
+    assert (kinds.inline_s, kinds.blocked_s, kinds.handoff_s, kinds.unknown_s) == (None, None, None, 5.0)
+    assert not kinds.exact
+    assert (kinds.queue_ready_mean, kinds.queue_ready_min, kinds.queue_capacity, kinds.queue_full_share) == (None,) * 4
+
+
+def test_a_true_zero_is_zero():
+    kinds = waits_of((0.0, facts(0.0, 0.0, 0.0)))
+    assert (kinds.inline_s, kinds.blocked_s, kinds.handoff_s) == (0.0, 0.0, 0.0)
+
+
+def test_one_fetch_that_was_judged_as_a_whole_makes_the_sum_inexact():
+    assert not waits_of((1.0, facts(0.0, 1.0, 0.0, exact=True)), (1.0, facts(0.0, 1.0, 0.0))).exact
+
+
+@pytest.mark.parametrize(("blocked", "counted"), [(0.001, 0), (0.0011, 1)])
+def test_a_wait_that_nobody_notices_is_no_blocked_fetch(blocked, counted):
+    kinds = waits_of((blocked, facts(0.0, blocked, 0.0, head_of_line=True)))
+    assert (kinds.blocked_fetches, kinds.head_of_line_fetches) == (counted, counted)
+    assert kinds.blocked_s == blocked
+
+
+def test_time_held_up_by_one_batch_is_kept_apart():
+    kinds = waits_of((1.0, facts(0.0, 1.0, 0.0)), (2.0, facts(0.0, 2.0, 0.0, head_of_line=True)))
+    assert (kinds.blocked_s, kinds.head_of_line_s, kinds.head_of_line_fetches) == (3.0, 2.0, 1)
+
+
+def test_the_queue_is_described_by_the_fetches_that_saw_it():
+    kinds = waits_of(*((0.0, facts(ready=ready, capacity=4)) for ready in (4, 3, 2, 0)), (0.0, facts()))
+    assert (kinds.queue_ready_mean, kinds.queue_ready_min, kinds.queue_capacity) == (2.25, 0, 4)
+    assert kinds.queue_full_share == 0.5  # three quarters of it and more
+
+
+def load(index, slowest_s, *, samples=4, load_s=1.0, worker=0, epoch=0):
+    return Load(samples, load_s, index, slowest_s, worker, epoch)
+
+
+def loading_of(*loads, path_of=lambda index: None):
+    tally = LoadTally()
+    for one in loads:
+        tally.add(one)
+    return tally.loading(path_of)
+
+
+def test_without_a_batch_that_tells_there_is_no_loading():
+    assert loading_of() is None
+
+
+def test_loads_are_summed():
+    loading = loading_of(load(1, 0.1, load_s=1.0), load(2, 0.2, samples=2, load_s=3.0))
+    assert (loading.batches, loading.samples, loading.load_s) == (2, 6, 4.0)
+    assert (loading.batch_s_mean, loading.batch_s_max, loading.sample_s_mean) == (2.0, 3.0, 4.0 / 6)
+
+
+def test_the_slowest_samples_are_those_of_the_whole_run():
+    """Each once, with its slowest time, in whatever order they come."""
+    rng = random.Random(3)
+    truth = {}
+    tally = LoadTally()
+    for _ in range(2000):
+        index, slowest_s = rng.randrange(300), rng.random()
+        truth[index] = max(truth.get(index, 0.0), slowest_s)
+        tally.add(load(index, slowest_s))
+        assert len(tally._slowest) <= 10
+    found = [(int(sample.index), sample.load_s) for sample in tally.loading(lambda index: None).slowest]
+    assert found == sorted(truth.items(), key=lambda item: item[1], reverse=True)[:10]
+
+
+def test_a_slow_sample_tells_when_who_and_which_file():
+    loading = loading_of(
+        load(7, 0.1), load(7, 0.5, worker=1, epoch=2), load(7, 0.3), path_of=lambda index: f"{index}.jpg"
+    )
+    (sample,) = loading.slowest
+    assert (sample.index, sample.load_s, sample.worker, sample.epoch, sample.path) == ("7", 0.5, 1, 2, "7.jpg")
+
+
+def test_an_index_may_be_anything_and_a_whole_batch_has_none():
+    loading = loading_of(load([1, 2], 0.1), load(None, 0.9), load({"key": 1}, 0.2))
+    assert [sample.index for sample in loading.slowest] == ["{'key': 1}", "[1, 2]"]
+    assert loading.batches == 3
+
+
+def test_a_batch_without_samples_divides_by_nothing():
+    assert loading_of(load(None, 0.0, samples=0)).sample_s_mean == 1.0
+
+
+def test_the_device_is_none_before_it_told_of_a_step():
+    assert DeviceTally().times() is None
+
+
+def test_idle_and_hidden_are_the_wait():
+    tally = DeviceTally()
+    tally.add(3.0, 1.0, None)
+    tally.add(2.0, 2.0, 0.25)
+    times = tally.times()
+    assert (times.steps, times.idle_s, times.hidden_s, times.copy_s) == (2, 3.0, 2.0, 0.25)
+    assert times.idle_s_p95 == pytest.approx(1.0, rel=0.01)
+
+
+def test_a_copy_that_was_never_measured_is_none_and_an_idle_of_zero_is_zero():
+    tally = DeviceTally()
+    tally.add(1.0, 0.0, None)
+    times = tally.times()
+    assert (times.idle_s, times.hidden_s, times.copy_s) == (0.0, 1.0, None)

@@ -1,0 +1,485 @@
+"""Images in folders: layouts, decoding, transforms, and every way a folder can be wrong."""
+
+import pickle
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from lightning_fastdata import ImageFolderDataModule
+from lightning_fastdata.datamodules.images.datamodule import ImageDataset
+from lightning_fastdata.datamodules.images.datasets import WholeCropDataset
+from lightning_fastdata.errors import FastDataError
+
+MODES = {"L": "jpg", "CMYK": "jpg", "RGB": "jpg", "RGBA": "png", "P": "png", "LA": "png", "1": "png"}
+SHARED_PHOTOS = Path(__file__).parents[4] / "shared" / "photos"
+
+
+def module(root, **kwargs):
+    made = ImageFolderDataModule(root, **{"image_size": 16, "batch_size": 4, "num_workers": 0, **kwargs})
+    made.setup("fit")
+    return made
+
+
+def refusal(root, **kwargs):
+    with pytest.raises(FastDataError) as caught:
+        module(root, **kwargs)
+    assert caught.value.expected
+    assert caught.value.fix
+    return caught.value
+
+
+def truncate(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    return path
+
+
+# What one gets
+
+
+def test_the_splits_of_a_folder(photos):
+    """train, val and test, with their classes and sizes."""
+    made = module(photos)
+    assert [len(getattr(made, f"{split}_dataset")) for split in ("train", "val", "test")] == [12, 6, 4]
+    assert (made.classes, made.num_classes) == (["cat", "dog"], 2)
+    assert made.predict_dataset is None
+
+
+def test_batches_are_normalised_floats_with_labels(photos):
+    """Shape, type and labels of a batch; the values are normalised with ImageNet's statistics."""
+    images, labels = next(iter(module(photos).train_dataloader()))
+    assert (images.shape, images.dtype) == ((4, 3, 16, 16), torch.float32)
+    assert (labels.shape, labels.dtype) == ((4,), torch.int64)
+    assert images.min() < -0.5 < 0.5 < images.max() < 3
+
+
+def test_normalisation_is_that_of_imagenet(make_folder, make_image):
+    """A white image becomes (1 - mean) / std in each channel."""
+    root = make_folder({"train": 1, "val": 1}, classes=("white",))
+    for split in ("train", "val"):
+        Image.new("RGB", (40, 30), "white").save(root / split / "white" / "0.jpg")
+    expected = [(1 - mean) / std for mean, std in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
+    made = module(root)
+    for dataset in (made.train_dataset, made.val_dataset):
+        image, _ = dataset[0]
+        assert image.mean(dim=(1, 2)).tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_labels_are_those_of_the_folders(photos):
+    """Each sample's label is the position of its class folder."""
+    dataset = module(photos).val_dataset
+    assert [label for _, label in (dataset[n] for n in range(6))] == [0, 0, 0, 1, 1, 1]
+    assert dataset.class_to_idx == {"cat": 0, "dog": 1}
+    assert dataset.targets == [0, 0, 0, 1, 1, 1]
+
+
+def test_training_is_augmented_and_evaluation_is_not(photos):
+    """The same training image differs from look to look, a validation image never."""
+    made = module(photos)
+    assert not torch.equal(made.train_dataset[0][0], made.train_dataset[0][0])
+    assert torch.equal(made.val_dataset[0][0], made.val_dataset[0][0])
+
+
+def test_evaluation_crops_the_middle(make_folder):
+    """A wide image, black but for a white middle: the crop is white."""
+    root = make_folder({"train": 1, "val": 1}, classes=("one",))
+    image = Image.new("RGB", (300, 100), "black")
+    image.paste("white", (90, 0, 210, 100))
+    image.save(root / "val" / "one" / "0.jpg", quality=95)
+    pixels, _ = module(root, image_size=50).val_dataset[0]
+    assert pixels.shape == (3, 50, 50)
+    assert pixels.min() > 1.5
+
+
+def test_own_transforms_win(photos):
+    """They replace everything: what they return is what the model gets."""
+    made = module(photos, train_transform=lambda image: image.size, eval_transform=lambda image: image.mode)
+    assert made.train_dataset[0] == ((40, 30), 0)
+    assert made.val_dataset[0] == ("RGB", 0)
+    only_train = module(photos, train_transform=lambda image: 7)
+    assert only_train.train_dataset[0] == (7, 0)
+    assert only_train.val_dataset[0][0].shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_kind_of_image_becomes_rgb(make_folder, make_image, mode):
+    """Greyscale, CMYK, palette, transparency, bilevel: three channels, no error, no warning."""
+    root = make_folder({"train": 1}, classes=("one",))
+    path = make_image(root / "train" / "one" / f"0.{MODES[mode]}", mode=mode)
+    with Image.open(path) as file:
+        assert file.mode == mode
+    seen = []
+    made = module(root, train_transform=lambda image: seen.append((image.mode, image.size)) or 0)
+    for number in range(len(made.train_dataset)):
+        made.train_dataset[number]
+    assert set(seen) == {("RGB", (40, 30))}
+
+
+def test_a_palette_with_transparency_is_no_error(make_folder):
+    """Pillow warns about such files; under "skip" the warning must not cost the image, nor stop a strict program."""
+    root = make_folder({"train": 1}, classes=("one",))
+    picture = Image.new("RGB", (40, 30), "red").convert("P")
+    picture.save(root / "train" / "one" / "t.png", transparency=bytes([0] * 10 + [255] * 246))
+    made = module(root, on_error="skip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(made.train_dataset[number] is not None for number in range(2))
+
+
+# One folder, held-out parts
+
+
+def test_one_folder_with_held_out_parts(flat):
+    """Every file in exactly one part; held-out images are not augmented and know the classes."""
+    made = module(flat, val_split=0.2, test_split=3)
+    parts = [made.train_dataset, made.val_dataset, made.test_dataset]
+    assert [len(part) for part in parts] == [13, 4, 3]
+    assert len({path for part in parts for path in part.paths}) == 20
+    assert all(part.classes == ["cat", "dog"] for part in parts)
+    assert torch.equal(made.val_dataset[0][0], made.val_dataset[0][0])
+    assert made.train_dataloader().dataset.classes == ["cat", "dog"]
+
+
+def test_the_split_depends_on_split_seed_alone(flat):
+    """Not on the run's seed, the batch size or a second setup."""
+    first = module(flat, val_split=0.3).val_dataset.paths
+    assert module(flat, val_split=0.3, seed=99, batch_size=2).val_dataset.paths == first
+    assert module(flat, val_split=0.3, split_seed=1).val_dataset.paths != first
+
+
+def test_setup_twice_changes_nothing(flat):
+    """Lightning calls it for every fit, validate, test and predict."""
+    made = module(flat, val_split=0.3)
+    first = {split: getattr(made, f"{split}_dataset").paths for split in ("train", "val")}
+    made.setup("validate")
+    assert {split: getattr(made, f"{split}_dataset").paths for split in ("train", "val")} == first
+
+
+def test_training_alone(flat):
+    """One folder and no held-out part trains on everything; validation is skipped."""
+    made = module(flat)
+    assert len(made.train_dataset) == 20
+    assert made.val_dataloader() == []
+
+
+def test_it_pickles_before_and_after_setup(photos):
+    """ddp_spawn carries it to the ranks."""
+    for made in (ImageFolderDataModule(photos, num_workers=0), module(photos)):
+        again = pickle.loads(pickle.dumps(made))
+        again.setup("fit")
+        assert again.classes == ["cat", "dog"]
+
+
+def test_the_plan_knows_the_size_of_a_sample(photos):
+    """Default transforms give a known size, own ones an unknown one."""
+    assert module(photos).train_dataset.sample_bytes == 3 * 16 * 16 * 4
+    assert module(photos, train_transform=len).train_dataset.sample_bytes is None
+
+
+def test_nothing_is_decoded_in_setup(photos, monkeypatch):
+    """A large folder is listed, not read."""
+    monkeypatch.setattr(Image, "open", lambda *args: pytest.fail("decoded"))
+    module(photos)
+
+
+# What can be wrong
+
+
+def test_a_missing_folder(tmp_path):
+    """The path, in setup, before the first batch."""
+    assert str(tmp_path / "gone") in refusal(tmp_path / "gone").what
+
+
+def test_a_folder_without_class_folders(tmp_path, make_image):
+    """Loose images."""
+    make_image(tmp_path / "loose" / "1.jpg")
+    assert "1 images lie directly in it" in refusal(tmp_path / "loose").what
+
+
+def test_an_empty_class(photos):
+    """Its path and its name."""
+    (photos / "val" / "cat" / "new").mkdir()
+    for path in (photos / "val" / "dog").iterdir():
+        path.unlink()
+    assert f"{photos / 'val' / 'dog'}: 0 images of class 'dog'" in refusal(photos).what
+
+
+def test_classes_that_differ_between_train_and_val(photos):
+    """Both sides by name, with the folder that differs."""
+    (photos / "val" / "dog").rename(photos / "val" / "wolf")
+    what = refusal(photos).what
+    assert str(photos / "val") in what
+    assert "lacks dog and adds wolf" in what
+
+
+def test_a_held_out_part_beside_a_folder_for_it(photos):
+    """Two wishes that cannot go together."""
+    error = refusal(photos, val_split=0.2)
+    assert "val_split=0.2" in error.what
+    assert str(photos / "val") in error.what
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"image_size": 0}, "image_size=0"),
+        ({"image_size": True}, "image_size=True"),
+        ({"image_size": (32, 32)}, "image_size=(32, 32)"),
+        ({"on_error": "ignore"}, "on_error='ignore'"),
+        ({"batch_size": -1}, "batch_size=-1"),
+        ({"val_split": 0.6, "test_split": 0.6}, "sum to 1.2"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_the_folder_is_looked_at(kwargs, words):
+    """When the module is made."""
+    with pytest.raises(FastDataError) as caught:
+        ImageFolderDataModule("/nowhere", **kwargs)
+    assert words in caught.value.what
+
+
+def test_classes_before_setup_say_what_to_do(photos):
+    """They are not known yet."""
+    with pytest.raises(FastDataError, match="setup"):
+        _ = ImageFolderDataModule(photos).classes
+
+
+def test_a_batch_larger_than_the_split_with_drop_last(photos):
+    """Would train on nothing, in silence."""
+    with pytest.raises(FastDataError, match="batch_size=13 with drop_last=True, but only 12 samples"):
+        module(photos, batch_size=13, drop_last=True).train_dataloader()
+
+
+# Unreadable files
+
+
+def damage(path, how):
+    if how == "truncated":
+        truncate(path)
+    else:
+        path.write_bytes({"empty": b"", "text": b"<html>not found</html>"}[how])
+
+
+@pytest.mark.parametrize(
+    ("how", "workers"),
+    [("truncated", 0), ("empty", 0), ("text", 0), pytest.param("truncated", 1, marks=pytest.mark.slow)],
+)
+def test_an_unreadable_image_is_named(photos, how, workers):
+    """The file's path is in the error, also out of a worker process."""
+    bad = photos / "train" / "dog" / "3.jpg"
+    damage(bad, how)
+    with pytest.raises(FastDataError) as caught:
+        list(module(photos, num_workers=workers).train_dataloader())
+    assert str(bad) in str(caught.value)
+    assert 'on_error="skip"' in str(caught.value)
+
+
+def test_an_image_that_vanished_is_named(photos):
+    """Deleted between setup and reading."""
+    made = module(photos)
+    (photos / "train" / "cat" / "0.jpg").unlink()
+    with pytest.raises(FastDataError, match=r"cat/0\.jpg: FileNotFoundError"):
+        made.train_dataset[0]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_images_are_counted_and_told_once(photos, workers):
+    """The batch is smaller by the bad image, the run goes on, one warning at the end names the file."""
+    bad = truncate(photos / "train" / "dog" / "3.jpg")
+    made = module(photos, on_error="skip", num_workers=workers, shuffle=False)
+    for _ in range(2):
+        labels = torch.cat([labels for _, labels in made.train_dataloader()])
+        assert labels.tolist() == [0] * 6 + [1] * 5
+    assert made.unreadable == {"train": [str(bad)], "val": [], "test": []}
+    with pytest.warns(UserWarning, match="1 images of split 'train' could not be read") as caught:
+        made.teardown("fit")
+    assert str(bad) in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.teardown("fit")
+
+
+def test_what_was_skipped_is_remembered_over_the_next_setup(photos):
+    """trainer.test after trainer.fit runs setup again; the count of training must not be lost, nor told twice."""
+    truncate(photos / "train" / "dog" / "3.jpg")
+    made = module(photos, on_error="skip")
+    list(made.train_dataloader())
+    with pytest.warns(UserWarning, match="1 images"):
+        made.teardown("fit")
+    made.setup("test")
+    assert len(made.unreadable["train"]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.teardown("test")
+
+
+def test_nothing_is_told_when_all_could_be_read(photos):
+    """No warning without a cause."""
+    made = module(photos, on_error="skip")
+    list(made.train_dataloader())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.teardown("fit")
+
+
+def test_a_batch_without_a_readable_image_takes_the_next_that_is(photos):
+    """A run that asked to skip must not end on a single broken image at the end of its data."""
+    for number in range(5):
+        truncate(photos / "train" / "cat" / f"{number}.jpg")
+    data = module(photos, on_error="skip", shuffle=False)
+    sizes = [len(labels) for _, labels in data.train_dataloader()]
+    assert sizes[0] == 1
+    assert len(data.unreadable["train"]) == 5
+
+
+def test_not_one_readable_image_is_an_error(photos):
+    """There is nothing to take instead."""
+    for path in (photos / "train").rglob("*.jpg"):
+        truncate(path)
+    with pytest.raises(FastDataError, match="can be read"):
+        list(module(photos, on_error="skip", shuffle=False).train_dataloader())
+
+
+def test_data_of_the_users_own_is_kept(photos):
+    """A val_dataset that was passed is not replaced by the folder."""
+    own = [(torch.zeros(3, 8, 8), 0)] * 3
+    data = module(photos, val_dataset=own)
+    assert data.val_dataset is own
+
+
+def test_hyperparameters_keep_auto_and_rebuild_the_module(photos):
+    """A checkpoint holds the wishes, not this machine's numbers, and no objects."""
+    data = module(photos, num_workers="auto", train_transform=lambda image: image)
+    assert data.hparams["num_workers"] == "auto"
+    assert "train_transform" not in data.hparams
+    again = ImageFolderDataModule(**data.hparams)
+    assert (again.root, again.image_size, again.num_workers) == (data.root, data.image_size, "auto")
+
+
+def test_two_folders_for_one_split_are_refused(photos):
+    """Val and valid: which one?"""
+    (photos / "valid").mkdir()
+    with pytest.raises(FastDataError, match="has both val and valid"):
+        module(photos)
+
+
+@pytest.mark.parametrize("per_split", [False, True])
+def test_a_collate_function_of_ones_own_never_sees_a_skipped_image(photos, per_split):
+    """It gets samples only, however it was given."""
+    truncate(photos / "train" / "cat" / "0.jpg")
+    own = {"dataloader_kwargs": {"train": {"collate_fn": list}}} if per_split else {"collate_fn": list}
+    found = list(module(photos, on_error="skip", shuffle=False, **own).train_dataloader())
+    assert [len(samples) for samples in found] == [3, 4, 4]
+    assert all(sample is not None for samples in found for sample in samples)
+
+
+def test_an_error_in_a_transform_is_the_users(photos):
+    """It is raised as it is, never counted as an unreadable file."""
+
+    def broken(image):
+        raise ZeroDivisionError("mine")
+
+    made = module(photos, on_error="skip", train_transform=broken)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        list(made.train_dataloader())
+
+
+# Pictures
+
+
+def test_show_batch_is_a_picture_and_moves_no_random_state(photos):
+    """A PIL image of some samples; torch, NumPy and random go on as if nobody had looked."""
+    made = ImageFolderDataModule(photos, image_size=16)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    shown = made.show_batch(count=5)
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    assert isinstance(shown, Image.Image)
+    assert min(shown.size) > 16
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_show_batch_of_any_split(photos, split):
+    """Also with more samples asked for than there are."""
+    assert isinstance(module(photos).show_batch(split, count=100), Image.Image)
+
+
+@pytest.mark.parametrize("split", ["predict", "training"])
+def test_show_batch_of_a_split_without_data(photos, split):
+    """Names the split, whether it is empty or does not exist."""
+    with pytest.raises(FastDataError, match=repr(split)):
+        module(photos).show_batch(split)
+
+
+def test_show_batch_leaves_out_what_cannot_be_read(photos):
+    """With "skip" one bad image costs one tile."""
+    truncate(photos / "train" / "cat" / "0.jpg")
+    assert isinstance(module(photos, on_error="skip").show_batch(count=12), Image.Image)
+
+
+# Real photographs
+
+
+@pytest.mark.skipif(not SHARED_PHOTOS.is_dir(), reason="needs the folder shared/photos beside the project")
+def test_real_photographs():
+    """240 photographs of all sizes, a few greyscale: listed, decoded and batched."""
+    made = ImageFolderDataModule(SHARED_PHOTOS, image_size=64, batch_size=16, num_workers=0)
+    made.setup("fit")
+    assert (len(made.train_dataset), len(made.val_dataset)) == (192, 48)
+    assert made.classes == ["animal", "food_and_nature", "object"]
+    images, labels = next(iter(made.train_dataloader()))
+    assert images.shape == (16, 3, 64, 64)
+    assert images.isfinite().all()
+    assert set(labels.tolist()) <= {0, 1, 2}
+
+
+def test_the_dataset_can_be_used_alone(photos):
+    """It is a plain torch dataset."""
+    from lightning_fastdata.datamodules.images.folder_index import index_images
+
+    dataset = ImageDataset(index_images(photos / "val"), np.asarray, indices=[0, 5])
+    assert (len(dataset), dataset[1][1]) == (2, 1)
+    assert dataset[0][0].shape == (30, 40, 3)
+
+
+# Memory
+
+
+def private_mib_of_the_worker(root, epochs):
+    """What the one worker's memory holds for itself alone after each epoch, MiB."""
+    made = module(root, image_size=128, batch_size=12, num_workers=1)  # a batch: 12 x 3 x 128 x 128 floats, 2.25 MiB
+    loader, found = made.train_dataloader(), []
+    for _ in range(epochs):
+        for _ in loader:
+            pass
+        (worker,) = loader._iterator._workers
+        found.append(psutil.Process(worker.pid).memory_full_info().uss / 2**20)
+    return found
+
+
+@pytest.mark.slow
+def test_a_workers_own_memory_stays_flat(photos):
+    """Ten epochs: a batch kept in each of the last eight would be 18 MiB."""
+    found = private_mib_of_the_worker(photos, 10)
+    assert found[9] - found[1] < 9, found
+
+
+@pytest.mark.slow
+def test_a_batch_kept_in_every_epoch_is_seen_in_a_workers_memory(photos, monkeypatch):
+    """The measure of the test above."""
+    kept, honest = [], WholeCropDataset.__getitems__
+
+    def keeps(self, indices, seeds):
+        kept.append(honest(self, indices, seeds))
+        return kept[-1]
+
+    monkeypatch.setattr(WholeCropDataset, "__getitems__", keeps)
+    found = private_mib_of_the_worker(photos, 10)
+    assert found[9] - found[1] > 9, found

@@ -1,0 +1,42 @@
+"""How many threads decode, and why."""
+
+import pytest
+
+from lightning_fastdata.datamodules.images.decode_threads import check_threads, decide_threads
+from lightning_fastdata.errors import FastDataError
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "busy", "threads", "source"),
+    [
+        (0, 2, 0, 2, "hardware"),  # nobody else needs them while the process loads
+        (0, 0.5, 0, 1, "hardware"),
+        (0, 64, 64, 16, "hardware"),
+        (1, 2, 0, 2, "hardware"),  # an accelerator trains
+        (1, 2, 2, 1, "rule"),  # the CPU trains
+        (2, 2, 0, 1, "rule"),
+        (7, 8, 0, 1, "rule"),
+        (16, 64, 0, 4, "hardware"),
+        (1, 64, 0, 16, "hardware"),
+    ],
+)
+def test_threads_use_what_processes_leave(workers, cpus, busy, threads, source):
+    found, reason = decide_threads("auto", workers, cpus, busy)
+    assert (found, reason.source) == (threads, source)
+    assert "cores" in reason.text
+
+
+def test_the_users_number_wins():
+    assert decide_threads(3, 8, 2) == (3, decide_threads(1, 0, 1)[1])
+    assert decide_threads(3, 8, 2)[1].source == "user"
+
+
+@pytest.mark.parametrize("wish", [0, -1, True, "many", 1.5, None, 1000])
+def test_what_cannot_be_meant_is_refused(wish):
+    with pytest.raises(FastDataError, match="decode_threads"):
+        check_threads(wish)
+
+
+@pytest.mark.parametrize("wish", [1, 256, "auto"])
+def test_what_can_be_meant_is_taken(wish):
+    check_threads(wish)

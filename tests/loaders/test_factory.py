@@ -1,0 +1,453 @@
+"""One planned loader for any dataset: what is read off a Trainer, and what comes out."""
+
+import logging
+import types
+
+import pytest
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.hardware.detect import Hardware, Limit
+from lightning_fastdata.loaders import factory
+from lightning_fastdata.loaders.factory import TrainerFacts, auto_dataloader, planning_for, resolve_seed, trainer_facts
+from lightning_fastdata.loaders.samplers import EpochSampler
+from lightning_fastdata.loaders.sharding import TellShare
+
+# torch counts the CPUs of this machine, not those the tests pretend
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+EIGHT = Hardware(cpu_limits=(Limit("quota of 8 CPUs", 8.0, "quota"),))
+
+
+@pytest.fixture(autouse=True)
+def eight_cpus(monkeypatch):
+    """These tests are about rules; they must not depend on the machine."""
+    monkeypatch.setattr(factory, "probe", lambda *, local_world_size=None: EIGHT)
+
+
+class Squares(Dataset):
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        return index
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(range(10))
+
+
+class FakeTrainer:
+    """What planning reads of a Trainer."""
+
+    def __init__(self, **changes):
+        self.strategy = types.SimpleNamespace(root_device=torch.device(changes.pop("device", "cpu")))
+        self.state = types.SimpleNamespace(fn=changes.pop("fn", "fit"))
+        self.num_devices, self.world_size, self.global_rank, self.current_epoch = 1, 1, 0, 0
+        self.reload_dataloaders_every_n_epochs, self.limit_val_batches, self.max_epochs = 0, 1.0, 10
+        self.__dict__.update(changes)
+
+
+# Facts
+
+
+def test_without_a_trainer_nothing_is_assumed():
+    """No device, one rank, epoch 0."""
+    assert trainer_facts(None) == TrainerFacts()
+
+
+def test_the_facts_of_a_trainer():
+    """Each is read from the public attribute that holds it."""
+    trainer = FakeTrainer(
+        device="meta",
+        fn="test",
+        num_devices=4,
+        world_size=8,
+        global_rank=5,
+        current_epoch=3,
+        reload_dataloaders_every_n_epochs=2,
+        limit_val_batches=0,
+        max_epochs=7,
+        distributed_sampler_kwargs={"num_replicas": 8, "rank": 5},
+    )
+    assert trainer_facts(trainer) == TrainerFacts(
+        device_type="meta",
+        local_world_size=4,
+        world_size=8,
+        rank=5,
+        share=(5, 8),
+        epoch=3,
+        reload_every_n_epochs=2,
+        fitting=False,
+        validates=False,
+        max_epochs=7,
+    )
+
+
+@pytest.mark.parametrize(
+    ("dealt", "wanted", "share"),
+    [
+        ({"num_replicas": 2, "rank": 1}, True, (1, 2)),
+        ({"num_replicas": 2, "rank": 1}, False, None),
+        ({"num_replicas": 1, "rank": 0}, True, None),
+        (None, True, None),
+    ],
+)
+def test_who_deals_the_samples(dealt, wanted, share):
+    """A rank takes its share where there are several and the user did not keep the dealing to himself."""
+    connector = types.SimpleNamespace(use_distributed_sampler=wanted)
+    trainer = FakeTrainer(distributed_sampler_kwargs=dealt, _accelerator_connector=connector)
+    assert trainer_facts(trainer).share == share
+
+
+def test_a_trainer_that_has_not_started_counts_as_fitting():
+    """Its state is not known yet; training and validation may both come."""
+    assert trainer_facts(FakeTrainer(fn=None)).fitting
+
+
+def test_a_real_trainer_has_what_is_read():
+    """The names exist on the Trainer of the installed release."""
+    from lightning.pytorch import Trainer
+
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=3)
+    facts = trainer_facts(trainer)
+    assert facts == TrainerFacts(device_type="cpu", local_world_size=1, max_epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("seed", "environ", "expected"),
+    [
+        (None, {}, 42),
+        (None, {"PL_GLOBAL_SEED": "7"}, 7),
+        (None, {"PL_GLOBAL_SEED": ""}, 42),
+        (None, {"PL_GLOBAL_SEED": "x"}, 42),
+        (0, {"PL_GLOBAL_SEED": "7"}, 0),
+        (5, {}, 5),
+    ],
+)
+def test_the_seed_in_force(seed, environ, expected):
+    """The user's, else that of seed_everything, else 42."""
+    assert resolve_seed(seed, environ) == expected
+
+
+def test_seed_everything_is_followed():
+    """What Lightning writes is what is read."""
+    from lightning.pytorch import seed_everything
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PL_GLOBAL_SEED", "1")
+        state = torch.get_rng_state()
+        seed_everything(23, verbose=False)
+        torch.set_rng_state(state)
+        assert resolve_seed(None) == 23
+
+
+# Plans
+
+
+def planned(dataset=None, facts=None, split="train", wishes=None, **more):
+    more = {"batch_size": 4, "parts": {}, "hardware": EIGHT, **more}
+    return planning_for(
+        Squares() if dataset is None else dataset, facts or TrainerFacts(), split, wishes or {}, **more
+    ).plan()
+
+
+def test_the_number_of_batches_is_known_from_the_dataset():
+    """100 samples in batches of 50 need no more than two workers; without a length nothing is assumed."""
+    assert planned(batch_size=50, samples=100).num_workers == 2
+    assert auto_dataloader(Squares(), batch_size=50).num_workers == 2
+    assert planned(batch_size=None).num_workers == 6
+    assert planned(Stream()).num_workers == 1
+
+
+def test_a_dataset_without_a_length_can_be_planned():
+    """One may come with a sampler of the user's; it must not fail in the plan."""
+
+    class Endless(Dataset):
+        def __getitem__(self, index):
+            return index
+
+    assert planned(Endless()).num_workers == 6
+
+
+def test_a_sample_is_never_loaded_to_plan():
+    """Reading one could open a file that a forked worker must not inherit."""
+
+    class Untouchable(Squares):
+        def __getitem__(self, index):
+            raise AssertionError("read")
+
+    planned(Untouchable())
+
+
+def test_the_size_of_a_sample_is_taken_where_it_is_told():
+    """sample_bytes times the batch size against 64 MiB of shared memory."""
+    dataset = Squares()
+    dataset.sample_bytes = 2**20
+    small = Hardware(cpu_limits=EIGHT.cpu_limits, shm_free_bytes=64 * 2**20)
+    plan = planned(dataset, batch_size=16, hardware=small)
+    assert plan.num_workers * plan.prefetch_factor == 2
+    assert "a batch is 16 MiB" in plan.reasons["num_workers"].text
+
+
+@pytest.mark.parametrize(
+    ("split", "facts", "persistent"),
+    [
+        ("train", TrainerFacts(max_epochs=10), True),
+        ("train", TrainerFacts(max_epochs=1), False),
+        ("train", TrainerFacts(max_epochs=-1), True),
+        ("train", TrainerFacts(reload_every_n_epochs=1), False),
+        ("val", TrainerFacts(max_epochs=1), True),
+        ("val", TrainerFacts(fitting=False, max_epochs=10), False),
+        ("val", TrainerFacts(fitting=False, reload_every_n_epochs=3), False),
+        ("test", TrainerFacts(fitting=False), False),
+    ],
+)
+def test_workers_live_on_only_where_they_serve_again(split, facts, persistent):
+    """One epoch, or one pass of evaluation: no. Validation within a fit is read more than once, also in one epoch."""
+    assert planned(facts=facts, split=split).persistent_workers is persistent
+
+
+def test_pickling_is_tried_only_where_workers_are_spawned(monkeypatch):
+    """A large dataset must not be pickled for a loader that forks, or has no workers."""
+    asked = []
+    monkeypatch.setattr(factory, "spawn_problem", lambda parts: asked.append(sorted(parts)))
+    monkeypatch.setattr(factory, "default_start_method", lambda: "fork")
+    planned()
+    planned(wishes={"num_workers": 0})
+    assert asked == []
+    planned(wishes={"multiprocessing_context": "spawn"}, parts={"collate_fn": len})
+    assert asked == [["collate_fn", "dataset"]]
+
+
+# The loader
+
+
+def test_it_is_a_dataloader_that_was_planned_and_shuffled():
+    """Torch's class, the plan's workers, our order."""
+    loader = auto_dataloader(Squares(), batch_size=4)
+    assert isinstance(loader, DataLoader)
+    assert (loader.num_workers, loader.batch_size, loader.persistent_workers) == (6, 4, True)
+    assert isinstance(loader.sampler, EpochSampler)
+
+
+@pytest.mark.parametrize("split", ["val", "test", "predict"])
+def test_evaluation_is_not_shuffled(split):
+    """Only training is, unless asked for."""
+    assert not isinstance(auto_dataloader(Squares(), split=split).sampler, EpochSampler)
+    assert isinstance(auto_dataloader(Squares(), split=split, shuffle=True).sampler, EpochSampler)
+    assert not isinstance(auto_dataloader(Squares(), split="train", shuffle=False).sampler, EpochSampler)
+
+
+def test_rank_epoch_and_seed_reach_the_loader():
+    """A resumed run goes on in its order; ranks draw different seeds for their workers."""
+    one = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3), seed=9)
+    assert (one.sampler.seed, one.sampler.epoch) == (9, 3)
+    two = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3, global_rank=1, world_size=2), seed=9)
+    assert list(one.sampler) == list(two.sampler)
+    assert one.generator.initial_seed() != two.generator.initial_seed()
+
+
+def test_training_beside_validation_shares_the_budget():
+    """Within a fit that validates, both together take no more than what one alone could."""
+    trainer = FakeTrainer()
+    train, val = (auto_dataloader(Squares(), trainer=trainer, split=split) for split in ("train", "val"))
+    assert train.num_workers + val.num_workers <= 7
+    alone = auto_dataloader(Squares(), trainer=FakeTrainer(fn="validate"), split="val")
+    assert alone.num_workers == 6
+
+
+def test_several_loaders_of_one_hook_share_the_budget():
+    """As those that FastDataModule makes itself; in evaluation they follow each other, so one pool is alive."""
+    assert [auto_dataloader(Squares(), loaders=loaders).num_workers for loaders in (1, 2, 7)] == [6, 3, 0]
+    val = auto_dataloader(Squares(), split="val", loaders=2)
+    assert (val.num_workers, val.persistent_workers) == (6, False)
+    assert auto_dataloader(Squares(), loaders=2, num_workers=5).num_workers == 5
+
+
+def test_the_users_arguments_reach_torch():
+    """Everything else of DataLoader is handed on."""
+    loader = auto_dataloader(Squares(), num_workers=1, prefetch_factor=3, in_order=False, drop_last=True, batch_size=8)
+    assert (loader.num_workers, loader.prefetch_factor, loader.in_order, loader.drop_last) == (1, 3, False, True)
+
+
+def test_batches_of_the_users_own():
+    """With a batch_sampler, here one that repeats a few samples, neither length nor batch_size tells how many."""
+    loader = auto_dataloader([1, 2, 3], batch_sampler=BatchSampler([0, 1, 2] * 20, 2, False))
+    assert len(loader) == 30
+    assert loader.num_workers == 6
+
+
+def told_in(caplog):
+    return [record.getMessage() for record in caplog.records if "Data loading for" in record.getMessage()]
+
+
+def test_a_plan_is_told_once_for_a_trainer(caplog):
+    """A Trainer that reloads its loaders every epoch does not repeat itself; another run is told again."""
+    import lightning.pytorch  # noqa: F401 (its messages are what the plan is told through)
+
+    caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")
+    trainer = FakeTrainer(reload_dataloaders_every_n_epochs=1)
+    for epoch in range(3):
+        trainer.current_epoch = epoch
+        auto_dataloader(Squares(), trainer=trainer)
+    assert len(told_in(caplog)) == 1
+    assert "num_workers=6" in told_in(caplog)[0]
+    auto_dataloader(Squares(), trainer=FakeTrainer())
+    assert len(told_in(caplog)) == 2
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"split": "training"}, "split='training'"),
+        ({"num_worker": 2}, "'num_worker'"),
+        ({"num_workers": -1}, "num_workers=-1"),
+        ({"loaders": 0}, "loaders=0"),
+        ({"loaders": True}, "loaders=True"),
+        ({"num_workers": 0, "prefetch_factor": 2}, "num_workers=0 together with prefetch_factor=2"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"sampler": [0], "shuffle": True}, "sampler together with shuffle"),
+        ({"batch_size": 101, "drop_last": True}, "only 100 samples"),
+    ],
+)
+def test_what_cannot_work_is_refused(kwargs, words):
+    """Before the first batch, with the value."""
+    with pytest.raises(FastDataError) as caught:
+        auto_dataloader(Squares(), **kwargs)
+    assert words in caught.value.what
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(("batch_size", "refused"), [(50, False), (51, True)])
+def test_dropping_the_only_batch_of_all_ranks_is_refused(batch_size, refused):
+    """101 samples for two ranks: 51 would fill one rank's batch, not both."""
+    trainer = FakeTrainer(world_size=2, num_devices=2, distributed_sampler_kwargs={"num_replicas": 2, "rank": 0})
+    kwargs = {"trainer": trainer, "batch_size": batch_size, "drop_last": True, "num_workers": 0}
+    if refused:
+        with pytest.raises(FastDataError, match="only 50 samples per rank"):
+            auto_dataloader(range(101), **kwargs)
+    else:
+        assert [len(batch) for batch in auto_dataloader(range(101), **kwargs)] == [50]
+
+
+@pytest.mark.parametrize(
+    ("length", "kwargs", "told"),
+    [
+        (16, {}, ""),
+        (17, {}, "1 of its samples are repeats"),
+        (18, {}, ""),
+        (17, {"drop_last": True}, ""),
+        (17, {"sampler": list(range(17))}, ""),
+    ],
+)
+def test_repeated_samples_are_spoken_of(caplog, length, kwargs, told):
+    """The one thing that a number of ranks changes; not where a user's sampler leaves the dealing to Lightning."""
+    import lightning.pytorch  # noqa: F401 (its messages are what it is told through)
+
+    caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")
+    trainer = FakeTrainer(world_size=2, num_devices=2, distributed_sampler_kwargs={"num_replicas": 2, "rank": 0})
+    auto_dataloader(range(length), trainer=trainer, batch_size=4, num_workers=0, **kwargs)
+    said = [record.getMessage() for record in caplog.records if "repeats" in record.getMessage()]
+    assert len(said) == bool(told)
+    assert all(text.startswith("train: ") and told in text for text in said)
+
+
+def test_no_data_is_refused():
+    """A loader without a batch would end the run in silence."""
+    with pytest.raises(FastDataError, match="0 samples"):
+        auto_dataloader([])
+
+
+def test_every_pass_is_an_epoch_where_nobody_counts():
+    """In a loop of one's own each pass has its own order, and a second loader repeats them."""
+
+    def passes():
+        loader = auto_dataloader(Squares(), batch_size=100, num_workers=0)
+        return [next(iter(loader)).tolist() for _ in range(3)]
+
+    first = passes()
+    assert first[0] != first[1] != first[2]
+    assert first == passes()
+
+
+def test_a_wrapper_of_the_users_own_may_compute():
+    """Data in memory behind a transform is work for workers; torch's own views are looked through."""
+
+    class Augmented(Dataset):
+        def __init__(self):
+            self.dataset = TensorDataset(torch.zeros(100))
+
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, index):
+            return self.dataset[index]
+
+    assert auto_dataloader(Augmented()).num_workers == 6
+    assert auto_dataloader(Subset(TensorDataset(torch.zeros(100)), range(50))).num_workers == 0
+
+
+@pytest.mark.parametrize("seed", [-1, "x", 1.5, True])
+def test_a_seed_that_is_none_is_refused(seed):
+    """Before torch or NumPy say something less helpful."""
+    with pytest.raises(FastDataError, match="seed="):
+        auto_dataloader(Squares(), seed=seed)
+
+
+def test_a_context_object_is_taken_as_torch_takes_it():
+    """Its start method says all of it."""
+    import multiprocessing
+
+    loader = auto_dataloader(Squares(), multiprocessing_context=multiprocessing.get_context("fork"), num_workers=1)
+    assert loader.multiprocessing_context.get_start_method() == "fork"
+
+
+def test_a_stream_on_several_ranks_is_spoken_of():
+    """Each rank would read all of it."""
+    with pytest.warns(UserWarning, match="each of the 2 ranks reads all of it"):
+        auto_dataloader(Stream(), trainer=FakeTrainer(world_size=2, num_devices=2))
+
+
+# Iterable datasets
+
+
+def test_what_cannot_be_promised_for_a_stream_is_said_once():
+    """Order, random numbers and resume are its own affair; the warning names it and the way out."""
+    with pytest.warns(UserWarning, match=r"Stream is an IterableDataset.*shard\(\)") as said:
+        auto_dataloader(Stream(), batch_size=2)
+    assert len(said) == 1
+
+
+def test_evaluation_on_a_stream_is_only_warned_of_repeats(recwarn):
+    """One process reads it once, so there is nothing to say; two workers would read it twice."""
+    auto_dataloader(Stream(), batch_size=2, split="val", num_workers=0)
+    assert not [warning for warning in recwarn if "IterableDataset" in str(warning.message)]
+    with pytest.warns(UserWarning, match="2 workers reads all of it"):
+        auto_dataloader(Stream(), batch_size=2, split="val", num_workers=2)
+
+
+@pytest.mark.filterwarnings("ignore:.*is an IterableDataset")
+def test_workers_of_a_stream_are_told_their_share():
+    """A spawned worker knows neither torch.distributed nor its rank."""
+    trainer = FakeTrainer(world_size=2, global_rank=1)
+    loader = auto_dataloader(Stream(), trainer=trainer, batch_size=2, num_workers=2)
+    assert loader.worker_init_fn == TellShare(1, 2)
+    assert auto_dataloader(Stream(), trainer=FakeTrainer(), batch_size=2, num_workers=2).worker_init_fn is None
+
+
+# Ranks
+
+
+def test_repeats_that_make_ranks_even_are_said(capsys, caplog):
+    """21 samples in batches of 4 x 5: the last batch has one sample for four ranks."""
+    dealt = {"num_replicas": 4, "rank": 0}
+    trainer = FakeTrainer(world_size=4, distributed_sampler_kwargs=dealt)
+    with caplog.at_level("INFO"):
+        auto_dataloader(list(range(21)), trainer=trainer, batch_size=5, num_workers=0)
+    assert "3 short of a sample for each of the 4 ranks" in caplog.text + capsys.readouterr().err
+    caplog.clear()
+    auto_dataloader(list(range(24)), trainer=trainer, batch_size=5, num_workers=0)
+    assert "short of a sample" not in caplog.text + capsys.readouterr().err

@@ -1,0 +1,42 @@
+"""A plan in words."""
+
+from lightning_fastdata.hardware.detect import Hardware, Limit
+from lightning_fastdata.planning.describe import plan_lines
+from lightning_fastdata.planning.plan import LoaderOptions, Workload, make_plan
+
+
+def lines(options=None, **workload):
+    hardware = Hardware(cpu_limits=(Limit("quota of 4 CPUs", 4.0, "quota"),))
+    return plan_lines("val", make_plan(options or LoaderOptions(), hardware, Workload(**workload)))
+
+
+def test_each_option_is_a_line_with_its_value_and_reason():
+    """A heading, then value and reason of every option, in columns."""
+    heading, *options = lines()
+    assert heading == "Data loading for val:"
+    assert [line.split("=")[0].strip() for line in options] == [
+        "num_workers",
+        "prefetch_factor",
+        "pin_memory",
+        "persistent_workers",
+        "multiprocessing_context",
+    ]
+    assert options[0].startswith("  num_workers=2 ")
+    assert "4 usable cores" in options[0]
+
+
+def test_without_workers_only_what_says_something_is_told():
+    """Options that need workers are left out when there are none."""
+    _, *options = lines(in_memory=True)
+    assert [line.split("=")[0].strip() for line in options] == ["num_workers", "pin_memory"]
+
+
+def test_the_users_own_values_are_marked():
+    """Who decided can be seen at a glance."""
+    marked = [line for line in lines(LoaderOptions(num_workers=3, pin_memory=False)) if line.endswith("[you]")]
+    assert [line.split("=")[0].strip() for line in marked] == ["num_workers", "pin_memory"]
+
+
+def test_no_line_breaks_within_a_line():
+    """A log handler that prefixes lines keeps the columns."""
+    assert not any("\n" in line for line in lines())

@@ -1,0 +1,132 @@
+"""The nouns of planning: what they take, what they refuse, and that nothing in a plan stands without a reason."""
+
+import copy
+import dataclasses
+import json
+import pickle
+
+import pytest
+
+from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.planning.options import FIELDS, LoaderOptions, LoaderPlan, Reason, Workload
+
+REASONS = {name: Reason("rule", f"why {name}") for name in FIELDS}
+
+
+def plan(**changes):
+    values = {
+        "num_workers": 2,
+        "prefetch_factor": 2,
+        "pin_memory": False,
+        "persistent_workers": True,
+        "multiprocessing_context": None,
+        "reasons": REASONS,
+    }
+    return LoaderPlan(**{**values, **changes})
+
+
+def test_everything_is_open_by_default():
+    """A user who says nothing leaves every option to the plan."""
+    assert {getattr(LoaderOptions(), name) for name in FIELDS} == {"auto"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_workers", 0),
+        ("num_workers", 4096),
+        ("prefetch_factor", 1),
+        ("prefetch_factor", None),
+        ("pin_memory", True),
+        ("persistent_workers", False),
+        ("multiprocessing_context", None),
+        ("multiprocessing_context", "forkserver"),
+    ],
+)
+def test_values_that_torch_takes_are_taken(name, value):
+    """The edges of what is allowed are allowed."""
+    assert getattr(LoaderOptions(**{name: value}), name) is value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_workers", -1),
+        ("num_workers", 4097),
+        ("num_workers", 2.0),
+        ("num_workers", True),
+        ("num_workers", None),
+        ("num_workers", "many"),
+        ("prefetch_factor", 0),
+        ("prefetch_factor", -2),
+        ("prefetch_factor", True),
+        ("prefetch_factor", 1.5),
+        ("pin_memory", 1),
+        ("pin_memory", "yes"),
+        ("pin_memory", None),
+        ("persistent_workers", 0),
+        ("persistent_workers", "true"),
+        ("multiprocessing_context", "thread"),
+        ("multiprocessing_context", 3),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(name, value):
+    """Negative, absurd and mistyped values name themselves, what is expected and the way out."""
+    with pytest.raises(FastDataError) as caught:
+        LoaderOptions(**{name: value})
+    assert caught.value.what == f"{name}={value!r}."
+    assert '"auto"' in caught.value.expected
+    assert caught.value.fix == f'pass {name}="auto".'
+
+
+@pytest.mark.parametrize("missing", FIELDS)
+def test_a_plan_without_a_reason_for_every_value_is_refused(missing):
+    """No value of a plan stands without its reason."""
+    with pytest.raises(FastDataError, match=missing):
+        plan(reasons={name: reason for name, reason in REASONS.items() if name != missing})
+
+
+def test_a_plan_cannot_be_changed_by_accident():
+    """Neither the fields nor the reasons of a plan can be written to, also not through the dict it was made from."""
+    given = dict(REASONS)
+    decided = plan(reasons=given)
+    given.clear()
+    assert set(decided.reasons) == set(FIELDS)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        decided.num_workers = 3
+    with pytest.raises(TypeError):
+        decided.reasons["num_workers"] = Reason("user", "mine")
+
+
+@pytest.mark.parametrize("again", [lambda plan: pickle.loads(pickle.dumps(plan)), copy.deepcopy, copy.copy])
+def test_a_plan_survives_pickling_and_copying(again):
+    """A DataModule with plans travels to the ranks of ddp_spawn."""
+    assert again(plan()) == plan()
+    assert again(plan()).reasons["pin_memory"] == REASONS["pin_memory"]
+
+
+def test_a_plan_is_written_as_plain_json():
+    """What is saved can be read without this package: value, source and reason for every option."""
+    saved = json.loads(json.dumps(plan().to_dict()))
+    assert saved["num_workers"] == {"value": 2, "source": "rule", "reason": "why num_workers"}
+    assert list(saved) == list(FIELDS)
+
+
+def test_as_kwargs_are_arguments_of_a_dataloader():
+    """A DataLoader takes the plan as it is."""
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader([1, 2], **plan().as_kwargs())
+    assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (2, 2, True)
+
+
+def test_a_reason_reads_as_a_sentence():
+    """Source first, then the text."""
+    assert str(Reason("hardware", "two cores")) == "hardware: two cores"
+
+
+def test_a_workload_knows_nothing_by_default():
+    """What nobody said is unknown, not assumed."""
+    unknown = Workload()
+    assert (unknown.samples, unknown.batch_size, unknown.batch_bytes, unknown.device_type) == (None,) * 4
+    assert {unknown.in_memory, unknown.is_iterable, unknown.beside_other_pool, unknown.read_once} == {False}

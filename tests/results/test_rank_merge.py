@@ -1,0 +1,292 @@
+"""What the ranks say together, and what of another process's bytes is believed."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from lightning_fastdata.results.rank_merge import MOST_STEPS, Message, RankMerge, RankSteps, excess, pack, unpack
+from lightning_fastdata.results.stats import RankTimes
+
+
+def steps_of(rank, waits, step_s=0.058, *, epoch=0, first=0):
+    times = step_s if isinstance(step_s, list) else [step_s] * len(waits)
+    rows = [(first + n, wait, took) for n, (wait, took) in enumerate(zip(waits, times, strict=True))]
+    return RankSteps.of(rank, f"node{rank}", epoch, rows)
+
+
+def merged(*parts, world_size=2):
+    merge = RankMerge(world_size)
+    for part in parts:
+        merge.add(part)
+    return merge.times()
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_the_known_example_whoever_is_slow(slow):
+    """Rank 0 alone says 8 %, the mean 39 %, the truth is 70 %; with the roles swapped as well."""
+    times = merged(steps_of(slow, [0.0406] * 50), steps_of(1 - slow, [0.0045] * 50))
+    assert times.wait_share == pytest.approx(0.7, abs=0.001)
+    assert (times.slowest_rank, times.slowest_host, times.slowest_share) == (slow, f"node{slow}", 1.0)
+    assert times.lost_s == pytest.approx(50 * 0.0361, rel=1e-4)
+    assert times.imbalance == pytest.approx(0.0406 / 0.02255, rel=1e-4)
+    assert times.wait_s_max_mean == pytest.approx(0.0406, rel=1e-4)
+    assert times.wait_s_max_p95 == pytest.approx(0.0406, rel=0.01)
+    assert (times.ranks, times.world_size, times.steps, times.missing) == (2, 2, 50, ())
+    shares = {rank: (host, share) for rank, host, share in times.rank_wait_share}
+    assert shares[slow] == (f"node{slow}", pytest.approx(0.7, abs=0.001))
+    assert shares[1 - slow] == (f"node{1 - slow}", pytest.approx(0.0776, abs=0.001))
+    assert RankTimes.from_dict(json.loads(json.dumps(times.__dict__))) == times
+
+
+def test_a_slowness_that_moves_from_rank_to_rank_is_seen():
+    """The largest of the means is 22 ms a step, the mean of the largest 40 ms: only this is the truth."""
+    fast, slow = 0.004, 0.040
+    times = merged(steps_of(0, [slow, fast] * 30, 0.05), steps_of(1, [fast, slow] * 30, 0.05))
+    assert times.wait_share == pytest.approx(0.8, abs=0.001)
+    assert [share for _, _, share in times.rank_wait_share] == pytest.approx([0.44, 0.44], abs=0.001)
+    assert (times.slowest_rank, times.slowest_share) == (0, 0.5)
+    assert times.lost_s == pytest.approx(60 * 0.036, rel=1e-4)
+
+
+def test_the_percentile_is_of_the_largest_waits():
+    waits = [n / 1000 for n in range(1, 101)]
+    times = merged(steps_of(0, waits, 1.0), steps_of(1, list(reversed(waits)), 1.0))
+    largest = sorted(max(pair) for pair in zip(waits, reversed(waits), strict=True))
+    assert times.wait_s_max_p95 == pytest.approx(largest[94], rel=0.01)
+
+
+def test_step_time_is_the_largest_and_the_share_ends_at_one():
+    assert merged(steps_of(0, [0.02], 0.1), steps_of(1, [0.01], 0.2)).wait_share == pytest.approx(0.1, rel=1e-4)
+    assert merged(steps_of(0, [0.5], 0.1), steps_of(1, [0.01], 0.2)).wait_share == 1.0
+    nothing = merged(steps_of(0, [0.0], 0.0), steps_of(1, [0.0], 0.0))
+    assert (nothing.wait_share, nothing.imbalance, nothing.slowest_rank, nothing.slowest_host) == (0.0, None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("waits", "step_s", "slowest"),
+    [
+        ((0.0100, 0.0109), 0.0110, None),  # below 1 ms
+        ((0.0100, 0.0111), 0.0112, 1),
+        ((0.0100, 0.0149), 0.1000, None),  # below 5 % of the step
+        ((0.0100, 0.0151), 0.1000, 1),
+    ],
+)
+def test_small_differences_hold_nobody_up(waits, step_s, slowest):
+    times = merged(*(steps_of(rank, [wait] * 9, step_s) for rank, wait in enumerate(waits)))
+    assert times.slowest_rank == slowest
+    assert times.slowest_share == (0.0 if slowest is None else 1.0)
+
+
+def test_what_the_others_lose_is_measured_against_the_others():
+    """With two ranks the difference; with more the median of all but the slowest, so one more slow rank is no slump."""
+    waits = np.array([[0.040], [0.004], [0.006], [0.005], [0.039]])
+    assert excess(waits[:2]) == pytest.approx(0.036)
+    assert excess(waits[:3]) == pytest.approx(0.035)
+    assert excess(waits[:4]) == pytest.approx(0.035)
+    assert excess(waits) == pytest.approx(0.0345)
+
+
+def test_the_slowest_is_who_most_often_held_the_others_up():
+    """One step that took very long does not make it the usual one."""
+    times = merged(
+        steps_of(0, [0.01, 0.01, 0.01, 0.9, 0.01]),
+        steps_of(1, [0.03, 0.03, 0.01, 0.01, 0.01]),
+        steps_of(2, [0.01, 0.01, 0.03, 0.01, 0.01]),
+        world_size=3,
+    )
+    assert (times.slowest_rank, times.slowest_share) == (1, 0.4)
+
+
+def test_only_steps_that_all_have_are_compared():
+    """Trap 40; matched by step, not by place."""
+    longer = steps_of(0, [0.1, 0.2, 0.3, 0.4, 0.5], 1.0, first=10)
+    shorter = steps_of(1, [0.03, 0.05], 1.0, first=12)
+    times = merged(longer, shorter)
+    assert times.steps == 2
+    assert times.wait_s_max_mean == pytest.approx(0.35)
+    assert merged(longer, steps_of(1, [0.1], first=99)) is None
+    assert merged(longer, steps_of(1, [0.1] * 5, first=10, epoch=1)) is None
+
+
+def test_a_rank_that_is_missing_is_named():
+    first = [steps_of(rank, [0.01 * (rank + 1)] * 4) for rank in range(4)]
+    second = [steps_of(rank, [0.01 * (rank + 1)] * 4, epoch=1, first=4) for rank in (0, 2)]
+    times = merged(*first, *second, world_size=5)
+    assert (times.ranks, times.world_size, times.missing) == (4, 5, (1, 3, 4))
+    assert times.steps == 8
+    assert times.wait_s_max_mean == pytest.approx((0.04 + 0.03) / 2, rel=1e-4)
+
+
+def test_nobody_to_compare_with_is_no_figure():
+    assert RankMerge(2).times() is None
+    assert merged(steps_of(0, [0.1] * 9)) is None
+
+
+def test_parts_of_an_epoch_add_up_and_none_counts_twice():
+    whole = steps_of(0, [0.01, 0.02, 0.03, 0.04], 0.1)
+    parts = [steps_of(1, [0.05, 0.06], 0.1), steps_of(1, [0.07, 0.08], 0.1, first=2)]
+    expected = merged(whole, steps_of(1, [0.05, 0.06, 0.07, 0.08], 0.1))
+    assert merged(whole, *parts) == merged(whole, *reversed(parts)) == merged(whole, *parts, parts[0]) == expected
+    assert expected.steps == 4
+
+
+def test_a_step_that_is_told_twice_is_as_it_was_told_last():
+    times = merged(
+        steps_of(0, [0.0] * 4, 1.0),
+        steps_of(1, [0.1, 0.2, 0.3], [1.0, 2.0, 3.0]),
+        steps_of(1, [0.5, 0.6], [5.0, 6.0], first=2),
+    )
+    assert times.wait_s_max_mean == pytest.approx((0.1 + 0.2 + 0.5 + 0.6) / 4, rel=1e-4)
+    assert times.wait_share == pytest.approx(1.4 / 14, rel=1e-4)
+
+
+def test_sums_go_over_all_epochs():
+    """Those that were dropped long ago as well."""
+    parts = [
+        steps_of(rank, [(rank + 1) * 0.011 * epoch], 1.15, epoch=epoch) for epoch in range(11) for rank in range(2)
+    ]
+    times = merged(*parts)
+    assert [share for _, _, share in times.rank_wait_share] == pytest.approx([0.055 / 1.15, 0.11 / 1.15], rel=1e-4)
+    assert (times.steps, times.slowest_share) == (11, 5 / 11)  # from epoch 6 on by more than 5 % of the step
+    assert times.wait_share == pytest.approx(0.11 / 1.15, rel=1e-4)
+    assert times.lost_s == pytest.approx(0.605, rel=1e-4)
+    assert times.imbalance == pytest.approx(4 / 3, rel=1e-4)
+
+
+def test_asking_in_the_middle_changes_nothing():
+    merge = RankMerge(2)
+    for epoch in range(9):
+        for rank in range(2):
+            merge.add(steps_of(rank, [0.01 + 0.001 * epoch * rank] * 5, epoch=epoch, first=5 * epoch))
+            assert merge.times() == merge.times()
+    before = merge.times()
+    merge.close()
+    assert merge.kept_steps == 0
+    assert merge.times() == before
+    assert before.steps == 45
+
+
+def test_a_late_rank_is_waited_for_and_memory_stays_bounded():
+    """A rank may be two epochs behind; one that never comes does not make the others' vectors pile up."""
+    merge = RankMerge(3)
+    kept = 0
+    for epoch in range(1000):
+        merge.add(steps_of(0, [0.01] * 10, epoch=epoch, first=10 * epoch))
+        if epoch >= 2:
+            merge.add(steps_of(1, [0.02] * 10, epoch=epoch - 2, first=10 * (epoch - 2)))
+        kept = max(kept, merge.kept_steps)
+    assert merge.times().steps == 998 * 10
+    assert kept <= 4 * 2 * 10
+    assert merge.times().missing == (1, 2)
+
+
+def test_an_epoch_of_any_length_is_compared_block_by_block():
+    merge = RankMerge(2)
+    kept, part = 0, 2500
+    for first in range(0, 100_000, part):
+        for rank in range(2):
+            merge.add(steps_of(rank, [0.01 * (rank + 1)] * part, 0.04, first=first))
+            kept = max(kept, merge.kept_steps)
+    assert merge.times().steps == 100_000
+    assert merge.times().wait_share == pytest.approx(0.5, rel=1e-4)
+    assert kept <= 4 * 2 * MOST_STEPS + 2 * part
+
+
+def test_one_epoch_is_cut_to_its_last_steps_and_to_good_times():
+    steps = RankSteps.of(0, "a", 0, [(n, 0.1, 0.2) for n in range(MOST_STEPS + 7)])
+    assert (len(steps.steps), steps.steps[0]) == (MOST_STEPS, 7)
+    odd = [(0, 0.1, 0.2), (1, float("nan"), 0.2), (2, 0.1, float("inf")), (3, -0.1, 0.2), (4, 0.3, 0.4)]
+    kept = RankSteps.of(0, "a", 0, odd)
+    assert kept.steps.tolist() == [0, 4]
+    assert kept.wait_s.tolist() == pytest.approx([0.1, 0.3])
+    assert kept.step_s.tolist() == pytest.approx([0.2, 0.4])
+
+
+# Bytes.
+
+
+def message(*, number=3, last=False, rank=1, waits=(0.1, 0.2, 0.3)):
+    return Message(number, last, steps_of(rank, list(waits), 0.5, epoch=7, first=40))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("waits", [(), (0.1, 0.2, 0.3)])
+def test_a_message_comes_back(last, waits):
+    sent = message(last=last, waits=waits)
+    back = unpack(pack(sent), rank=1)
+    assert (back.number, back.last) == (3, last)
+    assert (back.steps.rank, back.steps.host, back.steps.epoch) == (1, "node1", 7)
+    for name in ("steps", "wait_s", "step_s"):
+        assert getattr(back.steps, name).tolist() == getattr(sent.steps, name).tolist()
+
+
+def test_a_message_is_small():
+    """16 bytes a step and a header."""
+    assert len(pack(message(waits=[0.1] * 1000))) < 16_000 + 200
+
+
+def test_any_host_name_passes():
+    for host in ("", "knoten-ü", "\U0001f600" * 300, "a" * 999):
+        sent = Message(0, False, RankSteps.of(1, host, 0, [(0, 0.1, 0.2)]))
+        assert unpack(pack(sent), rank=1).steps.host == host[:255]
+
+
+def with_header(**changes):
+    data = pack(message())
+    _, length = struct.unpack_from("<4sI", data)
+    header = {**json.loads(data[8 : 8 + length]), **changes}
+    text = json.dumps({key: value for key, value in header.items() if value is not ...}).encode()
+    return struct.pack("<4sI", b"LFD1", len(text)) + text + data[8 + length :]
+
+
+def with_arrays(steps=(40, 41, 42), waits=(0.1, 0.2, 0.3), times=(0.5, 0.5, 0.5)):
+    arrays = np.array(steps, "<i8"), np.array(waits, "<f4"), np.array(times, "<f4")
+    return pack(message())[:-48] + b"".join(array.tobytes() for array in arrays)
+
+
+def test_the_forgeries_are_right_but_for_one_thing():
+    assert unpack(with_header(), rank=1) is not None
+    assert unpack(with_arrays(), rank=1) is not None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(None, "text", 5, b"", b"LFD1", b"\x00" * 64, b"x" * 1000),
+        pack(message())[:-1],
+        pack(message()) + b"\x00",
+        b"LFD2" + pack(message())[4:],
+        b"LFD1\xff\xff\xff\xff" + pack(message())[8:],
+        b"LFD1\x00\x00\x00\x00" + pack(message())[8:],
+        b"LFD1\x02\x00\x00\x00[]",
+        *(with_header(rank=value) for value in (0, 2, "1", 1.0, None, ...)),
+        *(with_header(epoch=value) for value in (-1, "7", 7.5, True, None, 10**30, ...)),
+        *(with_header(number=value) for value in (-1, None, 2.0, False, ...)),
+        *(with_header(count=value) for value in (-3, 2, 4, 10**9, MOST_STEPS + 1, 3.0, None, ...)),
+        *(with_header(host=value) for value in (5, None, "a" * 256, ["a"], ...)),
+        *(with_header(last=value) for value in (0, "false", None, ...)),
+        with_arrays(waits=(0.1, float("nan"), 0.3)),
+        with_arrays(waits=(0.1, -0.2, 0.3)),
+        with_arrays(times=(0.5, float("inf"), 0.5)),
+        with_arrays(times=(0.5, 0.5, -0.5)),
+        with_arrays(steps=(41, 40, 42)),
+        with_arrays(steps=(40, 40, 42)),
+        with_arrays(steps=(-1, 40, 42)),
+    ],
+)
+def test_anything_odd_is_no_message(data):
+    assert unpack(data, rank=1) is None
+
+
+def test_a_message_of_too_many_steps_is_none():
+    many = RankSteps(1, "a", 0, np.arange(MOST_STEPS + 1), *[np.zeros(MOST_STEPS + 1, np.float32)] * 2)
+    assert unpack(pack(Message(0, False, many)), rank=1) is None
+
+
+def test_no_cut_and_no_flipped_byte_raises():
+    data = pack(message())
+    for place in range(len(data)):
+        unpack(data[:place], rank=1)
+        unpack(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :], rank=1)
