@@ -3,8 +3,8 @@
 Crop 224 and flip, batches of 64, all cores, in turn on one folder: the photos of ``--photos``, copied until there are
 ``--images`` of them, all in the page cache. A measurement is an epoch from ``iter`` to its last batch, of workers that
 are alive already. Every loader was tuned first: it has the number of workers that was fastest for it (0 with threads
-for ours, and 1 to 3). Beside images/s, the CPU time per image of all processes. torchvision's batches are normalised
-floats, ours are uint8, as they are in a run, where they are normalised on the device; ``normalised on the CPU`` does
+for ours, and 1 to 3). Beside images/s, the CPU time per image of all processes. torchvision's batches are normalized
+floats, ours are uint8, as they are in a run, where they are normalized on the device; ``normalized on the CPU`` does
 that in this process. The first epoch with an empty cache is measured against that of no cache, on a fresh folder each.
 """
 
@@ -116,8 +116,8 @@ def warm(folder: Path, caches: Path, rounds: int, workers: tuple[int, ...]) -> d
         choices = tuple(count for count in workers if count or name != PEER)
         loaders[name], counts[name] = tuned(make, choices)
     variants = {name: lambda loader=loader: epoch(loader) for name, loader in loaders.items()}
-    variants["ours, raw cache, normalised on the CPU"] = lambda: epoch(loaders["ours, raw cache"], on_cpu)
-    counts["ours, raw cache, normalised on the CPU"] = counts["ours, raw cache"]
+    variants["ours, raw cache, normalized on the CPU"] = lambda: epoch(loaders["ours, raw cache"], on_cpu)
+    counts["ours, raw cache, normalized on the CPU"] = counts["ours, raw cache"]
     runs = harness.interleaved(variants, rounds)
     peer = [run["images_per_s"] for run in runs[PEER]]
     return {

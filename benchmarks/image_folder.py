@@ -3,8 +3,8 @@
 A training epoch (batches of 64, crop of 224, flip; the folder is in the page cache) through every loader in turn, all
 cores, a round each, the ratio being the median of the rounds' ratios. torchvision stands for what people write: an
 ImageFolder, v2's RandomResizedCrop, RandomHorizontalFlip, ToDtype and Normalize, and a DataLoader with persistent
-workers; the best number of workers and prefetching is found first. Its batches are normalised floats, ours uint8, as
-in a run, where the device normalises them; "ours, floats" is what a loader read by hand gives. CPU time is that of all
+workers; the best number of workers and prefetching is found first. Its batches are normalized floats, ours uint8, as
+in a run, where the device normalizes them; "ours, floats" is what a loader read by hand gives. CPU time is that of all
 processes.
 
 With --run: an epoch under Lightning's Trainer with a step of 20 ms that leaves the CPU free, with batches that go to
@@ -127,7 +127,7 @@ def compare(folder: Path, place: Path, rounds: int, cpus: int) -> dict[str, Any]
     workers, prefetch = best_torchvision(folder, cpus + 1)
     reference = f"torchvision, {workers} workers"
     loaders = {
-        reference: ("normalised floats", lambda: torchvision_loader(folder, workers, prefetch)),
+        reference: ("normalized floats", lambda: torchvision_loader(folder, workers, prefetch)),
         f"torchvision, uint8, {workers} workers": (
             "uint8",
             lambda: torchvision_loader(folder, workers, prefetch, floats=False),
@@ -136,7 +136,7 @@ def compare(folder: Path, place: Path, rounds: int, cpus: int) -> dict[str, Any]
         f"ours, {cpus + 1} workers": ("uint8", lambda: our_loader(folder, cpus + 1, 1)),
         f"ours, 1 worker with {cpus} threads": ("uint8", lambda: our_loader(folder, 1, cpus)),
         f"ours, no worker, {cpus} threads": ("uint8", lambda: our_loader(folder, 0, cpus)),
-        f"ours, floats, {cpus} workers": ("normalised floats", lambda: our_loader(folder, cpus, 1, floats=True)),
+        f"ours, floats, {cpus} workers": ("normalized floats", lambda: our_loader(folder, cpus, 1, floats=True)),
     }
     peers = {f"{one.peer.name}, {one.ready.setting}": one for one in image_peers.served(folder / "train", place, epoch)}
     facts = {name: {"gives": gives, "convert_s": 0.0} for name, (gives, _) in loaders.items()}
@@ -231,12 +231,12 @@ def compare_runs(folder: Path, rounds: int, cpus: int) -> dict[str, Any]:
 
 
 def accuracy(source: Path) -> dict[str, Any]:
-    """Mean absolute difference to torchvision's pixels in grey levels, for ways to choose the shrinking."""
+    """Mean absolute difference to torchvision's pixels in gray levels, for ways to choose the shrinking."""
     import numpy as np
     from PIL import Image
 
     from lightning_fastdata.datamodules.images import decoder
-    from lightning_fastdata.datamodules.images.crops import Draws, RandomCrop
+    from lightning_fastdata.datamodules.images.crops import RandomCrop, SampleRng
     from lightning_fastdata.loaders.order import mix
 
     data = [path.read_bytes() for path in sorted(source.rglob("*.jpg"))][::4]
@@ -255,7 +255,7 @@ def accuracy(source: Path) -> dict[str, Any]:
                 decoder.write(image, out)
                 took += time.process_time() - started
                 full = v2.functional.to_image(Image.open(io.BytesIO(one)).convert("RGB"))
-                box = decoder.crop.draw(*full.shape[1:], Draws(seed))
+                box = decoder.crop.draw(*full.shape[1:], SampleRng(seed))
                 expected = v2.functional.resized_crop(full, *box, [size, size], antialias=True)
                 expected = expected.flip(2) if image.flips else expected
                 differences.append((expected.int() - out[0].int()).abs().float().mean().item())

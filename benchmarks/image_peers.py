@@ -45,7 +45,7 @@ def augment() -> Any:
     return v2.Compose([v2.ToImage(), v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip()])
 
 
-def labelled(folder: Path) -> list[tuple[str, int]]:
+def labeled(folder: Path) -> list[tuple[str, int]]:
     return list(ImageFolder(folder).samples)
 
 
@@ -70,7 +70,7 @@ def convert_litdata(folder: Path, place: Path) -> Path:
     import litdata
 
     cpus = len(os.sched_getaffinity(0))
-    litdata.optimize(_litdata_sample, labelled(folder), str(place), chunk_bytes="16MB", num_workers=cpus, verbose=False)
+    litdata.optimize(_litdata_sample, labeled(folder), str(place), chunk_bytes="16MB", num_workers=cpus, verbose=False)
     return place
 
 
@@ -87,7 +87,7 @@ def litdata_loader(place: Path, workers: int) -> Any:
 def convert_webdataset(folder: Path, place: Path) -> Path:
     import webdataset as wds
 
-    samples = labelled(folder)
+    samples = labeled(folder)
     random.Random(0).shuffle(samples)  # a tar is read in its order
     with wds.ShardWriter(str(place / "%05d.tar"), maxcount=96, verbose=0) as writer:
         for number, (path, label) in enumerate(samples):
@@ -109,7 +109,7 @@ def webdataset_loader(place: Path, workers: int) -> Any:
 
 class SpdlLoader:
     def __init__(self, folder: Path, threads: int) -> None:
-        self.samples, self.threads = labelled(folder), threads
+        self.samples, self.threads = labeled(folder), threads
         self.crop = v2.RandomResizedCrop(SIZE)
 
     def one(self, sample: tuple[str, int]) -> tuple[Any, int]:
@@ -169,7 +169,7 @@ class DaliLoader:
             yield batch["images"], batch["labels"]
 
 
-# turboloader: threads, out of a tar; decodes the crop alone, normalises in the same pass. Labels follow from indices.
+# turboloader: threads, out of a tar; decodes the crop alone, normalizes in the same pass. Labels follow from indices.
 
 
 def convert_turboloader(folder: Path, place: Path) -> Path:
@@ -212,7 +212,7 @@ PEERS = (
     Peer("WebDataset", "webdataset", "uint8", webdataset_loader, convert_webdataset, _workers),
     Peer("SPDL", "spdl.io", "uint8", SpdlLoader, None, _threads),
     Peer("DALI, CPU", "nvidia.dali", "uint8", DaliLoader, None, _threads),
-    Peer("turboloader", "turboloader", "normalised floats", TurboLoader, convert_turboloader, _pools),
+    Peer("turboloader", "turboloader", "normalized floats", TurboLoader, convert_turboloader, _pools),
 )
 
 

@@ -4,7 +4,7 @@
 own number of threads. The bare loop draws one permutation an epoch and calls index_select twice a batch. Against it, in
 turn, in wall time: ours; torch's DataLoader over a TensorDataset; torch's with a BatchSampler as sampler and
 ``batch_size=None``, so that a list of indices reaches the dataset. Then with a crop out of a border, a flip and a
-normalisation, each sample with random numbers of its own: ours, a batch at a time, and torchvision's, sample by sample.
+normalization, each sample with random numbers of its own: ours, a batch at a time, and torchvision's, sample by sample.
 A measurement is an epoch; of torchvision's transforms, a tenth of one. Ratios are medians of the rounds' ratios.
 """
 

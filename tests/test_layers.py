@@ -267,16 +267,17 @@ def floors():
 
 
 def code_lines(text):
-    """Lines that hold code: no docstring, comment or empty line."""
+    """Lines that hold code: no docstring of a module, class or function, no comment, no empty line."""
     docstrings = set()
     for node in ast.walk(ast.parse(text)):
-        for statement in node.body if isinstance(getattr(node, "body", None), list) else []:
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                docstrings.update(range(statement.lineno, statement.end_lineno + 1))
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            docstrings.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    blank = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
     lines = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
-            lines.update(range(token.start[0], token.end[0] + 1) if token.string else ())
+        if token.type not in blank and token.string:
+            lines.update(range(token.start[0], token.end[0] + 1))
     return len(lines - docstrings)
 
 

@@ -62,7 +62,7 @@ def python(wheel, tmp_path_factory):
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
-    """Every module, the typing marker and the licence; no tests, no examples, no cache."""
+    """Every module, the typing marker and the license; no tests, no examples, no cache."""
     names = zipfile.ZipFile(wheel).namelist()
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "lightning_fastdata").rglob("*.py")}
     inside = {name for name in names if name.startswith("lightning_fastdata/")}

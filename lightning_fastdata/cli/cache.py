@@ -111,14 +111,14 @@ def _count(text: str) -> int:
 def _build(arguments: argparse.Namespace, console: "Callable[[], Console]") -> int:
     """Fill the cache of an image folder."""
     from lightning_fastdata.datamodules.images.cache.entry_format import EntryFormat
-    from lightning_fastdata.datamodules.images.cache.image_cache import CacheWish, ImageCache, header_of
+    from lightning_fastdata.datamodules.images.cache.image_cache import CacheOptions, ImageCache, header_of
 
     root = str(Path(arguments.root).expanduser())
     paths = _files_of(root)
     cache_dir = None if arguments.cache_dir is None else str(arguments.cache_dir)
     entry_format = EntryFormat.for_images(arguments.format, arguments.image_size)
-    wish = CacheWish("disk", cache_dir, arguments.cache_bytes, entry_format)
-    cache = ImageCache(header_of(root, paths, entry_format), paths, wish)
+    options = CacheOptions("disk", cache_dir, arguments.cache_bytes, entry_format)
+    cache = ImageCache(header_of(root, paths, entry_format), paths, options)
     if cache.plan.kind is None:
         raise FastDataError(f"{arguments.root}: {cache.plan.reason.text}", expected="a cache that can be written.")
     out = console()

@@ -49,7 +49,7 @@ def watch_fetchers(trainer: Any, hooks: FetcherHooks) -> Callable[[], None] | No
 
     A loader without a length is read one batch ahead as soon as its iterator is made, and Lightning labels only what
     comes after. Each fetcher starts with two empty hooks around its ``next``; those are set here, and Lightning
-    replaces them by its labelled ones a few lines later. So nothing is counted twice.
+    replaces them by its labeled ones a few lines later. So nothing is counted twice.
 
     Args:
         trainer: Only fetchers of this trainer are touched.
@@ -141,7 +141,7 @@ def skip_worker_hint(loader: Any) -> bool:
     This is also where a loader meets its Trainer, whoever made it: Lightning checks each loader that it will use.
 
     Args:
-        loader: A loader whose workers were planned. If it has a method ``meet``, that is called with the Trainer.
+        loader: A loader whose workers were planned. Its ``attach_trainer``, if any, gets the Trainer.
 
     Returns:
         False where Lightning has no such check (then there is no hint to keep away, or it cannot be told apart).
@@ -168,8 +168,8 @@ def _checking_others(original: Callable[..., Any]) -> Callable[..., Any]:
         if not planned:
             return original(*args, **kwargs)
         for loader in planned:
-            if hasattr(loader, "meet") and kwargs.get("trainer") is not None:
-                loader.meet(kwargs["trainer"])
+            if hasattr(loader, "attach_trainer") and kwargs.get("trainer") is not None:
+                loader.attach_trainer(kwargs["trainer"])
         return None
 
     return worker_check

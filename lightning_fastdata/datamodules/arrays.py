@@ -10,10 +10,10 @@ from torch.utils.data import Dataset, IterableDataset
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.dataset_collections import flattened
 from lightning_fastdata.datamodules.device_placement import place
-from lightning_fastdata.datamodules.plain import as_plain
+from lightning_fastdata.datamodules.plain import to_builtin
 from lightning_fastdata.datamodules.transforms import BatchTransform
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loaders.batch_fetch import TransformedDataset, whole_source
+from lightning_fastdata.loaders.batch_fetch import TransformedDataset, batch_fetcher
 from lightning_fastdata.loaders.factory import SPLITS
 from lightning_fastdata.planning.options import Split
 
@@ -34,7 +34,7 @@ class RowDataset(Dataset[Any]):
     """
 
     in_memory = True
-    draws_random_numbers = False
+    uses_global_rng = False
 
     def __init__(self, tensors: Sequence[torch.Tensor], *, single: bool = False) -> None:
         self.tensors = tuple(tensors)
@@ -62,8 +62,8 @@ class ArrayDataset(RowDataset):
     call per sample and the stacking of thousands of small tensors.
     """
 
-    whole_batches = True
-    draws_random_numbers = False
+    batched_fetch = True
+    uses_global_rng = False
 
     def __init__(self, tensors: Sequence[torch.Tensor], *, single: bool = False) -> None:
         super().__init__(tensors, single=single)
@@ -110,7 +110,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         TensorDataModule(train=(X, y), val=(X_val, y_val), batch_size=256)
 
     Batches are cut out of the arrays in one operation each, without worker processes. So are those of any dataset of
-    yours that says ``whole_batches = True``: its ``__getitems__`` gets the indices of a batch as one int64 array and
+    yours that says ``batched_fetch = True``: its ``__getitems__`` gets the indices of a batch as one int64 array and
     gives the finished batch.
 
     A transform gets a whole batch and the random numbers of its samples, which follow from (seed, epoch, index)::
@@ -157,8 +157,8 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.train_transform = _checked("train_transform", as_plain(train_transform))
-        self.eval_transform = _checked("eval_transform", as_plain(eval_transform))
+        self.train_transform = _checked("train_transform", to_builtin(train_transform))
+        self.eval_transform = _checked("eval_transform", to_builtin(eval_transform))
         self.device_resident = device_resident
         self.placements: dict[str, str] = {}
         if not isinstance(device_resident, bool):
@@ -168,7 +168,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         sources = {"train": train, "val": val, "test": test, "predict": predict}
         for split, arrays in sources.items():
             if arrays is not None:
-                setattr(self, f"{split}_dataset", self._dataset(split, as_plain(arrays)))
+                setattr(self, f"{split}_dataset", self._dataset(split, to_builtin(arrays)))
 
     def make_dataloader(self, split: Split, dataset: Any, *, name: str | None = None, loaders: int = 1) -> Any:
         """Make one loader, with the split's transforms, from the device's memory where that is wanted and possible.
@@ -207,7 +207,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         super().teardown(stage)
         for split in SPLITS:
             for dataset in flattened(getattr(self, f"{split}_dataset")):
-                source = whole_source(dataset)
+                source = batch_fetcher(dataset)
                 if source is not None and isinstance(source.dataset, ArrayDataset):
                     source.dataset.move_back()
 
@@ -215,7 +215,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         """Copy the arrays of a loader to the device, or say why not."""
         from lightning_utilities.core.rank_zero import rank_zero_info
 
-        source, device = whole_source(dataset), getattr(getattr(self.trainer, "strategy", None), "root_device", None)
+        source, device = batch_fetcher(dataset), getattr(getattr(self.trainer, "strategy", None), "root_device", None)
         where = "where they are: the samples are not cut out of arrays, a batch at a time"
         if source is not None and isinstance(source.dataset, ArrayDataset):
             # Of all splits: held-out parts share one copy, which the workers of any of them could not read.
@@ -239,10 +239,10 @@ class TensorDataModuleMixin(FastDataModuleMixin):
                 expected="first dimensions that are equal and not 0: one row per sample.",
                 fix="cut the arrays to the same samples.",
             )
-        whole_batches = all(
+        batched_fetch = all(
             super(TensorDataModuleMixin, self)._kwargs_for(part).get("collate_fn") is None for part in SPLITS
         )
-        return (ArrayDataset if whole_batches else RowDataset)(tensors, single=single)
+        return (ArrayDataset if batched_fetch else RowDataset)(tensors, single=single)
 
 
 def _checked(name: str, given: Transforms) -> tuple[BatchTransform, ...]:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from torch.utils.data import DataLoader
 
 from lightning_fastdata.datamodules.dataset_collections import COLLECTIONS, as_given, check_members, flattened
-from lightning_fastdata.datamodules.plain import as_plain
+from lightning_fastdata.datamodules.plain import to_builtin
 from lightning_fastdata.datamodules.splits import check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.build import check_kwargs, is_in_memory
-from lightning_fastdata.loaders.factory import SPLITS, make_loader, resolve_seed, tell, tell_plan
+from lightning_fastdata.loaders.factory import SPLITS, log_plan, log_rank_zero, make_loader, resolve_seed
 from lightning_fastdata.loaders.footprint import pool_of
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
-from lightning_fastdata.loaders.trainer_context import TrainerFacts, trainer_facts
+from lightning_fastdata.loaders.trainer_context import TrainerContext, trainer_context
 from lightning_fastdata.loaders.worker_crash import WorkerDiedError
 from lightning_fastdata.planning.options import FIELDS, LoaderOptions, LoaderPlan, Pool, Split
 
@@ -109,10 +109,10 @@ class FastDataModuleMixin(Base):
         dataloader_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.train_dataset = as_plain(train_dataset)
-        self.val_dataset = as_plain(val_dataset)
-        self.test_dataset = as_plain(test_dataset)
-        self.predict_dataset = as_plain(predict_dataset)
+        self.train_dataset = to_builtin(train_dataset)
+        self.val_dataset = to_builtin(val_dataset)
+        self.test_dataset = to_builtin(test_dataset)
+        self.predict_dataset = to_builtin(predict_dataset)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -127,7 +127,7 @@ class FastDataModuleMixin(Base):
         self.split_seed = split_seed
         self.deterministic = deterministic
         self.collate_fn = collate_fn
-        self.dataloader_kwargs = as_plain(dataloader_kwargs)
+        self.dataloader_kwargs = to_builtin(dataloader_kwargs)
         self.plans: dict[str, LoaderPlan] = {}
         self._told: set[str] = set()
         self._check_arguments()
@@ -201,7 +201,7 @@ class FastDataModuleMixin(Base):
         Returns:
             A dataset, a list or dict of datasets, or None.
         """
-        own = as_plain(getattr(self, f"{split}_dataset"))  # a setup() may have put anything there
+        own = to_builtin(getattr(self, f"{split}_dataset"))  # a setup() may have put anything there
         shares = {
             name: share
             for name, share in (("val", self.val_split), ("test", self.test_split))
@@ -235,7 +235,7 @@ class FastDataModuleMixin(Base):
             FastDataError: The split is empty, a batch larger than the data with ``drop_last``, or see ``make_plan``.
         """
         name = name or split
-        facts = trainer_facts(self.trainer)
+        facts = trainer_context(self.trainer)
         given = self._kwargs_for(split)
         own = {option: getattr(self, option) for option in FIELDS if hasattr(self, option)}
         if given.get("batch_sampler") is None:  # which would decide all of these
@@ -252,10 +252,10 @@ class FastDataModuleMixin(Base):
             seed=resolve_seed(self.seed),
             deterministic=self.deterministic,
             trainer=self.trainer,
-            keep=lambda plan: self._keep(name, plan),
+            on_plan=lambda plan: self._on_plan(name, plan),
             part=None if name == split else name,
             loaders=loaders,
-            beside_other_pool=self._beside_other_pool(split, facts),
+            concurrent_pool=self._concurrent_pool(split, facts),
             other_pool=self._other_pool(split, facts),
             other_pool_started=any(made.split("/")[0] == _other(split) for made in self.plans),
         )
@@ -269,9 +269,9 @@ class FastDataModuleMixin(Base):
         super().on_exception(exception)
         loader = getattr(self.trainer, "train_dataloader", None)
         if isinstance(loader, ResumableDataLoader) and not isinstance(exception, WorkerDiedError):
-            died = loader.explain(exception)
+            died = loader.diagnose_crash(exception)
             if died is not None:
-                tell(str(died))
+                log_rank_zero(str(died))
 
     def __repr__(self) -> str:
         # Lightning's own __str__ asks for every loader, which would start planning from a print.
@@ -323,7 +323,7 @@ class FastDataModuleMixin(Base):
         meant = {key: value for key, value in given.items() if split == "train" or key not in TRAINING_ONLY}
         return {**kwargs, **meant}
 
-    def _beside_other_pool(self, split: Split, facts: TrainerFacts) -> bool:
+    def _concurrent_pool(self, split: Split, facts: TrainerContext) -> bool:
         """Whether workers of training and validation will be alive together."""
         if not facts.fitting or not facts.validates or split not in ("train", "val"):
             return False
@@ -333,12 +333,12 @@ class FastDataModuleMixin(Base):
             return False
         return not all(is_in_memory(member) for member in flattened(found))
 
-    def _other_pool(self, split: Split, facts: TrainerFacts) -> Pool | None:
+    def _other_pool(self, split: Split, facts: TrainerContext) -> Pool | None:
         """The workers that live beside those of ``split``, as far as the user has decided them; else None."""
         other = _other(split)
         given = self._kwargs_for(other)
         workers = given.get("num_workers", self.num_workers)
-        if not isinstance(workers, Integral) or not self._beside_other_pool(split, facts):
+        if not isinstance(workers, Integral) or not self._concurrent_pool(split, facts):
             return None
         batched = given.get("batch_sampler") is None
         return pool_of(
@@ -352,16 +352,16 @@ class FastDataModuleMixin(Base):
 
     def _source(self, split: Split) -> Any:
         """What a split is taken from, uncut: its own data, or that of training when a part of it is held out."""
-        own = as_plain(getattr(self, f"{split}_dataset"))
+        own = to_builtin(getattr(self, f"{split}_dataset"))
         share = {"val": self.val_split, "test": self.test_split}.get(split)
         return self.train_dataset if own is None and share else own
 
-    def _keep(self, name: str, plan: LoaderPlan) -> None:
+    def _on_plan(self, name: str, plan: LoaderPlan) -> None:
         self.plans[name] = plan
         told = f"{name} {plan.as_kwargs()}"  # without the reasons: free memory, for one, differs at every look
         if told not in self._told:
             self._told.add(told)
-            tell_plan(name, plan)
+            log_plan(name, plan)
 
     def _check_arguments(self) -> None:
         for name in ("batch_size", "eval_batch_size"):

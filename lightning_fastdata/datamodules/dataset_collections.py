@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_fastdata.datamodules.plain import as_plain
+from lightning_fastdata.datamodules.plain import to_builtin
 from lightning_fastdata.errors import FastDataError
 
 __all__ = ["COLLECTIONS", "as_given", "check_members", "flattened"]
@@ -70,7 +70,7 @@ def as_given(dataset: Any) -> Any:
     Args:
         dataset: A dataset, or an iterable of datasets.
     """
-    dataset = as_plain(dataset)
+    dataset = to_builtin(dataset)
     if isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__") and not hasattr(dataset, "__len__"):
         return dataset if isinstance(dataset, IterableDataset) else list(dataset)
     return dataset

@@ -3,10 +3,10 @@
 import sys
 from typing import Any
 
-__all__ = ["as_plain"]
+__all__ = ["to_builtin"]
 
 
-def as_plain(value: Any) -> Any:
+def to_builtin(value: Any) -> Any:
     """Make plain lists and dicts of OmegaConf's, which ``hydra.utils.instantiate`` passes on unless told otherwise.
 
     OmegaConf's list is no ``list``, so a list of datasets would be taken for one dataset; and neither container
@@ -26,5 +26,5 @@ def as_plain(value: Any) -> Any:
         return omegaconf.OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
     if type(value) is not dict:
         return value
-    plain = {key: as_plain(part) for key, part in value.items()}
+    plain = {key: to_builtin(part) for key, part in value.items()}
     return plain if any(plain[key] is not part for key, part in value.items()) else value

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
-from lightning_fastdata.datamodules.plain import as_plain
+from lightning_fastdata.datamodules.plain import to_builtin
 from lightning_fastdata.datamodules.token_files import (
     DTYPES,
     Array,
@@ -54,7 +54,7 @@ class BlockDataset(Dataset[Batch]):
         end_of_document: Id that ends a document; with it, samples have ``position_ids`` and ``document_ids``.
     """
 
-    draws_random_numbers = False
+    uses_global_rng = False
 
     def __init__(
         self,
@@ -129,8 +129,8 @@ class BlockDataset(Dataset[Batch]):
 class TokenDataset(BlockDataset):
     """Blocks of token files, fetched a whole batch at a time; takes what ``BlockDataset`` takes."""
 
-    whole_batches = True
-    draws_random_numbers = False
+    batched_fetch = True
+    uses_global_rng = False
 
     def __getitems__(self, indices: Sequence[int] | Array) -> Batch:
         return self._batch(indices)
@@ -234,10 +234,10 @@ class TokenDataModuleMixin(FastDataModuleMixin):
         ]
         if self.vocab_size is not None:
             check_ids(where, files, self.vocab_size)
-        whole_batches = all(
+        batched_fetch = all(
             super(TokenDataModuleMixin, self)._kwargs_for(part).get("collate_fn") is None for part in SPLITS
         )
-        make = TokenDataset if whole_batches else BlockDataset
+        make = TokenDataset if batched_fetch else BlockDataset
         return make(files, self.block_length, vocab_size=self.vocab_size, end_of_document=self.end_of_document)
 
     def _check_token_arguments(self) -> None:
@@ -278,7 +278,7 @@ class TokenDataModuleMixin(FastDataModuleMixin):
 
 def _as_text(given: Any) -> Any:
     """Paths in plain types, which a checkpoint may hold."""
-    given = as_plain(given)
+    given = to_builtin(given)
     if isinstance(given, (list, tuple)):
         return [_as_text(part) for part in given]
     return str(given) if isinstance(given, Path) else given

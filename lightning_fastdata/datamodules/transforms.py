@@ -53,7 +53,7 @@ class RandomCrop:
         padding: Width of the border (pixels).
     """
 
-    draws_random_numbers = False  # but from what it is given
+    uses_global_rng = False  # but from what it is given
 
     def __init__(self, size: int, padding: int = 0) -> None:
         self.size, self.padding = size, padding
@@ -93,7 +93,7 @@ class RandomHorizontalFlip:
         p: Share of them, in [0, 1].
     """
 
-    draws_random_numbers = False
+    uses_global_rng = False
 
     def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p <= 1:
@@ -115,7 +115,7 @@ class RandomHorizontalFlip:
 
 
 class ToFloat:
-    """From bytes to float32 numbers in [0, 1], normalised where mean and standard deviation are given.
+    """From bytes to float32 numbers in [0, 1], normalized where mean and standard deviation are given.
 
     It computes ``x * (1 / (255 * std)) - mean / std``, which differs from torchvision's ``((x / 255) - mean) / std`` by
     rounding only.
@@ -125,7 +125,7 @@ class ToFloat:
         std: Standard deviation of each channel.
     """
 
-    draws_random_numbers = False
+    uses_global_rng = False
 
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
         self.mean, self.std = mean, std

@@ -1,6 +1,6 @@
 """Which accelerators this process can use, told from files and variables alone.
 
-Neither torch nor a driver library is asked: a process that has initialised CUDA can no longer fork its workers.
+Neither torch nor a driver library is asked: a process that has initialized CUDA can no longer fork its workers.
 """
 
 import platform

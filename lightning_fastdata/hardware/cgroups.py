@@ -81,7 +81,7 @@ class _Mount:
 def locate(files: SystemFiles) -> Groups:
     """Find the groups of this process from ``/proc/self/cgroup`` and ``/proc/self/mountinfo``.
 
-    The mount's root field is honoured: in a container the mount often shows only the container's own group, and the
+    The mount's root field is honored: in a container the mount often shows only the container's own group, and the
     path in ``/proc/self/cgroup`` starts with that root, or, without a cgroup namespace, cannot be found below the
     mount at all. In the last case the top of the mount is taken for the own group, and a note says so.
     """

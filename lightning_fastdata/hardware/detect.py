@@ -2,7 +2,7 @@
 
 A machine's size says little about a process on it: affinity masks, CPU quotas of containers, schedulers and the other
 ranks of a training run each take their part. ``probe`` reads them all and keeps every one, so that the number that
-decides can be shown with its reason. Nothing here imports torch or initialises an accelerator.
+decides can be shown with its reason. Nothing here imports torch or initializes an accelerator.
 """
 
 import os

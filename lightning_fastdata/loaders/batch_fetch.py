@@ -12,19 +12,19 @@ from lightning_fastdata.loaders.order import Words
 from lightning_fastdata.loaders.sample_rng import SampleRandom
 
 __all__ = [
+    "BatchFetcher",
     "TransformedDataset",
-    "WholeSource",
+    "accepts_seeds",
     "as_array",
-    "gives_whole_batches",
+    "batch_fetcher",
+    "fetches_batches",
     "only_chooses",
-    "takes_seeds",
-    "whole_source",
 ]
 
 Indices = npt.NDArray[np.int64]
 
 
-class WholeSource(NamedTuple):
+class BatchFetcher(NamedTuple):
     """A dataset that makes finished batches, and which of its samples a loader serves."""
 
     dataset: Any
@@ -32,7 +32,7 @@ class WholeSource(NamedTuple):
     numbers: Indices | None
     """Its sample for each index of the outermost view, int64; None = without a view."""
 
-    takes_seeds: bool = False
+    accepts_seeds: bool = False
     """Whether it wants a seed for each sample as well."""
 
     def batch(self, indices: Sequence[Any] | Indices, seeds: Words | None = None) -> Any:
@@ -51,7 +51,7 @@ class WholeSource(NamedTuple):
             rows = list(indices)
         elif self.numbers is not None:
             rows = self.numbers[rows]
-        return self.dataset.__getitems__(rows, seeds) if self.takes_seeds else self.dataset.__getitems__(rows)
+        return self.dataset.__getitems__(rows, seeds) if self.accepts_seeds else self.dataset.__getitems__(rows)
 
 
 class TransformedDataset(Dataset[Any]):
@@ -81,7 +81,7 @@ class TransformedDataset(Dataset[Any]):
     @property
     def draws_from_generators(self) -> bool:
         """Whether a transform may draw from the global generators: any but those that say they do not."""
-        return any(getattr(transform, "draws_random_numbers", True) for transform in self.transforms)
+        return any(getattr(transform, "uses_global_rng", True) for transform in self.transforms)
 
     def transformed(self, batch: Any, seeds: Words) -> Any:
         """Transform a batch.
@@ -107,8 +107,8 @@ def _device_of(batch: Any) -> torch.device:
     return _device_of(next(iter(parts))) if parts else torch.device("cpu")
 
 
-def gives_whole_batches(dataset: object) -> bool:
-    """Whether a dataset's ``__getitems__`` gives finished batches (``whole_batches = True``).
+def fetches_batches(dataset: object) -> bool:
+    """Whether a dataset's ``__getitems__`` gives finished batches (``batched_fetch = True``).
 
     Args:
         dataset: Any dataset. A ``Subset`` hands ``__getitems__`` on; a ``ConcatDataset`` asks sample by sample.
@@ -117,19 +117,19 @@ def gives_whole_batches(dataset: object) -> bool:
         True where the batches must not be collated again.
     """
     if isinstance(dataset, TransformedDataset):
-        return gives_whole_batches(dataset.dataset)
-    return _says("whole_batches", dataset)
+        return fetches_batches(dataset.dataset)
+    return _says("batched_fetch", dataset)
 
 
-def takes_seeds(dataset: object) -> bool:
-    """Whether a dataset's ``__getitems__`` wants seeds (``takes_seeds = True``): ``__getitems__(indices, seeds)``.
+def accepts_seeds(dataset: object) -> bool:
+    """Whether a dataset's ``__getitems__`` wants seeds (``accepts_seeds = True``): ``__getitems__(indices, seeds)``.
 
     Args:
         dataset: Any dataset. A ``Subset`` hands them on.
     """
     if isinstance(dataset, TransformedDataset):
-        return takes_seeds(dataset.dataset)
-    return _says("takes_seeds", dataset)
+        return accepts_seeds(dataset.dataset)
+    return _says("accepts_seeds", dataset)
 
 
 def _says(name: str, dataset: object) -> bool:
@@ -144,7 +144,7 @@ def only_chooses(view: type) -> bool:
     return all(getattr(view, name) is getattr(Subset, name) for name in ("__getitem__", "__getitems__"))
 
 
-def whole_source(dataset: Any) -> WholeSource | None:
+def batch_fetcher(dataset: Any) -> BatchFetcher | None:
     """Find the dataset that makes the batches, through torch's views of it.
 
     torch's ``Subset`` looks its indices up one by one, in Python, for every batch; here they are put together once.
@@ -155,7 +155,7 @@ def whole_source(dataset: Any) -> WholeSource | None:
     Returns:
         None for one that does not give whole batches.
     """
-    if not gives_whole_batches(dataset):
+    if not fetches_batches(dataset):
         return None
     numbers: Indices | None = None
     dataset = dataset.dataset if isinstance(dataset, TransformedDataset) else dataset
@@ -163,7 +163,7 @@ def whole_source(dataset: Any) -> WholeSource | None:
         chosen = np.asarray(dataset.indices, dtype=np.int64)
         numbers = chosen if numbers is None else chosen[numbers]
         dataset = dataset.dataset
-    return WholeSource(dataset, numbers, takes_seeds(dataset))
+    return BatchFetcher(dataset, numbers, accepts_seeds(dataset))
 
 
 def as_array(indices: Sequence[Any] | Indices) -> Indices | None:

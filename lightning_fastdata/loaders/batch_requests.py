@@ -8,14 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lightning_fastdata.loaders.seeded_dataset import Ask, LoadTimes, sample_number
+from lightning_fastdata.loaders.seeded_dataset import BatchRequest, LoadTimes, sample_number
 
-__all__ = ["Asks", "Fetched", "Given", "InlineBatches", "Pass", "ask_for", "ask_in_order"]
+__all__ = [
+    "EpochPass",
+    "InlineBatches",
+    "LoadedBatch",
+    "RequestSampler",
+    "ServedBatch",
+    "request_for",
+    "requests_in_order",
+]
 
 Indices = npt.NDArray[np.int64]
 
 
-class Given(NamedTuple):
+class ServedBatch(NamedTuple):
     """Which samples a batch held."""
 
     epoch: int
@@ -30,7 +38,7 @@ class Given(NamedTuple):
     """Samples at its end that are repeats, there to make the steps of all ranks equal (count)."""
 
 
-class Fetched(NamedTuple):
+class LoadedBatch(NamedTuple):
     """How a batch that was handed out had been loaded."""
 
     epoch: int
@@ -49,7 +57,7 @@ class Fetched(NamedTuple):
 
 
 @dataclass
-class Pass:
+class EpochPass:
     """One pass over a loader."""
 
     epoch: int
@@ -64,27 +72,29 @@ class Pass:
     """Whether the last batch has been handed out."""
     fetch: int | None = None
     """Fetch of Lightning's in which the last batch was handed out, from 0."""
-    by_hand: bool = False
+    outside_trainer: bool = False
     """Read by somebody beside the Trainer that trains with the loader; it must leave no trace."""
     asked: dict[int, "list[Any] | Indices"] = field(default_factory=dict)
     """Samples of the batches that are under way, by batch number; packed for a dataset that loads whole batches."""
     began: tuple[float, float] | None = None
     """Start and end of beginning it, until its first batch is handed out (s, on ``time.perf_counter()``)."""
-    fetched: Fetched | None = None
+    fetched: LoadedBatch | None = None
     """How the batch handed out last had been loaded; None for a pass that is read by hand."""
 
 
-class Asks:
+class RequestSampler:
     """What the inner loader draws instead of indices; each pass puts its own iterator here."""
 
     def __init__(self) -> None:
-        self.next_pass: Iterator[Ask] = iter(())
+        self.next_pass: Iterator[BatchRequest] = iter(())
 
-    def __iter__(self) -> Iterator[Ask]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         return self.next_pass
 
 
-def ask_for(now: Pass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool) -> Iterator[Ask]:
+def request_for(
+    epoch_pass: EpochPass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool
+) -> Iterator[BatchRequest]:
     """What a pass asks its dataset for.
 
     No method: the loader holds this iterator, and were it to hold the loader, a pass that is left in the middle would
@@ -92,7 +102,7 @@ def ask_for(now: Pass, order: Iterator[Any], drawn: "Counter[int] | None", *, ba
     waits 5 s for each of them.
 
     Args:
-        now: The pass; gets the samples that are under way.
+        epoch_pass: The pass; gets the samples that are under way.
         order: Batches of the epoch as lists of indices; without batching, indices.
         drawn: Counts how often each sample was drawn; None where none is drawn twice.
         batched: Whether ``order`` gives batches.
@@ -103,16 +113,18 @@ def ask_for(now: Pass, order: Iterator[Any], drawn: "Counter[int] | None", *, ba
     for number, chosen in enumerate(order):
         indices = list(chosen) if batched else [chosen]
         occurrences = None if drawn is None else _count(drawn, indices)
-        if number >= now.first:
-            now.asked[number] = indices
-            yield Ask(now.epoch, now.cycle, number, indices, occurrences)
+        if number >= epoch_pass.first:
+            epoch_pass.asked[number] = indices
+            yield BatchRequest(epoch_pass.epoch, epoch_pass.cycle, number, indices, occurrences)
 
 
-def ask_in_order(now: Pass, order: Indices, batch_size: int, *, drop_last: bool, packed: bool) -> Iterator[Ask]:
+def requests_in_order(
+    epoch_pass: EpochPass, order: Indices, batch_size: int, *, drop_last: bool, packed: bool
+) -> Iterator[BatchRequest]:
     """The same for a known order, which is cut into batches here; those before the pass's first cost nothing.
 
     Args:
-        now: The pass; gets the samples that are under way.
+        epoch_pass: The pass; gets the samples that are under way.
         order: Samples of the epoch, int64.
         batch_size: Samples per batch (count).
         drop_last: Whether an incomplete last batch is left out.
@@ -122,12 +134,12 @@ def ask_in_order(now: Pass, order: Indices, batch_size: int, *, drop_last: bool,
         The batches that the pass has not given yet.
     """
     batches = len(order) // batch_size if drop_last else -(-len(order) // batch_size)
-    for number in range(now.first, batches):
+    for number in range(epoch_pass.first, batches):
         chosen = order[number * batch_size : (number + 1) * batch_size]
         indices = chosen if packed else chosen.tolist()
-        now.asked[number] = indices
+        epoch_pass.asked[number] = indices
         # The dataset may do with its array what it likes.
-        yield Ask(now.epoch, now.cycle, number, chosen.copy() if packed else indices, None)
+        yield BatchRequest(epoch_pass.epoch, epoch_pass.cycle, number, chosen.copy() if packed else indices, None)
 
 
 class InlineBatches(map):  # type: ignore[type-arg]  # it takes none when it runs

@@ -22,17 +22,17 @@ from torch.utils.data import (
 )
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loaders.batch_fetch import TransformedDataset, takes_seeds
-from lightning_fastdata.loaders.order import apart, loader_seed
-from lightning_fastdata.loaders.planned import PlannedDataLoader, as_it_is
-from lightning_fastdata.loaders.resumable import ResumableDataLoader, Sameness, nobody
+from lightning_fastdata.loaders.batch_fetch import TransformedDataset, accepts_seeds
+from lightning_fastdata.loaders.order import derive_seed, loader_seed
+from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
+from lightning_fastdata.loaders.resumable import Determinism, ResumableDataLoader, no_trainer
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler
-from lightning_fastdata.loaders.seeded_dataset import draws_random_numbers
+from lightning_fastdata.loaders.seeded_dataset import uses_global_rng
 from lightning_fastdata.planning.options import FIELDS, LoaderOptions, LoaderPlan
 from lightning_fastdata.planning.plan import Planning
 
 __all__ = [
-    "GiveBackCpus",
+    "RestoreAffinity",
     "build_loader",
     "check_kwargs",
     "is_in_memory",
@@ -53,7 +53,7 @@ def build_loader(
     deterministic: bool = True,
     counts_epochs: bool = True,
     part: str | None = None,
-    trainer: Callable[[], Any] = nobody,
+    trainer: Callable[[], Any] = no_trainer,
     planning: Planning | None = None,
     **kwargs: Any,
 ) -> PlannedDataLoader:
@@ -70,7 +70,7 @@ def build_loader(
         rank: Global rank.
         share: (rank, ranks) when this rank takes only its part of the data; None takes all of it, or leaves the
             dealing to Lightning.
-        deterministic: Seed Python's, NumPy's and torch's generators for every sample; see ``seeded.SampleView``.
+        deterministic: Seed Python's, NumPy's and torch's generators for every sample; see ``seeded.SeededDataset``.
         counts_epochs: Whether random numbers differ from epoch to epoch, as in training.
         part: The loader's name where several are read together, which then draw orders of their own; None = alone.
         trainer: Gives the Trainer that will use the loader, or None.
@@ -89,20 +89,20 @@ def build_loader(
         kwargs.update(batch_size=size, drop_last=drop_last)
         if kwargs.get("sampler") is None and not isinstance(dataset, IterableDataset):
             kwargs["sampler"] = _sampler(
-                dataset, apart(seed, part), epoch, share, size or 1, shuffle=shuffle, drop_last=drop_last
+                dataset, derive_seed(seed, part), epoch, share, size or 1, shuffle=shuffle, drop_last=drop_last
             )
     # A generator of its own: otherwise the loader draws from torch's global one, and how often it does so depends
-    # on persistent_workers. That would shift dropout and initialisation with a setting that should change nothing.
+    # on persistent_workers. That would shift dropout and initialization with a setting that should change nothing.
     if kwargs.get("generator") is None:
-        kwargs["generator"] = torch.Generator().manual_seed(loader_seed(apart(seed, part), epoch, rank))
+        kwargs["generator"] = torch.Generator().manual_seed(loader_seed(derive_seed(seed, part), epoch, rank))
     if isinstance(dataset, IterableDataset):
         return PlannedDataLoader(dataset, **kwargs)
-    sameness = Sameness(
+    sameness = Determinism(
         seed=seed,
         part=part,
         # A collate function of the user's may draw too, MixUp for instance.
         seeds_samples=deterministic
-        and (draws_random_numbers(dataset) or takes_seeds(dataset) or _collates_own(kwargs.get("collate_fn"))),
+        and (uses_global_rng(dataset) or accepts_seeds(dataset) or _collates_own(kwargs.get("collate_fn"))),
         counts_epochs=counts_epochs,
         ranks=share[1] if share else 1,
         rank=rank,
@@ -112,7 +112,7 @@ def build_loader(
 
 
 def _collates_own(collate_fn: Any) -> bool:
-    return collate_fn not in (None, as_it_is, default_collate)
+    return collate_fn not in (None, identity_collate, default_collate)
 
 
 def _sampler(
@@ -206,7 +206,7 @@ def _check_batching(kwargs: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class GiveBackCpus:
+class RestoreAffinity:
     """A ``worker_init_fn`` for a process that an OpenMP binding has moved onto one CPU, which workers inherit."""
 
     cpus: tuple[int, ...]

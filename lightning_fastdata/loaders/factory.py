@@ -12,15 +12,15 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, probe
-from lightning_fastdata.loaders.batch_fetch import gives_whole_batches
-from lightning_fastdata.loaders.build import GiveBackCpus, build_loader, check_kwargs, is_in_memory
+from lightning_fastdata.loaders.batch_fetch import fetches_batches
+from lightning_fastdata.loaders.build import RestoreAffinity, build_loader, check_kwargs, is_in_memory
 from lightning_fastdata.loaders.footprint import batch_bytes_of, files_per_batch
 from lightning_fastdata.loaders.order import padding
-from lightning_fastdata.loaders.planned import PlannedDataLoader, as_it_is
-from lightning_fastdata.loaders.resumable import nobody
+from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
+from lightning_fastdata.loaders.resumable import no_trainer
 from lightning_fastdata.loaders.samplers import length_of
-from lightning_fastdata.loaders.sharding import TellShare, iterable_warning
-from lightning_fastdata.loaders.trainer_context import TrainerFacts, trainer_facts
+from lightning_fastdata.loaders.sharding import SetShard, iterable_warning
+from lightning_fastdata.loaders.trainer_context import TrainerContext, trainer_context
 from lightning_fastdata.planning.describe import plan_lines
 from lightning_fastdata.planning.options import FIELDS, Pool
 from lightning_fastdata.planning.plan import LoaderOptions, LoaderPlan, Planning, Split, Workload
@@ -28,11 +28,11 @@ from lightning_fastdata.planning.start_method import default_start_method, fork_
 
 __all__ = [
     "auto_dataloader",
+    "log_plan",
+    "log_rank_zero",
     "make_loader",
     "planning_for",
     "resolve_seed",
-    "tell",
-    "tell_plan",
 ]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
@@ -62,16 +62,16 @@ def resolve_seed(seed: int | None, environ: Mapping[str, str] = os.environ) -> i
 
 def planning_for(
     dataset: Any,
-    facts: TrainerFacts,
+    facts: TrainerContext,
     split: Split,
-    wishes: Mapping[str, Any],
+    requested: Mapping[str, Any],
     *,
     batch_size: int | None,
     parts: Mapping[str, Any],
     hardware: Hardware,
     samples: int | None = None,
     loaders: int = 1,
-    beside_other_pool: bool = False,
+    concurrent_pool: bool = False,
     other_pool: Pool | None = None,
     other_pool_started: bool = False,
 ) -> Planning:
@@ -81,11 +81,11 @@ def planning_for(
         dataset: The dataset it will serve.
         facts: What is known of the Trainer.
         split: Which part of the data.
-        wishes: Loader options by name, "auto" or the user's value; those not named are "auto".
+        requested: Loader options by name, "auto" or the user's value; those not named are "auto".
         batch_size: Samples per batch and rank (count).
         parts: What else a worker receives, by name (``collate_fn``, ``worker_init_fn``).
         loaders: Loaders of this split (count).
-        beside_other_pool: Whether the workers of another split live at the same time.
+        concurrent_pool: Whether the workers of another split live at the same time.
         other_pool: Those workers, where the user has set their number.
         other_pool_started: Whether they may have been started already.
         hardware: What this process may use.
@@ -97,7 +97,7 @@ def planning_for(
     Raises:
         FastDataError: A wish that cannot be meant.
     """
-    options = LoaderOptions(**{name: wishes[name] for name in FIELDS if name in wishes})
+    options = LoaderOptions(**{name: requested[name] for name in FIELDS if name in requested})
     start_method, fork_risk = default_start_method(), fork_problem()
     spawns = options.multiprocessing_context in ("spawn", "forkserver")
     may_spawn = options.num_workers != 0 and (spawns or start_method != "fork" or fork_risk)
@@ -111,15 +111,15 @@ def planning_for(
         in_memory=is_in_memory(dataset),
         is_iterable=is_iterable,
         loaders=loaders,
-        beside_other_pool=beside_other_pool,
+        concurrent_pool=concurrent_pool,
         other_pool=other_pool,
         other_pool_started=other_pool_started,
         validates_after=facts.validates_after,
-        made_anew=facts.reload_every_n_epochs > 0 and facts.epoch > 0,
+        replaces_loader=facts.reload_every_n_epochs > 0 and facts.epoch > 0,
         device_type=facts.device_type,
         training_threads=torch.get_num_threads() if facts.device_type == "cpu" else None,
         reload_every_n_epochs=facts.reload_every_n_epochs if facts.fitting else 0,
-        read_once=not facts.fitting or (facts.max_epochs == 1 and split == "train"),
+        single_pass=not facts.fitting or (facts.max_epochs == 1 and split == "train"),
         start_method=start_method,
         spawn_problem=spawn_problem({"dataset": dataset, **parts}) if may_spawn else None,
         fork_problem=fork_risk,
@@ -127,12 +127,12 @@ def planning_for(
     return Planning(options, hardware, workload)
 
 
-def tell_plan(split: str, plan: LoaderPlan) -> None:
+def log_plan(split: str, plan: LoaderPlan) -> None:
     """Say the plan in a few lines, on rank 0, through Lightning's own messages."""
-    tell("\n".join(plan_lines(split, plan)))
+    log_rank_zero("\n".join(plan_lines(split, plan)))
 
 
-def tell(text: str) -> None:
+def log_rank_zero(text: str) -> None:
     """Say something on rank 0, through Lightning's own messages."""
     from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
@@ -179,12 +179,12 @@ def auto_dataloader(
     kwargs = dict(dataloader_kwargs)
     seed = resolve_seed(kwargs.pop("seed", None))
     deterministic = kwargs.pop("deterministic", True)
-    facts = trainer_facts(trainer)
+    facts = trainer_context(trainer)
     beside = trainer is not None and facts.fitting and facts.validates and split in ("train", "val")
 
-    def keep(plan: LoaderPlan) -> None:
+    def on_plan(plan: LoaderPlan) -> None:
         if facts.epoch == 0 or not facts.reload_every_n_epochs:  # a loader made anew was told when it was first made
-            tell_plan(split, plan)
+            log_plan(split, plan)
 
     return make_loader(
         dataset,
@@ -196,25 +196,25 @@ def auto_dataloader(
         deterministic=deterministic,
         trainer=trainer,
         loaders=int(loaders),
-        beside_other_pool=beside,
-        keep=keep,
+        concurrent_pool=beside,
+        on_plan=on_plan,
     )
 
 
 def make_loader(
     dataset: Any,
-    facts: TrainerFacts,
+    facts: TrainerContext,
     split: Split,
     kwargs: Mapping[str, Any],
     *,
     where: str,
     seed: int,
-    keep: Callable[[LoaderPlan], None],
+    on_plan: Callable[[LoaderPlan], None],
     deterministic: bool = True,
     trainer: Any = None,
     part: str | None = None,
     loaders: int = 1,
-    beside_other_pool: bool = False,
+    concurrent_pool: bool = False,
     other_pool: Pool | None = None,
     other_pool_started: bool = False,
 ) -> PlannedDataLoader:
@@ -227,12 +227,12 @@ def make_loader(
         kwargs: Arguments of torch's DataLoader, where the loader options may be "auto".
         where: Names the loader in messages.
         seed: Decides the order and the random numbers of every sample, >= 0.
-        keep: Gets the plan before the loader is built.
+        on_plan: Gets the plan before the loader is built.
         deterministic: Whether random generators are seeded for every sample.
         trainer: The Trainer, or None; the loader asks it where training is.
         part: Its name among several loaders of the split; None = the only one.
         loaders: Loaders of this split (count).
-        beside_other_pool: Whether the workers of another split live at the same time.
+        concurrent_pool: Whether the workers of another split live at the same time.
         other_pool: Those workers, where the user has set their number.
         other_pool_started: Whether they may have been started already.
 
@@ -244,7 +244,7 @@ def make_loader(
     """
     check_kwargs(kwargs, facts.world_size)
     rest = dict(kwargs)
-    wishes = {name: rest.pop(name) for name in FIELDS if name in rest}
+    requested = {name: rest.pop(name) for name in FIELDS if name in rest}
     batch_size, drop_last = rest.pop("batch_size", 1), rest.pop("drop_last", False)
     if rest.get("batch_sampler") is not None:
         samples = batch_size = None
@@ -257,18 +257,18 @@ def make_loader(
         dataset,
         facts,
         split,
-        wishes,
+        requested,
         samples=samples,
         batch_size=batch_size,
         parts=worker_parts(rest),
         loaders=loaders,
-        beside_other_pool=beside_other_pool,
+        concurrent_pool=concurrent_pool,
         other_pool=other_pool,
         other_pool_started=other_pool_started,
         hardware=hardware,
     )
     plan = planning.plan()
-    keep(plan)
+    on_plan(plan)
     share = None if split == "predict" else facts.share  # there Lightning deals, and keeps track of the indices
     if isinstance(dataset, IterableDataset):
         _say_iterable(dataset, split, facts.world_size, plan.num_workers)
@@ -287,28 +287,28 @@ def make_loader(
         deterministic=deterministic,
         counts_epochs=split == "train",
         part=part,
-        trainer=nobody if trainer is None else weakref.ref(trainer),
+        trainer=no_trainer if trainer is None else weakref.ref(trainer),
         planning=planning,
         **rest,
     )
 
 
 def _worker_parts_of_ours(
-    dataset: Any, facts: TrainerFacts, hardware: Hardware, given: Mapping[str, Any]
+    dataset: Any, facts: TrainerContext, hardware: Hardware, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What workers get beside the dataset and cannot find out themselves, around what the user gave them."""
     parts: dict[str, Any] = {}
-    if given.get("collate_fn") is None and gives_whole_batches(dataset):
-        parts["collate_fn"] = as_it_is
+    if given.get("collate_fn") is None and fetches_batches(dataset):
+        parts["collate_fn"] = identity_collate
     init = given.get("worker_init_fn")
     if hardware.taken_cpus:
-        init = GiveBackCpus(hardware.taken_cpus, init)
+        init = RestoreAffinity(hardware.taken_cpus, init)
     if isinstance(dataset, IterableDataset) and facts.world_size > 1:
-        init = TellShare(facts.rank, facts.world_size, init)
+        init = SetShard(facts.rank, facts.world_size, init)
     return parts if init is None else {**parts, "worker_init_fn": init}
 
 
-def _samples_drawn(where: str, dataset: Any, sampler: Any, facts: TrainerFacts, *, drop_last: bool) -> int | None:
+def _samples_drawn(where: str, dataset: Any, sampler: Any, facts: TrainerContext, *, drop_last: bool) -> int | None:
     """Samples this rank draws in an epoch (count); None where only the run will tell."""
     length = length_of(dataset)
     if length == 0:

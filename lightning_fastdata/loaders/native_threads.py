@@ -9,7 +9,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["OneThread", "limit_native_threads"]
+__all__ = ["LimitNativeThreads", "limit_native_threads"]
 
 
 def limit_native_threads(modules: Mapping[str, ModuleType] | None = None) -> None:
@@ -37,7 +37,7 @@ def limit_native_threads(modules: Mapping[str, ModuleType] | None = None) -> Non
 
 
 @dataclass(frozen=True)
-class OneThread:
+class LimitNativeThreads:
     """A ``worker_init_fn`` that limits native threads, then does what the user wants."""
 
     then: Callable[[int], Any] | None = None

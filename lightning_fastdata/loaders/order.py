@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lightning_fastdata.errors import FastDataError
 
 __all__ = [
-    "apart",
+    "derive_seed",
     "epoch_order",
     "loader_seed",
     "mix",
@@ -87,7 +87,7 @@ def stream(seed: int, epoch: int, cycle: int = 0) -> int:
     return mix(mix(mix(seed) + epoch) + cycle)
 
 
-def apart(seed: int, part: str | None) -> int:
+def derive_seed(seed: int, part: str | None) -> int:
     """The seed of one of several loaders: without it, datasets of equal length would be paired alike in every epoch.
 
     Args:

@@ -7,9 +7,9 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from lightning_fastdata.compat import lightning_loops
-from lightning_fastdata.loaders.native_threads import OneThread
+from lightning_fastdata.loaders.native_threads import LimitNativeThreads
 
-__all__ = ["PlannedDataLoader", "as_it_is"]
+__all__ = ["PlannedDataLoader", "identity_collate"]
 
 _TOO_MANY = "This DataLoader will create .* worker processes"
 
@@ -34,7 +34,7 @@ class PlannedDataLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         own = self.worker_init_fn
-        self.worker_init_fn = OneThread(own)
+        self.worker_init_fn = LimitNativeThreads(own)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=_TOO_MANY)
@@ -43,6 +43,6 @@ class PlannedDataLoader(DataLoader[Any]):
             self.worker_init_fn = own
 
 
-def as_it_is(batch: Any) -> Any:
+def identity_collate(batch: Any) -> Any:
     """The collate function for a dataset that returns finished batches."""
     return batch

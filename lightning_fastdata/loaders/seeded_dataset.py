@@ -13,36 +13,36 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate, get_worker_info
 
 from lightning_fastdata.loaders.batch_fetch import (
+    BatchFetcher,
     Indices,
     TransformedDataset,
-    WholeSource,
+    accepts_seeds,
     as_array,
+    batch_fetcher,
     only_chooses,
-    takes_seeds,
-    whole_source,
 )
 from lightning_fastdata.loaders.order import BATCH, WORD, Words, mix, sample_seed, sample_seeds, stream
-from lightning_fastdata.loaders.planned import as_it_is
+from lightning_fastdata.loaders.planned import identity_collate
 
 __all__ = [
-    "Ask",
-    "Delivered",
+    "BatchRequest",
     "LoadTimes",
-    "SampleView",
+    "SeededDataset",
+    "WorkerOutput",
     "drawn_apart",
-    "draws_random_numbers",
+    "has_getitems",
     "load_generators",
-    "loads_whole_batches",
     "random_state",
     "sample_number",
     "save_generators",
     "seed_generators",
     "seeded_generators",
     "set_random_state",
+    "uses_global_rng",
 ]
 
 
-class Ask(NamedTuple):
+class BatchRequest(NamedTuple):
     """What a loader asks its dataset for: one batch."""
 
     epoch: int
@@ -80,7 +80,7 @@ class LoadTimes(NamedTuple):
     """Worker that loaded the batch (index); -1 = the training process."""
 
 
-class Delivered(NamedTuple):
+class WorkerOutput(NamedTuple):
     """A batch on its way from the worker, with the number by which it was asked for."""
 
     number: int
@@ -95,11 +95,11 @@ class Delivered(NamedTuple):
         return _delivered, (self.number, self.batch, *self.times)
 
 
-def _delivered(number: int, batch: Any, *times: Any) -> Delivered:
-    return Delivered(number, batch, LoadTimes(*times))
+def _delivered(number: int, batch: Any, *times: Any) -> WorkerOutput:
+    return WorkerOutput(number, batch, LoadTimes(*times))
 
 
-class SampleView(Dataset[Any]):
+class SeededDataset(Dataset[Any]):
     """A dataset as the workers see it: asked for whole batches, each sample with its own random numbers.
 
     Before every ``__getitem__`` of the user's dataset, the global generators of Python, NumPy and torch are seeded
@@ -107,9 +107,9 @@ class SampleView(Dataset[Any]):
     function is called here too, seeded from the batch's first sample. In the training process the generators are put
     back afterwards: they belong to the model.
 
-    A dataset of whole batches that says ``takes_seeds = True`` gets the samples' seeds themselves, as
+    A dataset of whole batches that says ``accepts_seeds = True`` gets the samples' seeds themselves, as
     ``__getitems__(indices, seeds)``, uint64, shape (batch,); so do transforms of whole batches. The generators are left
-    alone where the dataset also says ``draws_random_numbers = False`` and the collate function is none of the user's.
+    alone where the dataset also says ``uses_global_rng = False`` and the collate function is none of the user's.
 
     Attributes that are not its own are read from, and written to, the user's dataset: a ``worker_init_fn`` finds it
     as ``get_worker_info().dataset``.
@@ -125,9 +125,11 @@ class SampleView(Dataset[Any]):
     def __init__(
         self, dataset: Any, collate_fn: Callable[[Any], Any], seed: int | None, *, batched: bool, source: int = 0
     ) -> None:
-        whole = whole_source(dataset) if batched else None
-        if whole is not None and whole.takes_seeds and not draws_random_numbers(dataset):
-            seed = seed if collate_fn not in (as_it_is, default_collate) else None  # nobody draws from the generators
+        whole = batch_fetcher(dataset) if batched else None
+        if whole is not None and whole.accepts_seeds and not uses_global_rng(dataset):
+            seed = (
+                seed if collate_fn not in (identity_collate, default_collate) else None
+            )  # nobody draws from the generators
         transform = dataset.transformed if isinstance(dataset, TransformedDataset) else None
         if transform is not None:
             dataset = dataset.dataset
@@ -158,7 +160,7 @@ class SampleView(Dataset[Any]):
     def __getitem__(self, ask: Any) -> Any:
         """Load the batch that was asked for; torch calls this without batching."""
         began = perf_counter()
-        if not isinstance(ask, Ask):  # a worker_init_fn that tries a sample
+        if not isinstance(ask, BatchRequest):  # a worker_init_fn that tries a sample
             return self._fastdata_dataset[ask]
         info, seed = get_worker_info(), self._fastdata_seed
         state = random_state() if info is None and seed is not None else None
@@ -166,7 +168,7 @@ class SampleView(Dataset[Any]):
             start = None if seed is None else stream(seed, ask.epoch, ask.cycle)
             transform, whole = self._fastdata_transform, self._fastdata_whole
             seeds = None
-            if transform is not None or (whole is not None and whole.takes_seeds):
+            if transform is not None or (whole is not None and whole.accepts_seeds):
                 seeds = _seeds_of(ask, stream(self._fastdata_source, ask.epoch, ask.cycle))
             samples, slowest, slowest_s = _load(
                 whole or self._fastdata_dataset, ask, start, batched=self._fastdata_batched, seeds=seeds
@@ -179,7 +181,7 @@ class SampleView(Dataset[Any]):
             worker = -1 if info is None else info.id
             # The clock is read after all that the batch took.
             times = LoadTimes(began, perf_counter(), len(ask.indices), slowest, slowest_s, worker)
-            return Delivered(ask.number, batch, times)
+            return WorkerOutput(ask.number, batch, times)
         finally:
             if state is not None:
                 set_random_state(state)
@@ -189,26 +191,26 @@ class SampleView(Dataset[Any]):
 
 
 def _load(
-    dataset: Any, ask: Ask, start: int | None, *, batched: bool, seeds: Words | None = None
+    dataset: Any, ask: BatchRequest, start: int | None, *, batched: bool, seeds: Words | None = None
 ) -> tuple[Any, int, float]:
     """Load the samples of a batch; no method, or the view would hide a name of the dataset's.
 
     Args:
-        dataset: The user's, or a ``WholeSource``.
+        dataset: The user's, or a ``BatchFetcher``.
         ask: What is asked of it.
         start: Start of the epoch's seeds; None leaves the generators alone.
         batched: Whether the ask has a batch of indices.
-        seeds: Seeds of the samples, for a ``WholeSource`` that takes them.
+        seeds: Seeds of the samples, for a ``BatchFetcher`` that takes them.
 
     Returns:
         The samples, the place of the slowest (-1 = unknown), and its time (s).
     """
-    if type(dataset) is WholeSource:
+    if type(dataset) is BatchFetcher:
         if start is not None:
             seed_generators(_seed_of(ask, 0, start))
         return dataset.batch(ask.indices, seeds), -1, 0.0
     indices, before = ask.indices, perf_counter()
-    whole = batched and loads_whole_batches(dataset)
+    whole = batched and has_getitems(dataset)
     if whole or not batched:
         if start is not None:
             seed_generators(_seed_of(ask, 0, start))
@@ -228,12 +230,12 @@ def _load(
     return samples, slowest, max(slowest_s, 0.0)
 
 
-def _seed_of(ask: Ask, place: int, start: int) -> int:
+def _seed_of(ask: BatchRequest, place: int, start: int) -> int:
     """The seed of one sample of a batch."""
     return sample_seed(start, sample_number(ask.indices[place]), ask.occurrences[place] if ask.occurrences else 0)
 
 
-def _seeds_of(ask: Ask, start: int) -> Words:
+def _seeds_of(ask: BatchRequest, start: int) -> Words:
     """The seeds of all samples of a batch."""
     numbers = as_array(ask.indices)
     if numbers is None:
@@ -241,7 +243,7 @@ def _seeds_of(ask: Ask, start: int) -> Words:
     return sample_seeds(start, numbers, None if ask.occurrences is None else np.array(ask.occurrences, dtype=np.int64))
 
 
-def loads_whole_batches(dataset: Any) -> bool:
+def has_getitems(dataset: Any) -> bool:
     """Whether a dataset has a ``__getitems__`` of its own, which torch calls once per batch.
 
     Args:
@@ -251,28 +253,28 @@ def loads_whole_batches(dataset: Any) -> bool:
         if type(dataset).__getitem__ is not Subset.__getitem__:
             return False  # the user's own way to a sample; torch advises to write __getitems__ as a loop over it
         if type(dataset).__getitems__ is Subset.__getitems__:
-            return loads_whole_batches(dataset.dataset)
+            return has_getitems(dataset.dataset)
     return callable(getattr(dataset, "__getitems__", None))
 
 
-def draws_random_numbers(dataset: Any) -> bool:
+def uses_global_rng(dataset: Any) -> bool:
     """Whether loading a sample may use random numbers.
 
     Args:
         dataset: Any dataset. torch's own views are looked through.
 
     Returns:
-        False for torch's TensorDataset and for classes that say ``draws_random_numbers = False`` themselves (a
+        False for torch's TensorDataset and for classes that say ``uses_global_rng = False`` themselves (a
         subclass has to say so again: it may transform). So may a ``Subset`` with a ``__getitem__`` of its own.
     """
     if isinstance(dataset, TransformedDataset):
-        return dataset.draws_from_generators or draws_random_numbers(dataset.dataset)
+        return dataset.draws_from_generators or uses_global_rng(dataset.dataset)
     if isinstance(dataset, Subset) and only_chooses(type(dataset)):
-        return draws_random_numbers(dataset.dataset)
+        return uses_global_rng(dataset.dataset)
     if type(dataset) is ConcatDataset:
         # It asks its parts for one sample at a time, without a seed.
-        return any(draws_random_numbers(part) or takes_seeds(part) for part in dataset.datasets)
-    return not (type(dataset) is TensorDataset or vars(type(dataset)).get("draws_random_numbers") is False)
+        return any(uses_global_rng(part) or accepts_seeds(part) for part in dataset.datasets)
+    return not (type(dataset) is TensorDataset or vars(type(dataset)).get("uses_global_rng") is False)
 
 
 def sample_number(index: Any) -> int:

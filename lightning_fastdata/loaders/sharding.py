@@ -16,12 +16,12 @@ from torch.utils.data import get_worker_info
 
 from lightning_fastdata.errors import FastDataError
 
-__all__ = ["TellShare", "iterable_warning", "shard"]
+__all__ = ["SetShard", "iterable_warning", "shard"]
 
 T = TypeVar("T")
 
 TOLD = "fastdata_share"
-"""The attribute of a worker's dataset under which ``TellShare`` leaves (rank, ranks)."""
+"""The attribute of a worker's dataset under which ``SetShard`` leaves (rank, ranks)."""
 
 END: Any = object()
 
@@ -42,7 +42,7 @@ def shard(items: Iterable[T], *, share: tuple[int, int] | None = None, even: boo
         items: The elements, all of them. A stream is read as far as the next own element, with ``even`` at most one
             round over the ranks (``ranks`` elements) further than without.
         share: (rank, ranks). None asks, in this order: what a loader of this package told its worker, else
-            ``torch.distributed`` where it is initialised, else ``RANK`` and ``WORLD_SIZE`` of the environment; where
+            ``torch.distributed`` where it is initialized, else ``RANK`` and ``WORLD_SIZE`` of the environment; where
             nothing is said there is one rank.
         even: Leave out the last round over the ranks if it is incomplete (at most ranks - 1 elements, the same ones
             whatever the workers), so that every rank gets equally many elements. Under DDP a rank that makes one step
@@ -98,7 +98,7 @@ def _find_share() -> tuple[int, int]:
         raise FastDataError(
             f"worker {info.id} of {info.num_workers} belongs to one of several ranks and cannot find out which.",
             expected="a loader of this package, torch.distributed, RANK and WORLD_SIZE, or share=.",
-            fix="DataLoader(worker_init_fn=lightning_fastdata.loaders.sharding.TellShare(rank, ranks), ...).",
+            fix="DataLoader(worker_init_fn=lightning_fastdata.loaders.sharding.SetShard(rank, ranks), ...).",
         )
     return 0, 1
 
@@ -139,7 +139,7 @@ def _checked(share: Any, name: str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class TellShare:
+class SetShard:
     """A ``worker_init_fn`` that tells ``shard`` the rank: a spawned worker knows no torch.distributed.
 
     It leaves ``fastdata_share = (rank, ranks)`` on the worker's own copy of the dataset.

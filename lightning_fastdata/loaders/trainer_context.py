@@ -5,11 +5,11 @@ from typing import Any
 
 from lightning_fastdata.compat import lightning_loops
 
-__all__ = ["TrainerFacts", "trainer_facts"]
+__all__ = ["TrainerContext", "trainer_context"]
 
 
 @dataclass(frozen=True)
-class TrainerFacts:
+class TrainerContext:
     """What planning needs to know of a Trainer; the defaults stand for "no Trainer"."""
 
     device_type: str | None = None
@@ -36,17 +36,17 @@ class TrainerFacts:
     """Epochs the run will have at most; None or -1 = no bound."""
 
 
-def trainer_facts(trainer: Any) -> TrainerFacts:
+def trainer_context(trainer: Any) -> TrainerContext:
     """Read the facts off a Trainer of either Lightning package.
 
     Args:
         trainer: A Trainer, or None.
     """
     if trainer is None:
-        return TrainerFacts()
+        return TrainerContext()
     device = getattr(getattr(trainer, "strategy", None), "root_device", None)
     fn = getattr(getattr(trainer, "state", None), "fn", None)
-    return TrainerFacts(
+    return TrainerContext(
         device_type=getattr(device, "type", None),
         local_world_size=trainer.num_devices,
         world_size=trainer.world_size,

@@ -16,7 +16,7 @@ def plan_lines(split: str, plan: LoaderPlan) -> list[str]:
         plan: The decided options.
 
     Returns:
-        Lines for a terminal or a log, without colour.
+        Lines for a terminal or a log, without color.
     """
     lines = [f"Data loading for {split}:"]
     for name, value in plan.as_kwargs().items():
@@ -25,4 +25,4 @@ def plan_lines(split: str, plan: LoaderPlan) -> list[str]:
             continue
         by = " [you]" if reason.source == "user" else ""
         lines.append(f"  {name + '=' + str(value):<30}{reason.text}{by}")
-    return [*lines, *(f"  {line}" for line in plan.tight)]
+    return [*lines, *(f"  {line}" for line in plan.warnings)]

@@ -119,7 +119,7 @@ class Workload:
     """An IterableDataset: every worker would repeat it unless it shards itself."""
     loaders: int = 1
     """Loaders of this split (count); those of training are alive together, those of evaluation follow each other."""
-    beside_other_pool: bool = False
+    concurrent_pool: bool = False
     """True when the workers of another split are alive at the same time (training beside validation)."""
     other_pool: Pool | None = None
     """Those workers, where the user has set their number; None = there are none, a plan decides them, or not known."""
@@ -127,7 +127,7 @@ class Workload:
     """Whether they were started already, so that what they take is missing from what is free."""
     validates_after: float | None = None
     """Share of an epoch after which it is validated while training's queue is full; None = not in its middle."""
-    made_anew: bool = False
+    replaces_loader: bool = False
     """True when the loader replaces one in the middle of a run, which may still hold what it took."""
     device_type: str | None = None
     """Type of the device the Trainer uses ("cpu", "cuda", "mps", ...); None without a Trainer."""
@@ -135,7 +135,7 @@ class Workload:
     """Threads torch computes with in the training process, when that trains on the CPU (count); None = it does not."""
     reload_every_n_epochs: int = 0
     """The Trainer's reload_dataloaders_every_n_epochs; 0 = loaders are made once."""
-    read_once: bool = False
+    single_pass: bool = False
     """True when the loader is iterated a single time (one epoch, or validate, test and predict on their own)."""
     start_method: str = "fork"
     """What worker processes would be started with by default on this platform."""
@@ -161,7 +161,7 @@ class LoaderPlan:
     """Start method; None = the platform's default, or no workers."""
     reasons: Mapping[str, Reason] = field(default_factory=dict)
     """For each option by name, why."""
-    tight: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """What comes near a limit of the machine (shared memory, memory, open files), a line each."""
 
     def __post_init__(self) -> None:
@@ -172,7 +172,7 @@ class LoaderPlan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A MappingProxyType does not pickle; the plan must (ddp_spawn carries the DataModule to its ranks).
-        return type(self), (*(getattr(self, name) for name in FIELDS), dict(self.reasons), self.tight)
+        return type(self), (*(getattr(self, name) for name in FIELDS), dict(self.reasons), self.warnings)
 
     def as_kwargs(self) -> dict[str, Any]:
         """The keyword arguments for ``torch.utils.data.DataLoader``."""

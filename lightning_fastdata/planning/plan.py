@@ -73,7 +73,7 @@ def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) ->
     _check_pairs(options)
     context, context_reason = _decide_context(options, workload)
     start_method = context or workload.start_method
-    workers, prefetch, workers_reason, prefetch_reason, tight = decide_workers(
+    workers, prefetch, workers_reason, prefetch_reason, warnings = decide_workers(
         options, hardware, workload, start_method
     )
     if workers == 0:
@@ -94,7 +94,7 @@ def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) ->
             "persistent_workers": persistent_reason,
             "multiprocessing_context": context_reason,
         },
-        tight=tight,
+        warnings=warnings,
     )
 
 
@@ -102,12 +102,12 @@ def _check_pairs(options: LoaderOptions) -> None:
     """Refuse two values of the user that torch would refuse later, or ignore."""
     if options.num_workers != 0:
         return
-    for name, wish in (
+    for name, requested in (
         ("persistent_workers", options.persistent_workers is True),
         ("prefetch_factor", isinstance(options.prefetch_factor, int)),
         ("multiprocessing_context", options.multiprocessing_context not in (None, "auto")),
     ):
-        if wish:
+        if requested:
             raise FastDataError(
                 f"num_workers=0 together with {name}={getattr(options, name)!r}.",
                 expected=f"{name} only with worker processes: with 0 workers there is nothing it could apply to.",
@@ -116,9 +116,9 @@ def _check_pairs(options: LoaderOptions) -> None:
 
 
 def _decide_context(options: LoaderOptions, workload: Workload) -> tuple[str | None, Reason]:
-    wish = options.multiprocessing_context
-    if wish != "auto":
-        return wish, Reason("user", "set by you" if wish else "set by you: the platform's default")
+    requested = options.multiprocessing_context
+    if requested != "auto":
+        return requested, Reason("user", "set by you" if requested else "set by you: the platform's default")
     if workload.start_method == "fork" and workload.fork_problem and not workload.spawn_problem:
         return "forkserver", Reason("rule", f"forkserver: {workload.fork_problem}")
     return None, Reason("rule", f"{workload.start_method}, the default here")
@@ -151,7 +151,7 @@ def _decide_persistence(options: LoaderOptions, workload: Workload, workers: int
     if reload > 0 and (pin or reload == 1):
         why = "with pinning that leaks (pytorch#91252)" if pin else "they would serve a single epoch"
         return False, Reason("rule", f"the Trainer makes new loaders every {reload} epochs: {why}")
-    if workload.read_once:
+    if workload.single_pass:
         return False, Reason("rule", "the loader is read once")
     if workload.split != "train" and workload.loaders > 1:
         return False, Reason("rule", f"{workload.loaders} loaders follow each other: only one pool should be alive")

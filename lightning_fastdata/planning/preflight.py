@@ -12,7 +12,7 @@ from typing import Literal
 from lightning_fastdata.hardware.detect import Hardware
 from lightning_fastdata.planning.options import Pool
 
-__all__ = ["Cap", "Caps", "Demand", "Pool", "Preflight", "Resource", "amount", "caps", "preflight"]
+__all__ = ["Cap", "Demand", "Pool", "Preflight", "Resource", "ResourceCaps", "amount", "preflight", "resource_caps"]
 
 Resource = Literal["shm", "ram", "files"]
 
@@ -37,7 +37,7 @@ SHM_FIX = "enlarge it with docker run --shm-size=8g (Kubernetes: an emptyDir of 
 RAM_FIX = "more memory (docker run --memory, resources.limits.memory, the job's --mem)"
 FILES_FIX = "raise ulimit -n"
 FIXES: dict[Resource, str] = {"shm": SHM_FIX, "ram": RAM_FIX, "files": FILES_FIX}
-ENDS: dict[Resource, str] = {"shm": "a bus error", "ram": "a killed worker", "files": "'too many open files'"}
+FAILURE_MODES: dict[Resource, str] = {"shm": "a bus error", "ram": "a killed worker", "files": "'too many open files'"}
 """How a run ends that takes more."""
 
 
@@ -112,7 +112,7 @@ class Preflight:
         return next((demand for demand in self.demands if demand.fatal), None)
 
     @property
-    def tight(self) -> tuple[Demand, ...]:
+    def warnings(self) -> tuple[Demand, ...]:
         """The demands above half of what is free."""
         return tuple(demand for demand in self.demands if demand.verdict != "fits")
 
@@ -151,7 +151,7 @@ class _Room:
 
 
 @dataclass(frozen=True)
-class Caps:
+class ResourceCaps:
     """How many workers and batches ahead fit into the share of the machine that "auto" may take."""
 
     rooms: tuple[_Room, ...]
@@ -182,7 +182,7 @@ class Caps:
         return _least(found, 1)
 
 
-def caps(
+def resource_caps(
     hardware: Hardware,
     *,
     batch_bytes: int | None = None,
@@ -192,7 +192,7 @@ def caps(
     batch_size: int | None = None,
     other_pool: Pool | None = None,
     parts: int = 1,
-) -> Caps:
+) -> ResourceCaps:
     """What the machine allows one loader: half of what is free, for all ranks of the node together.
 
     Args:
@@ -223,7 +223,7 @@ def caps(
         taken = _expected(name, other_pool) if other_pool else 0
         room = max(0.0, (USED_SHARE * free / ranks - taken) / parts)
         rooms.append(_Room(name, room, *_unit(name, pool), free=free, about_batch=_about_batch(pool)))
-    return Caps(tuple(rooms))
+    return ResourceCaps(tuple(rooms))
 
 
 def preflight(

@@ -7,7 +7,15 @@ from typing import NamedTuple
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware
 from lightning_fastdata.planning.options import PINNING_DEVICES, LoaderOptions, Pool, Reason, Workload
-from lightning_fastdata.planning.preflight import ENDS, LABELS, Caps, Resource, amount, caps, preflight
+from lightning_fastdata.planning.preflight import (
+    FAILURE_MODES,
+    LABELS,
+    Resource,
+    ResourceCaps,
+    amount,
+    preflight,
+    resource_caps,
+)
 
 __all__ = ["WorkerChoice", "decide_workers"]
 
@@ -32,7 +40,7 @@ class WorkerChoice(NamedTuple):
     """Why that many workers."""
     prefetch_reason: Reason
     """Why that many batches."""
-    tight: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """What comes near a limit of the machine, a line each."""
 
 
@@ -74,7 +82,7 @@ def decide_workers(options: LoaderOptions, hardware: Hardware, workload: Workloa
         choice, lowered = _fit(choice, options, _caps_of_auto(options, hardware, workload))
     else:
         choice, lowered = _fit_prefetch(choice, options, hardware, workload)
-    return _flown(choice, options, hardware, workload, lowered)
+    return _run_preflight(choice, options, hardware, workload, lowered)
 
 
 def _start_problem(workload: Workload, start_method: str) -> str | None:
@@ -115,7 +123,7 @@ def _pool(spare: float, workload: Workload) -> tuple[int, str]:
     """
     alone = max(1, math.floor(spare - SYSTEM_CPUS))
     text = ", 0.5 left to the system" if spare - SYSTEM_CPUS >= 1 else ""
-    if workload.beside_other_pool:
+    if workload.concurrent_pool:
         processes = min(MOST_AUTO_WORKERS, max(1, math.floor(spare)))
         for_validation = max(1, processes // 4) if processes > 1 else 0
         pool = for_validation if workload.split == "val" else min(alone, processes - for_validation)
@@ -156,11 +164,11 @@ def _at_least_one_if_asked(
     options: LoaderOptions, workload: Workload, workers: int, reason: Reason, problem: str | None
 ) -> tuple[int, Reason]:
     """A user's persistent_workers=True or prefetch_factor=n wins over an "auto" that would take 0 workers."""
-    for name, wish in (
+    for name, requested in (
         ("persistent_workers", options.persistent_workers is True),
         ("prefetch_factor", isinstance(options.prefetch_factor, int)),
     ):
-        if wish and workers == 0:
+        if requested and workers == 0:
             if problem:
                 raise FastDataError(
                     f"{name}={getattr(options, name)!r} for the {workload.split} loader, but {problem}.",
@@ -172,10 +180,10 @@ def _at_least_one_if_asked(
 
 
 def _decide_prefetch(options: LoaderOptions, workers: int) -> tuple[int, Reason]:
-    wish = options.prefetch_factor
-    if isinstance(wish, int):
-        return wish, Reason("user", "set by you")
-    if wish is None:
+    requested = options.prefetch_factor
+    if isinstance(requested, int):
+        return requested, Reason("user", "set by you")
+    if requested is None:
         return 2, Reason("user", "set by you: torch's default")
     prefetch = max(2, math.ceil(BATCHES_IN_FLIGHT / workers))
     if prefetch == 2:
@@ -189,11 +197,11 @@ def _batches(workload: Workload) -> int | None:
     return math.ceil(workload.samples / workload.batch_size)
 
 
-def _caps_of_auto(options: LoaderOptions, hardware: Hardware, workload: Workload) -> Caps:
+def _caps_of_auto(options: LoaderOptions, hardware: Hardware, workload: Workload) -> ResourceCaps:
     """What a loader may take whose workers nobody has set."""
-    shared = 2 if workload.beside_other_pool and workload.other_pool is None else 1
+    shared = 2 if workload.concurrent_pool and workload.other_pool is None else 1
     together = workload.loaders if workload.split == "train" else 1  # those of evaluation follow each other
-    return caps(
+    return resource_caps(
         hardware,
         batch_bytes=workload.batch_bytes,
         tensors_per_batch=workload.tensors_per_batch,
@@ -209,7 +217,9 @@ def _may_pin(options: LoaderOptions, workload: Workload) -> bool:
     return workload.device_type in PINNING_DEVICES if options.pin_memory == "auto" else options.pin_memory
 
 
-def _fit(choice: WorkerChoice, options: LoaderOptions, limits: Caps) -> tuple[WorkerChoice, set[Resource | None]]:
+def _fit(
+    choice: WorkerChoice, options: LoaderOptions, limits: ResourceCaps
+) -> tuple[WorkerChoice, set[Resource | None]]:
     """Lower an automatic prefetch first, then the workers, until everything fits; and what made that necessary."""
     workers, prefetch, reason, prefetch_reason, _ = choice
     assert prefetch is not None  # there are workers, so a prefetch was decided
@@ -258,7 +268,7 @@ def _refuse_without_room(options: LoaderOptions, reason: Reason) -> None:
             )
 
 
-def _flown(
+def _run_preflight(
     choice: WorkerChoice,
     options: LoaderOptions,
     hardware: Hardware,
@@ -283,17 +293,17 @@ def _flown(
     together = other is not None and _full_together(workload, pool, other)
     flight = preflight(hardware, pool, other, filled_together=together)
     fatal = flight.fatal
-    if fatal is not None and options.num_workers != "auto" and not workload.made_anew:
+    if fatal is not None and options.num_workers != "auto" and not workload.replaces_loader:
         others = "training's" if workload.split == "val" else "validation's"
         beside = f" beside {others} {other.num_workers}" if other and together else ""
         raise FastDataError(
             f"num_workers={workers} with prefetch_factor={prefetch} for the {workload.split} loader{beside}: "
             f"{LABELS[fatal.name]} would have to hold {amount(fatal.name, fatal.least)} ({fatal.sure}).",
-            expected=f"at most {amount(fatal.name, fatal.allowed)}, which is what there is (else {ENDS[fatal.name]}).",
+            expected=f"at most {amount(fatal.name, fatal.allowed)}, what there is (else {FAILURE_MODES[fatal.name]}).",
             fix=f'{fatal.fix}; or a smaller prefetch_factor, or num_workers="auto".',
         )
-    told = [demand.line for demand in flight.demands if demand.name in lowered or demand in flight.tight]
-    return choice._replace(tight=tuple(told))
+    told = [demand.line for demand in flight.demands if demand.name in lowered or demand in flight.warnings]
+    return choice._replace(warnings=tuple(told))
 
 
 def _full_together(workload: Workload, pool: Pool, other: Pool) -> bool:

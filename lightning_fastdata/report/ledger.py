@@ -16,7 +16,7 @@ def ledger_section(summary: RunSummary, *, fold: bool = False) -> Section:
     Args:
         summary: One run.
         fold: Whether accounts that say nothing are left out: those that read 0.00 s, transfers without a device, and
-            the synchronisation of a single rank where it was not measured.
+            the synchronization of a single rank where it was not measured.
 
     Returns:
         No figures where the run has no account.

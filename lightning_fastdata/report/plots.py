@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_run"]
 
-_COLOURS = {
+_COLORS = {
     "startup_s": "#6f757e",
     "boundary_s": "#e29a1c",
     "wait_s": "#c8450c",
@@ -37,8 +37,8 @@ _COLOURS = {
     "loop_s": "#414952",
     "unattributed_s": "#c6c9cc",
 }
-_KIND_COLOURS = {"blocked": "#d9571a", "inline": "#2f6aa8", "handoff": "#a98000", "wait": "#8d6a9f"}
-_BAND_COLOURS = {"validation": "#d9ebf6", "checkpoint": "#bfe3d4"}
+_KIND_COLORS = {"blocked": "#d9571a", "inline": "#2f6aa8", "handoff": "#a98000", "wait": "#8d6a9f"}
+_BAND_COLORS = {"validation": "#d9ebf6", "checkpoint": "#bfe3d4"}
 _PALE, _QUEUE, _STEPS, _INK, _QUIET = "#e6b293", "#728da6", "#7d8288", "#1c2025", "#5b646e"
 _TITLE_WIDTH = 105
 _NO_CAUSE = ("", "healthy", "headroom")
@@ -126,9 +126,7 @@ def _ledger(panel: Any, summary: RunSummary) -> None:
             continue
         words = f"{called} {seconds(value_s)} ({percent(share_of(value_s, summary.total_s))})"
         hatch = "///" if name == "unattributed_s" else None
-        panel.barh(
-            0, value_s, left=left, color=_COLOURS[name], edgecolor="white", linewidth=1, hatch=hatch, label=words
-        )
+        panel.barh(0, value_s, left=left, color=_COLORS[name], edgecolor="white", linewidth=1, hatch=hatch, label=words)
         left += value_s
     _quiet(panel, f"Where the time went: {seconds(summary.total_s)} from setup to teardown (axis: s)")
     panel.set_xlim(0, left or 1)
@@ -148,14 +146,14 @@ def _waits(panel: Any, summary: RunSummary, columns: Columns | None) -> None:
         )
     base = np.zeros(len(width))
     for kind, mean_s in columns.mean_s.items():
-        panel.bar(columns.left, mean_s * 1000, width, base, align="edge", color=_KIND_COLOURS[kind], label=KINDS[kind])
+        panel.bar(columns.left, mean_s * 1000, width, base, align="edge", color=_KIND_COLORS[kind], label=KINDS[kind])
         base = base + mean_s * 1000
     named = set()
     for span in summary.spans if columns.by_time else ():
         if span.kind in SHADED and span.end_s > columns.left[0]:
             label = SHADED[span.kind] if span.kind not in named else None
             named.add(span.kind)
-            panel.axvspan(span.start_s, span.end_s, color=_BAND_COLOURS[span.kind], zorder=0, label=label)
+            panel.axvspan(span.start_s, span.end_s, color=_BAND_COLORS[span.kind], zorder=0, label=label)
     for place, _ in columns.epochs if len(columns.epochs) <= 40 else ():
         panel.axvline(place, color=_INK, linestyle=":", linewidth=1.2, zorder=3)
     about = f"mean of {count(len(width))} columns" if columns.binned else "one column a step"

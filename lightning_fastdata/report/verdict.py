@@ -1,4 +1,4 @@
-"""A verdict as text: the sentence in its colour, and what to try first."""
+"""A verdict as text: the sentence in its color, and what to try first."""
 
 from rich.text import Text
 

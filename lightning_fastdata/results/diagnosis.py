@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from lightning_fastdata.results.advice import Advice, of_a_healthy_run, of_steady_waiting
 from lightning_fastdata.results.records import StepRecord
-from lightning_fastdata.results.speedup_bound import ceiling_of
-from lightning_fastdata.results.stats import Ceiling
+from lightning_fastdata.results.speedup_bound import estimate_speedup_bound
+from lightning_fastdata.results.stats import SpeedupBound
 from lightning_fastdata.results.summary import RunSummary
 from lightning_fastdata.results.verdict import FEW_STEPS, Verdict, level_of, opening_of
 
@@ -34,7 +34,7 @@ def diagnosed(summary: RunSummary, records: Sequence[StepRecord]) -> RunSummary:
     Returns:
         The same summary where it has no ledger or no step: then the verdict stays that of the bare share.
     """
-    ceiling = ceiling_of(summary, records)
+    ceiling = estimate_speedup_bound(summary, records)
     summary = replace(summary, ceiling=ceiling)
     if ceiling is None or not summary.steps:
         return summary
@@ -51,7 +51,7 @@ def diagnosed(summary: RunSummary, records: Sequence[StepRecord]) -> RunSummary:
     return replace(summary, verdict=Verdict(level, text, advice.cause, change))
 
 
-def _headline(ceiling: Ceiling, share: float, level: str, steps: int) -> str:
+def _headline(ceiling: SpeedupBound, share: float, level: str, steps: int) -> str:
     percent = f"{share * 100:.1f} %" if share < 0.01 else f"{share * 100:.0f} %"
     text = f"{opening_of(level)}: {percent} of the run after its start-up went into waiting for data"
     if level != "fine":
@@ -63,7 +63,7 @@ def _headline(ceiling: Ceiling, share: float, level: str, steps: int) -> str:
     return text + "."
 
 
-def _parts(ceiling: Ceiling) -> str:
+def _parts(ceiling: SpeedupBound) -> str:
     """Where the waiting was, if in more than one place."""
     told = {name: getattr(ceiling, name) for name in _PARTS}
     told = {name: part_s for name, part_s in told.items() if part_s >= _WORTH_TELLING * ceiling.exposed_s}
@@ -73,7 +73,7 @@ def _parts(ceiling: Ceiling) -> str:
     return ": " + ", ".join(f"{part_s:.2f} s {_PARTS[name]}" for name, part_s in ordered)
 
 
-def _advice(summary: RunSummary, ceiling: Ceiling, level: str) -> Advice:
+def _advice(summary: RunSummary, ceiling: SpeedupBound, level: str) -> Advice:
     """What to say of the part that cost most."""
     if level == "fine":
         return of_a_healthy_run(summary)
@@ -91,7 +91,7 @@ def _advice(summary: RunSummary, ceiling: Ceiling, level: str) -> Advice:
     return of_steady_waiting(summary)
 
 
-def _of_boundary(summary: RunSummary, ceiling: Ceiling) -> Advice:
+def _of_boundary(summary: RunSummary, ceiling: SpeedupBound) -> Advice:
     boundary = summary.boundary
     if boundary is not None and boundary.restart_s > _MOST_OF * ceiling.boundary_s:
         why = f"Most of it was a shorter loader of several that began anew ({boundary.restart_s:.2f} s)."

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Union, get_args, get_origin, get_type_hints
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.records import SCHEMA, Span, StepRecord
 from lightning_fastdata.results.stats import WaitKinds
-from lightning_fastdata.results.summary import RunSummary, summarise
+from lightning_fastdata.results.summary import RunSummary, summarize
 
 __all__ = ["RunFile", "path_of_rank", "read_run"]
 
@@ -66,7 +66,7 @@ class RunFile:
             return self.summary
         header = self.header
         so_far = self.so_far or {}
-        made = summarise(self.records, num_workers=_plain(header, "num_workers", int, None))
+        made = summarize(self.records, num_workers=_plain(header, "num_workers", int, None))
         return replace(
             made,
             status="interrupted",

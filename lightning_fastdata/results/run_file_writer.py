@@ -15,7 +15,7 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.records import SCHEMA, Span, StepRecord
 from lightning_fastdata.results.summary import RunSummary
 
-__all__ = ["JsonLinesSink"]
+__all__ = ["RunFileWriter"]
 
 _FIELDS = StepRecord.__slots__
 # What a reader fills in by itself is left out: most runs never measure some of it, and every step has a line.
@@ -27,7 +27,7 @@ _encode = json.JSONEncoder(default=str).encode
 _DIGITS = 7
 
 
-class JsonLinesSink:
+class RunFileWriter:
     """Writes a header line, a line a step, a line a span, the account so far now and then, and a summary line.
 
     Args:

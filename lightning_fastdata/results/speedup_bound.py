@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 
 from lightning_fastdata.results.records import StepRecord
-from lightning_fastdata.results.stats import Ceiling
+from lightning_fastdata.results.stats import SpeedupBound
 from lightning_fastdata.results.summary import RunSummary
 
-__all__ = ["ceiling_of"]
+__all__ = ["estimate_speedup_bound"]
 
 _BLOCKS = 20
 _NORMAL_95 = 1.96
@@ -17,7 +17,7 @@ _MOST_SHARE = 0.99
 _MEASURED_SHARE = 0.9
 
 
-def ceiling_of(summary: RunSummary, records: Sequence[StepRecord]) -> Ceiling | None:
+def estimate_speedup_bound(summary: RunSummary, records: Sequence[StepRecord]) -> SpeedupBound | None:
     """The bound ``of_s / (of_s - exposed_s)``: all exposed waiting gone and nothing else changed.
 
     Its interval comes from the spread of the exposed share between up to 20 blocks of consecutive steps (batch means,
@@ -47,7 +47,7 @@ def ceiling_of(summary: RunSummary, records: Sequence[StepRecord]) -> Ceiling | 
     if error is not None:
         # The spread is that of the steps; what is not in steps is the same in any stretch.
         low, high = (1 / (1 - min(_MOST_SHARE, max(0.0, share + sign * error / of_s))) for sign in (-1, 1))
-    return Ceiling(
+    return SpeedupBound(
         speedup=1 / (1 - share),
         low=low,
         high=high,

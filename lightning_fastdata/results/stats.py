@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 __all__ = [
     "ACCOUNTS",
     "Boundary",
-    "Ceiling",
     "DeviceTimes",
     "Loading",
     "RankTimes",
     "SlowSample",
+    "SpeedupBound",
     "WaitKinds",
     "known",
     "read_finding",
@@ -29,7 +29,7 @@ ACCOUNTS = {
     "validation_s": "Validation",
     "checkpoint_s": "Checkpoints",
     "callbacks_s": "Callbacks, hooks, loggers",
-    "sync_s": "Rank synchronisation",
+    "sync_s": "Rank synchronization",
     "loop_s": "Lightning's own loop",
     "unattributed_s": "Unattributed",
 }
@@ -218,7 +218,7 @@ class RankTimes:
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class SpeedupBound:
     """How much faster the run could get at most, if data cost nothing. From the run itself, not from another one."""
 
     speedup: float

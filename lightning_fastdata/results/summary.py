@@ -8,17 +8,17 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.records import SCHEMA, Span, StageWait, StepRecord
 from lightning_fastdata.results.stats import (
     Boundary,
-    Ceiling,
     DeviceTimes,
     Loading,
     RankTimes,
+    SpeedupBound,
     WaitKinds,
     known,
     read_finding,
 )
 from lightning_fastdata.results.verdict import Verdict, judge
 
-__all__ = ["RunSummary", "Totals", "summarise"]
+__all__ = ["RunSummary", "Totals", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class RunSummary:
     """How the device saw the fetches; None = not measured."""
     ranks: RankTimes | None = None
     """All ranks together; None with one rank, and on every rank but 0."""
-    ceiling: Ceiling | None = None
+    ceiling: SpeedupBound | None = None
     """What an instant loader could gain at most."""
     spans: tuple[Span, ...] = ()
     """Validations, checkpoints and epoch boundaries on the time line; the last 1,000 of a longer run."""
@@ -203,7 +203,12 @@ class RunSummary:
         read["verdict"] = Verdict(**known(Verdict, read["verdict"]))
         for name in ("notes", "not_measured"):
             read[name] = tuple(read.get(name, ()))
-        for name, kind in (("boundary", Boundary), ("waits", WaitKinds), ("device", DeviceTimes), ("ceiling", Ceiling)):
+        for name, kind in (
+            ("boundary", Boundary),
+            ("waits", WaitKinds),
+            ("device", DeviceTimes),
+            ("ceiling", SpeedupBound),
+        ):
             read[name] = read_finding(kind, read.get(name))
         read["loading"] = Loading.from_dict(read.get("loading"))
         read["ranks"] = RankTimes.from_dict(read.get("ranks"))
@@ -211,7 +216,7 @@ class RunSummary:
         return cls(**read)
 
 
-def summarise(
+def summarize(
     records: Iterable[StepRecord],
     *,
     totals: Totals | None = None,

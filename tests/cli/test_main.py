@@ -33,7 +33,7 @@ def long_source(monkeypatch):
 
 
 def test_doctor_for_people(capsys):
-    """The doctor prints limits, meaning and advice, without colour codes where there is no terminal."""
+    """The doctor prints limits, meaning and advice, without color codes where there is no terminal."""
     assert main.main(["doctor"]) == 0
     printed = capsys.readouterr().out
     for part in ("CPUs", "<- decides", "What this means for a loader", "What to change"):
@@ -112,14 +112,14 @@ def test_doctor_is_light():
 def write_run(path, *, wait_s=0.05, steps=20, **changed):
     """A run of steps of 100 ms, half of it waiting if nothing else is said, as the monitor saves it."""
     from lightning_fastdata.results.records import StepRecord
-    from lightning_fastdata.results.run_file_writer import JsonLinesSink
-    from lightning_fastdata.results.summary import summarise
+    from lightning_fastdata.results.run_file_writer import RunFileWriter
+    from lightning_fastdata.results.summary import summarize
 
     other_s = 0.05 - (wait_s or 0.0)
     records = [StepRecord(0, step, 8, wait_s, 0.0, 0.05, other_s, step == 0, 1, 1, 0) for step in range(steps)]
-    sink = JsonLinesSink(path, {"host": "here"})
+    sink = RunFileWriter(path, {"host": "here"})
     sink.write_steps(tuple(record.to_dict().values()) for record in records)
-    sink.close(dataclasses.replace(summarise(records), **changed))
+    sink.close(dataclasses.replace(summarize(records), **changed))
     return path
 
 

@@ -47,7 +47,7 @@ class Unsized:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_fetches_before_the_first_label_are_seen_once(trainer, untouched):
-    """Loaders without a length: one batch ahead in training, one in the validation, and no labelled fetch again."""
+    """Loaders without a length: one batch ahead in training, one in the validation, and no labeled fetch again."""
     counter = Counter()
     undo = lightning_loops.watch_fetchers(trainer, counter)
     trainer.fit(BoringModel(), Unsized(), Unsized())

@@ -630,8 +630,8 @@ def test_auto_keeps_off_the_users_other_pool(monkeypatch):
     module = FastDataModule(Sized(400), Sized(400), batch_size=4, dataloader_kwargs={"val": {"num_workers": 4}})
     plan = module.train_dataloader() and module.plans["train"]
     assert plan.num_workers * plan.prefetch_factor == 4
-    assert "16 batches" not in "".join(plan.tight)
-    assert "4 batches under way x 4 MiB + 4 batches under way x 4 MiB" in plan.tight[0]
+    assert "16 batches" not in "".join(plan.warnings)
+    assert "4 batches under way x 4 MiB + 4 batches under way x 4 MiB" in plan.warnings[0]
 
 
 def test_a_worker_lost_in_mid_step_is_explained(monkeypatch, caplog):

@@ -42,9 +42,9 @@ def test_a_view_answers_for_the_whole():
 def test_a_missing_attribute_is_missing():
     """It names what was looked for; hasattr works."""
     view = SplitView(Pets(), [0])
-    assert not hasattr(view, "colour")
-    with pytest.raises(AttributeError, match="colour"):
-        _ = view.colour
+    assert not hasattr(view, "color")
+    with pytest.raises(AttributeError, match="color"):
+        _ = view.color
 
 
 def test_a_view_without_its_dataset_is_an_attribute_error():

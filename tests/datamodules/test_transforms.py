@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from lightning_fastdata import TensorDataModule
 from lightning_fastdata.datamodules.transforms import RandomCrop, RandomHorizontalFlip, SampleRandom, ToFloat
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loaders.batch_fetch import TransformedDataset, gives_whole_batches
+from lightning_fastdata.loaders.batch_fetch import TransformedDataset, fetches_batches
 from lightning_fastdata.loaders.build import is_in_memory
 from lightning_fastdata.loaders.order import sample_seeds, stream
 
@@ -31,7 +31,7 @@ def noise(batch, random):
     return images + random.uniform(size=3).view(-1, 3, 1, 1), labels
 
 
-noise.draws_random_numbers = False
+noise.uses_global_rng = False
 
 
 def epoch(transform=ALL, epochs=1, **kwargs):
@@ -179,7 +179,7 @@ def test_a_transform_that_uses_the_global_generators():
 class Whole(Dataset):
     """A user's own dataset: it says that it gives batches."""
 
-    whole_batches = True
+    batched_fetch = True
     in_memory = True
     note = "mine"
 
@@ -204,7 +204,7 @@ def test_a_dataset_of_ones_own():
 def test_the_view_of_a_dataset_answers_for_it():
     """Also after pickling, as for a worker that is spawned."""
     view = pickle.loads(pickle.dumps(TransformedDataset(Whole(), ALL[:1])))
-    assert (view.note, len(view), gives_whole_batches(view), is_in_memory(view)) == ("mine", 30, True, True)
+    assert (view.note, len(view), fetches_batches(view), is_in_memory(view)) == ("mine", 30, True, True)
     with pytest.raises(AttributeError):
         view.nothing  # noqa: B018
 

@@ -79,7 +79,7 @@ def trained(dataset, **kwargs):
     Trainer(max_epochs=1, accelerator="cpu", **options).fit(model, module)
     plan = module.plans["train"]
     reasons = {name: reason.text for name, reason in plan.reasons.items()}
-    return {**plan.as_kwargs(), "reasons": reasons, "tight": plan.tight, "seen": model.seen}
+    return {**plan.as_kwargs(), "reasons": reasons, "warnings": plan.warnings, "seen": model.seen}
 
 
 def end_of(loader):

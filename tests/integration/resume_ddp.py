@@ -16,7 +16,7 @@ LENGTH, STEPS = 21, 6
 """Two epochs of three global batches of eight, the last of them five."""
 
 
-class Draws(Net):
+class SampleRng(Net):
     """Notes a random number of each step, as dropout would draw it."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ def run(name, folder, workers=0, callbacks=(), batch_size=4, devices=2, **kwargs
     """One run; with two devices it is two processes that report through files."""
     ranks = {"devices": devices, "strategy": "ddp_fork"} if devices > 1 else {}
     module = data(workers, LENGTH, batch_size=batch_size, dataloader_kwargs={"val": {"num_workers": 0}})
-    return fit(module, model=Draws, callbacks=[*callbacks, Report(folder / name)], **ranks, **kwargs)
+    return fit(module, model=SampleRng, callbacks=[*callbacks, Report(folder / name)], **ranks, **kwargs)
 
 
 def main(folder: Path) -> None:

@@ -24,7 +24,7 @@ class Report(Callback):
 
 
 class Permutation(Sampler):
-    """Draws from torch's global generator."""
+    """SampleRng from torch's global generator."""
 
     def __iter__(self):
         return iter(torch.randperm(LENGTH).tolist())

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata import shard
-from lightning_fastdata.loaders.sharding import TellShare
+from lightning_fastdata.loaders.sharding import SetShard
 
 
 class Stream(IterableDataset):
@@ -26,14 +26,14 @@ class Stream(IterableDataset):
 
 
 class Data(LightningDataModule):
-    """Loaders of torch's own: the helper needs nothing of this package's loaders but ``TellShare`` under spawn."""
+    """Loaders of torch's own: the helper needs nothing of this package's loaders but ``SetShard`` under spawn."""
 
     def __init__(self, stream: Stream, tell: bool = False, **kwargs) -> None:
         super().__init__()
         self.stream, self.tell, self.kwargs = stream, tell, kwargs
 
     def train_dataloader(self):
-        tell = TellShare(self.trainer.global_rank, self.trainer.world_size) if self.tell else None
+        tell = SetShard(self.trainer.global_rank, self.trainer.world_size) if self.tell else None
         return DataLoader(self.stream, batch_size=2, worker_init_fn=tell, **self.kwargs)
 
     predict_dataloader = train_dataloader

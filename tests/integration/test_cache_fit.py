@@ -279,8 +279,8 @@ def test_unreadable_images_are_left_out_of_cold_and_warm_runs(kind, own_root, tm
 def test_larger_models_get_larger_entries(root, tmp_path):
     """Nobody's images of 384 are blown up from 256 because of a cache."""
     module = data_module(root, image_size=288, cache="disk", cache_dir=tmp_path, cache_format="raw")
-    assert module._cache_wish().entry_format.short_side_px == 329
-    assert data_module(root, image_size=32)._cache_wish().entry_format.short_side_px == 256
+    assert module._cache_options().entry_format.short_side_px == 329
+    assert data_module(root, image_size=32)._cache_options().entry_format.short_side_px == 256
 
 
 def test_hyperparameters_hold_the_wish(root, tmp_path):

@@ -22,7 +22,7 @@ from only_pytorch_lightning import folder_of_images, mnist
 import lightning_fastdata
 import lightning_fastdata.pytorch_lightning
 from lightning_fastdata import DataAudit, DataWaitMonitor, FastDataModule, ImageFolderDataModule, TensorDataModule
-from lightning_fastdata.datamodules.plain import as_plain
+from lightning_fastdata.datamodules.plain import to_builtin
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.run_file import read_run
 
@@ -489,10 +489,10 @@ def test_a_part_of_a_configuration_put_in_by_hand():
 def test_what_is_no_configuration_is_left_alone(monkeypatch):
     """The very same object, with OmegaConf loaded or not."""
     datasets = {"a": Numbers(3), "b": [Numbers(4)]}
-    assert as_plain(datasets) is datasets
+    assert to_builtin(datasets) is datasets
     config = OmegaConf.create({"a": 1})
     monkeypatch.delitem(__import__("sys").modules, "omegaconf")
-    assert as_plain(config) is config
+    assert to_builtin(config) is config
 
 
 def test_a_missing_value_is_said():

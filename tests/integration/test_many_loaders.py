@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_fastdata import FastDataModule, auto_dataloader
 from lightning_fastdata.cli import main
-from lightning_fastdata.loaders.order import apart, epoch_order
+from lightning_fastdata.loaders.order import derive_seed, epoch_order
 from lightning_fastdata.report.text import summary_table
 from lightning_fastdata.results.run_file import read_run
 
@@ -92,11 +92,13 @@ def test_each_mode_of_training_gives_the_right_samples(mode, steps, workers):
     trainer.fit(model, datamodule=data)
     assert trainer.global_step == 2 * steps
     for epoch in range(2):
-        a = batches_of(epoch_order(apart(42, "train/a"), epoch, 10))
-        b = [[100 + index for index in batch] for batch in batches_of(epoch_order(apart(42, "train/b"), epoch, 5))]
+        a = batches_of(epoch_order(derive_seed(42, "train/a"), epoch, 10))
+        b = [
+            [100 + index for index in batch] for batch in batches_of(epoch_order(derive_seed(42, "train/b"), epoch, 5))
+        ]
         again = [
             [100 + index for index in batch]
-            for batch in batches_of(epoch_order(apart(42, "train/b"), epoch, 5, cycle=1))
+            for batch in batches_of(epoch_order(derive_seed(42, "train/b"), epoch, 5, cycle=1))
         ]
         rest = {"min_size": [], "max_size": [None, None], "max_size_cycle": again[:2]}[mode]
         given = model.seen["train"][epoch]
@@ -168,7 +170,7 @@ def test_reloaded_collections_go_on_in_their_order(every):
     quiet_trainer(monitor, max_epochs=4, reload_dataloaders_every_n_epochs=every).fit(model, datamodule=data)
     for epoch in range(4):
         assert [batch["a"] for batch in model.seen["train"][epoch]] == batches_of(
-            epoch_order(apart(42, "train/a"), epoch, 8), 4
+            epoch_order(derive_seed(42, "train/a"), epoch, 8), 4
         )
         assert model.seen["val"][epoch] == [(0, [0, 1, 2, 3]), (1, [50, 51])]
     (stage,) = monitor.summary().stages

@@ -236,12 +236,12 @@ def test_a_path_that_cannot_be_written_is_said_before_training(tmp_path):
 
 
 def test_a_disk_that_fills_up_costs_the_file_and_not_the_run(tmp_path, monkeypatch):
-    from lightning_fastdata.results.run_file_writer import JsonLinesSink
+    from lightning_fastdata.results.run_file_writer import RunFileWriter
 
     def full(self, rows):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(JsonLinesSink, "write_steps", full)
+    monkeypatch.setattr(RunFileWriter, "write_steps", full)
     monitor = quiet_monitor(save_to=tmp_path / "run.jsonl", log_every_n_steps=2)
     with pytest.warns(UserWarning, match="gets no more records"):
         quiet_trainer(monitor).fit(Net(), Sleeper(6))

@@ -125,7 +125,7 @@ def test_a_small_dev_shm(result):
     assert auto["seen"] == 40
     assert (auto["num_workers"], auto["prefetch_factor"]) == (4, 1), "half of 64 MiB"
     assert "64 MiB free in /dev/shm" in auto["reasons"]["num_workers"]
-    assert "32 MiB expected (4 batches under way x 8 MiB), 50% of the 64 MiB free" in auto["tight"][0]
+    assert "32 MiB expected (4 batches under way x 8 MiB), 50% of the 64 MiB free" in auto["warnings"][0]
     refused = found["refused"]
     assert "num_workers=6 with prefetch_factor=2" in refused["what"]
     assert "96 MiB (12 batches under way x 8 MiB)" in refused["what"]

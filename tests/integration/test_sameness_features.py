@@ -15,7 +15,7 @@ from sameness_cases import LENGTH, Augmented, fit, make_model, make_module, make
 from torch.utils.data import BatchSampler, RandomSampler, Sampler, WeightedRandomSampler
 
 from lightning_fastdata import FastDataModule, auto_dataloader
-from lightning_fastdata.loaders.order import apart, epoch_order
+from lightning_fastdata.loaders.order import derive_seed, epoch_order
 
 pytestmark = [
     pytest.mark.slow,
@@ -189,11 +189,11 @@ def of(model, name, what="numbers"):
 
 def orders_of_long(epoch):
     """Loaders side by side draw orders of their own."""
-    return epoch_order(apart(42, "train/long"), epoch, 24).tolist()
+    return epoch_order(derive_seed(42, "train/long"), epoch, 24).tolist()
 
 
 def orders_of_short(epoch, cycle=0):
-    return [100 + index for index in epoch_order(apart(42, "train/short"), epoch, 10, cycle).tolist()]
+    return [100 + index for index in epoch_order(derive_seed(42, "train/short"), epoch, 10, cycle).tolist()]
 
 
 def test_a_shorter_loader_comes_round():
@@ -239,7 +239,7 @@ def test_validation_loaders_one_after_the_other():
 
 
 class Permutation(Sampler):
-    """Draws from the global generator, and gives tensors, as samplers written by hand do."""
+    """SampleRng from the global generator, and gives tensors, as samplers written by hand do."""
 
     def __init__(self, length=LENGTH):
         self.length = length

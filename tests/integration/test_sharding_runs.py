@@ -13,7 +13,7 @@ from datamodule_cases import Recorder, quiet_trainer
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata import shard
-from lightning_fastdata.loaders.sharding import TellShare
+from lightning_fastdata.loaders.sharding import SetShard
 
 pytestmark = [
     pytest.mark.slow,
@@ -84,7 +84,7 @@ def test_workers_hear_of_the_rank(start):
         num_workers=2,
         persistent_workers=True,
         multiprocessing_context=start,
-        worker_init_fn=TellShare(1, 2),
+        worker_init_fn=SetShard(1, 2),
     )
     for _ in range(2):
         assert [batch.tolist() for batch in loader] == [[1, 5, 9], [3, 7, 11]]

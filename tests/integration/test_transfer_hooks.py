@@ -184,9 +184,9 @@ FLOATS = (list, torch.float32, True, torch.int64, pytest.approx((0.5 / 255 - 0.4
 )
 def test_whoever_looks_at_images_sees_normalised_floats(model, make, places, as_pixels, tmp_path):
     """Wherever a user's hook is. Bytes go to the device only where no hook is that would see them."""
-    seen, travelled = look(tmp_path, model(), make)
+    seen, traveled = look(tmp_path, model(), make)
     assert all(batch == FLOATS for batch in seen.values())
-    assert travelled is as_pixels
+    assert traveled is as_pixels
     assert set(seen) == places
 
 
@@ -195,8 +195,8 @@ def test_whoever_looks_at_images_sees_normalised_floats(model, make, places, as_
 )
 def test_images_follow_the_precision(precision, dtype, tmp_path):
     """As a batch of floats would."""
-    seen, travelled = look(tmp_path, Looking(), precision=precision)
-    assert travelled
+    seen, traveled = look(tmp_path, Looking(), precision=precision)
+    assert traveled
     assert seen["step"][1] is dtype
 
 
@@ -207,7 +207,7 @@ def test_images_follow_a_channels_last_model(tmp_path):
 
 
 def test_loaders_handed_over_without_their_data_module_give_floats(tmp_path):
-    """Nobody would normalise them on the device."""
+    """Nobody would normalize them on the device."""
     images(tmp_path)
     data = ImageFolderDataModule(tmp_path, image_size=8, batch_size=4, num_workers=0)
     model = Looking()

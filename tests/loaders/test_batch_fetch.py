@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, Dataset, RandomSampler, Subset, Weigh
 
 from lightning_fastdata import auto_dataloader
 from lightning_fastdata.datamodules.splits import SplitView, split_dataset
-from lightning_fastdata.loaders.batch_fetch import as_array, gives_whole_batches, whole_source
+from lightning_fastdata.loaders.batch_fetch import as_array, batch_fetcher, fetches_batches
 from lightning_fastdata.loaders.batch_requests import InlineBatches
 from lightning_fastdata.loaders.order import epoch_order, sample_seed, stream
 
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 class Numbers(Dataset):
     """Gives the indices it was asked for, as a batch, and keeps how it was asked."""
 
-    whole_batches = True
-    draws_random_numbers = False
+    batched_fetch = True
+    uses_global_rng = False
 
     def __init__(self, length=10):
         self.length, self.asked = length, []
@@ -102,8 +102,8 @@ def test_held_out_parts_are_packed():
 class Seeded(Numbers):
     """Wants a seed for each sample."""
 
-    takes_seeds = True
-    draws_random_numbers = False
+    accepts_seeds = True
+    uses_global_rng = False
 
     def __getitems__(self, indices, seeds):
         assert seeds.dtype == np.uint64
@@ -126,10 +126,10 @@ def test_seeds_are_handed_over(view):
 
 def test_who_gives_whole_batches():
     """A kind of Subset that fetches in its own way gives samples."""
-    assert gives_whole_batches(Subset(Numbers(), [1]))
-    assert not gives_whole_batches(Cut(Numbers(), [1]))
-    assert whole_source(Cut(Numbers(), [1])) is None
-    assert whole_source(range(3)) is None
+    assert fetches_batches(Subset(Numbers(), [1]))
+    assert not fetches_batches(Cut(Numbers(), [1]))
+    assert batch_fetcher(Cut(Numbers(), [1])) is None
+    assert batch_fetcher(range(3)) is None
 
 
 @pytest.mark.parametrize("keys", [["a", "b"], [(1, 2), (3, 4)], [1.5, 2.5], [None, 1]])

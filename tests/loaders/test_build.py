@@ -131,7 +131,7 @@ def test_the_sampler_is_as_long_as_the_data_and_pickles():
 
 @pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
 def test_torchs_global_random_state_is_not_used_up(workers, persistent):
-    """Otherwise dropout and initialisation would depend on settings that should change nothing."""
+    """Otherwise dropout and initialization would depend on settings that should change nothing."""
     torch.manual_seed(1)
     before = torch.get_rng_state()
     loader = build_loader(Squares(), plan(workers, persistent), batch_size=4, shuffle=True)

@@ -10,9 +10,15 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, Limit
 from lightning_fastdata.loaders import factory
-from lightning_fastdata.loaders.factory import TrainerFacts, auto_dataloader, planning_for, resolve_seed, trainer_facts
+from lightning_fastdata.loaders.factory import (
+    TrainerContext,
+    auto_dataloader,
+    planning_for,
+    resolve_seed,
+    trainer_context,
+)
 from lightning_fastdata.loaders.samplers import EpochSampler
-from lightning_fastdata.loaders.sharding import TellShare
+from lightning_fastdata.loaders.sharding import SetShard
 
 # torch counts the CPUs of this machine, not those the tests pretend
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -55,7 +61,7 @@ class FakeTrainer:
 
 def test_without_a_trainer_nothing_is_assumed():
     """No device, one rank, epoch 0."""
-    assert trainer_facts(None) == TrainerFacts()
+    assert trainer_context(None) == TrainerContext()
 
 
 def test_the_facts_of_a_trainer():
@@ -72,7 +78,7 @@ def test_the_facts_of_a_trainer():
         max_epochs=7,
         distributed_sampler_kwargs={"num_replicas": 8, "rank": 5},
     )
-    assert trainer_facts(trainer) == TrainerFacts(
+    assert trainer_context(trainer) == TrainerContext(
         device_type="meta",
         local_world_size=4,
         world_size=8,
@@ -99,12 +105,12 @@ def test_who_deals_the_samples(dealt, wanted, share):
     """A rank takes its share where there are several and the user did not keep the dealing to himself."""
     connector = types.SimpleNamespace(use_distributed_sampler=wanted)
     trainer = FakeTrainer(distributed_sampler_kwargs=dealt, _accelerator_connector=connector)
-    assert trainer_facts(trainer).share == share
+    assert trainer_context(trainer).share == share
 
 
 def test_a_trainer_that_has_not_started_counts_as_fitting():
     """Its state is not known yet; training and validation may both come."""
-    assert trainer_facts(FakeTrainer(fn=None)).fitting
+    assert trainer_context(FakeTrainer(fn=None)).fitting
 
 
 def test_a_real_trainer_has_what_is_read():
@@ -112,8 +118,8 @@ def test_a_real_trainer_has_what_is_read():
     from lightning.pytorch import Trainer
 
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=3)
-    facts = trainer_facts(trainer)
-    assert facts == TrainerFacts(device_type="cpu", local_world_size=1, max_epochs=3)
+    facts = trainer_context(trainer)
+    assert facts == TrainerContext(device_type="cpu", local_world_size=1, max_epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -147,10 +153,10 @@ def test_seed_everything_is_followed():
 # Plans
 
 
-def planned(dataset=None, facts=None, split="train", wishes=None, **more):
+def planned(dataset=None, facts=None, split="train", requested=None, **more):
     more = {"batch_size": 4, "parts": {}, "hardware": EIGHT, **more}
     return planning_for(
-        Squares() if dataset is None else dataset, facts or TrainerFacts(), split, wishes or {}, **more
+        Squares() if dataset is None else dataset, facts or TrainerContext(), split, requested or {}, **more
     ).plan()
 
 
@@ -195,14 +201,14 @@ def test_the_size_of_a_sample_is_taken_where_it_is_told():
 @pytest.mark.parametrize(
     ("split", "facts", "persistent"),
     [
-        ("train", TrainerFacts(max_epochs=10), True),
-        ("train", TrainerFacts(max_epochs=1), False),
-        ("train", TrainerFacts(max_epochs=-1), True),
-        ("train", TrainerFacts(reload_every_n_epochs=1), False),
-        ("val", TrainerFacts(max_epochs=1), True),
-        ("val", TrainerFacts(fitting=False, max_epochs=10), False),
-        ("val", TrainerFacts(fitting=False, reload_every_n_epochs=3), False),
-        ("test", TrainerFacts(fitting=False), False),
+        ("train", TrainerContext(max_epochs=10), True),
+        ("train", TrainerContext(max_epochs=1), False),
+        ("train", TrainerContext(max_epochs=-1), True),
+        ("train", TrainerContext(reload_every_n_epochs=1), False),
+        ("val", TrainerContext(max_epochs=1), True),
+        ("val", TrainerContext(fitting=False, max_epochs=10), False),
+        ("val", TrainerContext(fitting=False, reload_every_n_epochs=3), False),
+        ("test", TrainerContext(fitting=False), False),
     ],
 )
 def test_workers_live_on_only_where_they_serve_again(split, facts, persistent):
@@ -216,9 +222,9 @@ def test_pickling_is_tried_only_where_workers_are_spawned(monkeypatch):
     monkeypatch.setattr(factory, "spawn_problem", lambda parts: asked.append(sorted(parts)))
     monkeypatch.setattr(factory, "default_start_method", lambda: "fork")
     planned()
-    planned(wishes={"num_workers": 0})
+    planned(requested={"num_workers": 0})
     assert asked == []
-    planned(wishes={"multiprocessing_context": "spawn"}, parts={"collate_fn": len})
+    planned(requested={"multiprocessing_context": "spawn"}, parts={"collate_fn": len})
     assert asked == [["collate_fn", "dataset"]]
 
 
@@ -434,7 +440,7 @@ def test_workers_of_a_stream_are_told_their_share():
     """A spawned worker knows neither torch.distributed nor its rank."""
     trainer = FakeTrainer(world_size=2, global_rank=1)
     loader = auto_dataloader(Stream(), trainer=trainer, batch_size=2, num_workers=2)
-    assert loader.worker_init_fn == TellShare(1, 2)
+    assert loader.worker_init_fn == SetShard(1, 2)
     assert auto_dataloader(Stream(), trainer=FakeTrainer(), batch_size=2, num_workers=2).worker_init_fn is None
 
 

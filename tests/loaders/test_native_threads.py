@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from torch.utils.data import Dataset, IterableDataset
 
 from lightning_fastdata.loaders.factory import auto_dataloader
-from lightning_fastdata.loaders.native_threads import OneThread, limit_native_threads
+from lightning_fastdata.loaders.native_threads import LimitNativeThreads, limit_native_threads
 
 
 def blas_threads():
@@ -93,6 +93,6 @@ def test_what_the_user_wants_is_called():
     """With the worker's number."""
     seen = []
     with threadpool_limits(None):
-        OneThread(seen.append)(7)
-        OneThread()(7)
+        LimitNativeThreads(seen.append)(7)
+        LimitNativeThreads()(7)
     assert seen == [7]

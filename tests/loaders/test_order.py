@@ -14,7 +14,7 @@ from lightning_fastdata.loaders.order import (
     BATCH,
     ORDER,
     RANK,
-    apart,
+    derive_seed,
     epoch_order,
     loader_seed,
     mix,
@@ -251,10 +251,10 @@ def test_a_part_without_samples_is_refused(length, shares, words):
 
 def test_loaders_side_by_side_draw_from_seeds_of_their_own():
     """One loader keeps the run's seed; names give others, the same in every run."""
-    assert apart(42, None) == 42
-    seeds = {apart(seed, name) for seed in range(20) for name in (None, "train/a", "train/b", "train/0", "val/0")}
+    assert derive_seed(42, None) == 42
+    seeds = {derive_seed(seed, name) for seed in range(20) for name in (None, "train/a", "train/b", "train/0", "val/0")}
     assert len(seeds) == 100
-    assert apart(42, "train/a") == 0xB61A569E012542B8
+    assert derive_seed(42, "train/a") == 0xB61A569E012542B8
 
 
 def test_the_seeds_of_many_samples_are_those_of_each():

@@ -29,7 +29,7 @@ from torch.utils.data import (
 from lightning_fastdata import auto_dataloader
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import epoch_order
-from lightning_fastdata.loaders.resumable import ResumableDataLoader, Sameness
+from lightning_fastdata.loaders.resumable import Determinism, ResumableDataLoader
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler
 from lightning_fastdata.loaders.seeded_dataset import random_state
 
@@ -206,7 +206,7 @@ def test_the_model_goes_on_with_its_random_numbers():
 
 def ranked(rank, ranks, batch_size, dataset, **kwargs):
     sampler = RankSampler(len(dataset), SEED, ranks, rank, batch_size=batch_size, shuffle=True, **kwargs)
-    sameness = Sameness(seed=SEED, ranks=ranks, rank=rank)
+    sameness = Determinism(seed=SEED, ranks=ranks, rank=rank)
     drop_last = kwargs.get("drop_last", False)
     return ResumableDataLoader(dataset, sameness=sameness, batch_size=batch_size, sampler=sampler, drop_last=drop_last)
 
@@ -214,7 +214,7 @@ def ranked(rank, ranks, batch_size, dataset, **kwargs):
 def one_process(dataset, drop_last=False):
     return ResumableDataLoader(
         dataset,
-        sameness=Sameness(seed=SEED),
+        sameness=Determinism(seed=SEED),
         batch_size=8,
         sampler=EpochSampler(len(dataset), SEED),
         drop_last=drop_last,
@@ -365,7 +365,7 @@ def test_copies_and_pickles(begun, hooked):
     """With ddp_spawn a loader travels to another process; it leaves workers, Trainer and Lightning's record behind."""
     with _replace_dunder_methods(DataLoader, "dataset") if hooked else contextlib.nullcontext():
         loader = make()
-    loader.meet(torch.nn.Identity())  # anything that can be referred to weakly
+    loader.attach_trainer(torch.nn.Identity())  # anything that can be referred to weakly
     usual = make()
     if begun:
         next(iter(loader))
@@ -383,7 +383,7 @@ def test_a_trainer_is_not_kept_alive():
         fit_loop = None
 
     loader, trainer = make(), Trainer()
-    loader.meet(trainer)
+    loader.attach_trainer(trainer)
     assert loader.sameness.trainer() is trainer
     del trainer
     gc.collect()
@@ -744,7 +744,7 @@ def test_a_lightning_that_hides_its_counts_is_said():
 
     trainer = Trainer()
     loader = make()
-    loader.meet(trainer)
+    loader.attach_trainer(trainer)
     next(iter(loader))
     with pytest.warns(UserWarning, match="may count a batch too many"):
         assert loader.state_dict()["batches_consumed"] == 1
@@ -829,10 +829,10 @@ def test_what_is_read_by_hand_leaves_the_last_fetch_alone(monkeypatch):
     next(iter(loader))
     before = loader.last_fetch
     monkeypatch.setattr("lightning_fastdata.compat.lightning_loops.reads_by_hand", lambda *args: True)
-    by_hand = iter(loader)
-    next(by_hand)
+    outside_trainer = iter(loader)
+    next(outside_trainer)
     assert loader.last_fetch is before
-    assert by_hand.fetched is None
+    assert outside_trainer.fetched is None
 
 
 def test_a_loader_that_has_fetched_pickles():

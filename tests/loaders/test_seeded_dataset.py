@@ -13,19 +13,19 @@ from lightning_fastdata.datamodules.arrays import ArrayDataset, RowDataset
 from lightning_fastdata.datamodules.splits import SplitView
 from lightning_fastdata.loaders import seeded_dataset
 from lightning_fastdata.loaders.order import BATCH, mix, sample_seed, stream
-from lightning_fastdata.loaders.planned import as_it_is
+from lightning_fastdata.loaders.planned import identity_collate
 from lightning_fastdata.loaders.seeded_dataset import (
-    Ask,
-    SampleView,
-    draws_random_numbers,
+    BatchRequest,
+    SeededDataset,
+    has_getitems,
     load_generators,
-    loads_whole_batches,
     random_state,
     sample_number,
     save_generators,
     seed_generators,
     seeded_generators,
     set_random_state,
+    uses_global_rng,
 )
 
 
@@ -49,12 +49,12 @@ class Noise(Dataset):
         return draw()
 
 
-def view(dataset=None, collate_fn=as_it_is, seed=7, batched=True):
-    return SampleView(Noise() if dataset is None else dataset, collate_fn, seed, batched=batched)
+def view(dataset=None, collate_fn=identity_collate, seed=7, batched=True):
+    return SeededDataset(Noise() if dataset is None else dataset, collate_fn, seed, batched=batched)
 
 
 def load(asked, indices, epoch=0, cycle=0, number=0, occurrences=None):
-    return asked[Ask(epoch, cycle, number, list(indices), occurrences)].batch
+    return asked[BatchRequest(epoch, cycle, number, list(indices), occurrences)].batch
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_names_do_not_depend_on_pythons_hash():
 
 
 def test_the_training_process_gets_its_generators_back():
-    """Exactly: also numbers kept back by Gaussians, on which dropout and initialisation depend."""
+    """Exactly: also numbers kept back by Gaussians, on which dropout and initialization depend."""
     random.gauss(0, 1), np.random.randn(), torch.randn(())  # each keeps one back
     before = random_state()
     load(view(), [1, 2, 3])
@@ -260,7 +260,7 @@ def test_the_collate_functions_numbers_depend_on_the_first_sample_only():
 
 def test_the_collate_function_gets_the_samples():
     """A list of them, or without batching the one sample; the batch's number comes back with it."""
-    delivered = view(range(20), lambda samples: ("collated", samples))[Ask(0, 0, 6, [3, 4], None)]
+    delivered = view(range(20), lambda samples: ("collated", samples))[BatchRequest(0, 0, 6, [3, 4], None)]
     assert delivered[:2] == (6, ("collated", [3, 4]))
     assert load(view(range(20), lambda sample: ("as is", sample), batched=False), [3]) == ("as is", 3)
 
@@ -314,8 +314,8 @@ def test_who_loads_whole_batches():
         SplitView(Subset(WholeNoise(), [1]), [0]),
     ]
     single = [Noise(), RowDataset(rows), Subset(Noise(), [1]), SplitView(Noise(), [1]), range(3), [1, 2]]
-    assert all(loads_whole_batches(dataset) for dataset in whole)
-    assert not any(loads_whole_batches(dataset) for dataset in single)
+    assert all(has_getitems(dataset) for dataset in whole)
+    assert not any(has_getitems(dataset) for dataset in single)
 
 
 class Transformed(TensorDataset):
@@ -348,21 +348,21 @@ def test_which_datasets_draw_no_random_numbers():
     may_draw = [Noise(), Transformed(torch.zeros(4)), TransformedArrays((torch.zeros(4),)), [0], range(4)]
     may_draw += [Subset(Noise(), [0]), SplitView(Transformed(torch.zeros(4)), [0]), TransformedPart(tensors, [0])]
     may_draw += [ConcatDataset([tensors, Noise()]), Concatenated([tensors]), StackDataset(tensors)]
-    assert not any(draws_random_numbers(dataset) for dataset in plain)
-    assert all(draws_random_numbers(dataset) for dataset in may_draw)
+    assert not any(uses_global_rng(dataset) for dataset in plain)
+    assert all(uses_global_rng(dataset) for dataset in may_draw)
 
 
 def test_a_class_may_say_that_it_draws_none():
     """On the class; an attribute of one object is not looked at."""
 
     class Quiet(Noise):
-        draws_random_numbers = False
+        uses_global_rng = False
 
     class Louder(Quiet):
         pass
 
-    assert not draws_random_numbers(Quiet())
-    assert draws_random_numbers(Louder())
+    assert not uses_global_rng(Quiet())
+    assert uses_global_rng(Louder())
 
 
 def test_a_part_with_transforms_of_its_own_is_seeded():
@@ -389,7 +389,7 @@ def test_a_view_answers_for_its_dataset():
 
 def test_torch_reaches_the_view_by_both_ways():
     """With batching through ``__getitems__``, without through ``__getitem__``."""
-    ask = Ask(0, 0, 0, [1], None)
+    ask = BatchRequest(0, 0, 0, [1], None)
     assert view().__getitems__(ask)[:2] == view()[ask][:2]
 
 
@@ -474,14 +474,14 @@ def test_repeats_differ_on_every_way_to_a_sample():
             return [torch.rand(()) for _ in indices]
 
     def draw(asked, occurrence, indices):
-        return asked.__getitems__(Ask(0, 0, 0, indices, [occurrence] * len(indices))).batch
+        return asked.__getitems__(BatchRequest(0, 0, 0, indices, [occurrence] * len(indices))).batch
 
     def mixed(samples):
         return torch.rand(())
 
-    single = SampleView(Noise(), as_it_is, 7, batched=False)
-    whole = SampleView(Batches(), as_it_is, 7, batched=True)
-    collated = SampleView(range(9), mixed, 7, batched=True)
+    single = SeededDataset(Noise(), identity_collate, 7, batched=False)
+    whole = SeededDataset(Batches(), identity_collate, 7, batched=True)
+    collated = SeededDataset(range(9), mixed, 7, batched=True)
     assert repr(draw(single, 0, [3])) != repr(draw(single, 1, [3]))
     assert draw(whole, 0, [3, 4]) != draw(whole, 1, [3, 4])
     assert draw(collated, 0, [3, 4]) != draw(collated, 1, [3, 4])
@@ -517,9 +517,9 @@ def test_names_of_the_view_hide_none_of_the_dataset():
 class Seeded(Noise):
     """Hands back what it was asked for."""
 
-    whole_batches = True
-    takes_seeds = True
-    draws_random_numbers = False
+    batched_fetch = True
+    accepts_seeds = True
+    uses_global_rng = False
 
     def __getitems__(self, indices, seeds):
         assert seeds.dtype == np.uint64
@@ -528,7 +528,7 @@ class Seeded(Noise):
 
 def with_seeds(dataset):
     """As a loader of the run with seed 7 makes it."""
-    return SampleView(dataset, as_it_is, 7, batched=True, source=7)
+    return SeededDataset(dataset, identity_collate, 7, batched=True, source=7)
 
 
 def test_a_dataset_that_takes_seeds_gets_one_for_each_sample():
@@ -555,7 +555,7 @@ def test_seeds_follow_from_the_run_whatever_becomes_of_the_generators():
     """With ``deterministic=False`` the generators are left alone; seeds that nobody draws cost nothing."""
 
     def seeds(source):
-        asked = SampleView(Seeded(), as_it_is, None, batched=True, source=source)
+        asked = SeededDataset(Seeded(), identity_collate, None, batched=True, source=source)
         return load(asked, [1, 2], epoch=3)[1]
 
     assert seeds(5) == [sample_seed(stream(5, 3), number) for number in (1, 2)]
@@ -564,11 +564,15 @@ def test_seeds_follow_from_the_run_whatever_becomes_of_the_generators():
 
 @pytest.mark.parametrize(
     ("dataset", "collate_fn", "batched"),
-    [(ConcatDataset([Seeded(), Seeded()]), as_it_is, True), (Seeded(), as_it_is, False), (Seeded(), list, True)],
+    [
+        (ConcatDataset([Seeded(), Seeded()]), identity_collate, True),
+        (Seeded(), identity_collate, False),
+        (Seeded(), list, True),
+    ],
 )
 def test_generators_are_seeded_where_seeds_do_not_reach(dataset, collate_fn, batched):
     """Sample by sample, without batching, and for a collate function of the user's."""
-    assert seeded_dataset.draws_random_numbers(dataset) or not batched or collate_fn is list
+    assert seeded_dataset.uses_global_rng(dataset) or not batched or collate_fn is list
     drawn = []
 
     def collate(samples):
@@ -576,9 +580,13 @@ def test_generators_are_seeded_where_seeds_do_not_reach(dataset, collate_fn, bat
         return samples
 
     for _ in range(2):
-        SampleView(dataset, collate if collate_fn is list else collate_fn, 7, batched=batched)[Ask(0, 0, 0, [3], None)]
-    asked = SampleView(dataset, collate, 7, batched=batched)
-    assert repr(asked[Ask(0, 0, 0, [3], None)].batch[:2]) == repr(asked[Ask(0, 0, 0, [3], None)].batch[:2])
+        SeededDataset(dataset, collate if collate_fn is list else collate_fn, 7, batched=batched)[
+            BatchRequest(0, 0, 0, [3], None)
+        ]
+    asked = SeededDataset(dataset, collate, 7, batched=batched)
+    assert repr(asked[BatchRequest(0, 0, 0, [3], None)].batch[:2]) == repr(
+        asked[BatchRequest(0, 0, 0, [3], None)].batch[:2]
+    )
     assert len(set(drawn)) == 1
 
 
@@ -618,14 +626,14 @@ def test_a_batch_says_when_and_how_long_it_was_loaded(clock, seed):
         clock.now += 50
         return samples
 
-    delivered = view(Slowly(clock), collate, seed)[Ask(0, 0, 6, [1, 4, 2, 4], None)]
+    delivered = view(Slowly(clock), collate, seed)[BatchRequest(0, 0, 6, [1, 4, 2, 4], None)]
     assert delivered.times == (100.0, 161.0, 4, 1, 4.0, -1)
     assert len(clock.readings) == 3 + 4  # one for each sample, three for the batch
 
 
 def test_a_sample_may_take_no_time(clock):
-    assert view(Slowly(clock))[Ask(0, 0, 0, [0, 0], None)].times == (100.0, 100.0, 2, 0, 0.0, -1)
-    assert view(Slowly(clock), seed=None)[Ask(0, 0, 0, [], None)].times == (100.0, 100.0, 0, -1, 0.0, -1)
+    assert view(Slowly(clock))[BatchRequest(0, 0, 0, [0, 0], None)].times == (100.0, 100.0, 2, 0, 0.0, -1)
+    assert view(Slowly(clock), seed=None)[BatchRequest(0, 0, 0, [], None)].times == (100.0, 100.0, 0, -1, 0.0, -1)
 
 
 def test_the_first_samples_time_does_not_hold_what_the_batch_costs(clock, monkeypatch):
@@ -637,11 +645,11 @@ def test_the_first_samples_time_does_not_hold_what_the_batch_costs(clock, monkey
         return state()
 
     monkeypatch.setattr(seeded_dataset, "random_state", slow_state)
-    assert view(Slowly(clock))[Ask(0, 0, 0, [1, 2], None)].times == (100.0, 112.0, 2, 1, 2.0, -1)
+    assert view(Slowly(clock))[BatchRequest(0, 0, 0, [1, 2], None)].times == (100.0, 112.0, 2, 1, 2.0, -1)
 
 
 def test_without_batching_the_one_sample_is_the_slowest(clock):
-    assert view(Slowly(clock), batched=False)[Ask(0, 0, 0, [3], None)].times == (100.0, 103.0, 1, 0, 3.0, -1)
+    assert view(Slowly(clock), batched=False)[BatchRequest(0, 0, 0, [3], None)].times == (100.0, 103.0, 1, 0, 3.0, -1)
 
 
 @pytest.mark.parametrize("seed", [7, None])
@@ -650,20 +658,20 @@ def test_of_whole_batches_no_sample_is_known(clock, seed):
         def __getitems__(self, indices):
             return [self[index] for index in indices]
 
-    assert view(Whole(clock), seed=seed)[Ask(0, 0, 0, [3, 4], None)].times == (100.0, 107.0, 2, -1, 0.0, -1)
+    assert view(Whole(clock), seed=seed)[BatchRequest(0, 0, 0, [3, 4], None)].times == (100.0, 107.0, 2, -1, 0.0, -1)
 
 
 def test_a_batch_names_its_worker(in_worker):
-    assert view()[Ask(0, 0, 0, [3], None)].times.worker == 0
+    assert view()[BatchRequest(0, 0, 0, [3], None)].times.worker == 0
 
 
 def test_a_batch_and_its_times_come_through_a_queue(clock):
     """Pickled as one; every protocol gives back what went in."""
-    delivered = view(Slowly(clock))[Ask(0, 0, 6, [1, 4], None)]
+    delivered = view(Slowly(clock))[BatchRequest(0, 0, 6, [1, 4], None)]
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         back = pickle.loads(pickle.dumps(delivered, protocol))
         assert back == delivered
-        assert (type(back), type(back.times)) == (seeded_dataset.Delivered, seeded_dataset.LoadTimes)
+        assert (type(back), type(back.times)) == (seeded_dataset.WorkerOutput, seeded_dataset.LoadTimes)
 
 
 def test_pinning_leaves_the_times_as_they_are(clock):
@@ -673,8 +681,8 @@ def test_pinning_leaves_the_times_as_they_are(clock):
         def pin_memory(self):
             return "pinned"
 
-    delivered = view(Slowly(clock), lambda samples: [Pinnable()])[Ask(0, 0, 6, [1, 4], None)]
+    delivered = view(Slowly(clock), lambda samples: [Pinnable()])[BatchRequest(0, 0, 6, [1, 4], None)]
     pinned = torch.utils.data._utils.pin_memory.pin_memory(delivered)
     assert pinned == (6, ["pinned"], delivered.times)
-    assert (type(pinned), type(pinned.times)) == (seeded_dataset.Delivered, seeded_dataset.LoadTimes)
+    assert (type(pinned), type(pinned.times)) == (seeded_dataset.WorkerOutput, seeded_dataset.LoadTimes)
     assert list(map(type, pinned.times)) == [float, float, int, int, float, int]

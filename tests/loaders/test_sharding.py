@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from lightning_fastdata import FastDataError, shard
 from lightning_fastdata.loaders import sharding
-from lightning_fastdata.loaders.sharding import TellShare, iterable_warning
+from lightning_fastdata.loaders.sharding import SetShard, iterable_warning
 
 
 class Stream(IterableDataset):
@@ -42,7 +42,7 @@ def as_worker(monkeypatch):
 def distributed(monkeypatch):
     """A process group that says this rank."""
 
-    def initialise(rank: int, ranks: int) -> None:
+    def initialize(rank: int, ranks: int) -> None:
         said = {
             "is_available": lambda: True,
             "is_initialized": lambda: True,
@@ -51,7 +51,7 @@ def distributed(monkeypatch):
         }
         monkeypatch.setattr(sharding, "distributed", SimpleNamespace(**said))
 
-    return initialise
+    return initialize
 
 
 def everybody(as_worker, length, ranks, workers, **kwargs):
@@ -182,7 +182,7 @@ def test_who_is_asked_first(as_worker, distributed, monkeypatch):
     assert next(shard(count())) == 1
     distributed(2, 10)
     assert next(shard(count())) == 2
-    TellShare(3, 10)(0)
+    SetShard(3, 10)(0)
     assert next(shard(count())) == 3
     assert next(shard(count(), share=(4, 10))) == 4
 
@@ -200,7 +200,7 @@ def test_a_worker_that_cannot_know_its_rank_says_so(as_worker, monkeypatch, said
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     as_worker(1, 3, Stream())
-    with pytest.raises(FastDataError, match=r"worker 1 of 3 .*one of several ranks(.|\n)*TellShare"):
+    with pytest.raises(FastDataError, match=r"worker 1 of 3 .*one of several ranks(.|\n)*SetShard"):
         next(shard(range(3)))
     assert next(shard(range(3), share=(0, 1))) == 1
     as_worker(0, 0)  # the training process, where torch.distributed would say if there were several
@@ -229,7 +229,7 @@ def test_a_dataset_inside_another_finds_what_was_told(as_worker):
 
     outer = Wrapper()
     as_worker(1, 2, outer)
-    TellShare(1, 2)(1)
+    SetShard(1, 2)(1)
     assert outer.fastdata_share == (1, 2)
     assert list(outer) == [3]
 
@@ -238,7 +238,7 @@ def test_the_users_function_runs_afterwards(as_worker):
     """With the worker's id, after the rank was told."""
     dataset, seen = Stream(), []
     as_worker(2, 3, dataset)
-    TellShare(0, 2, then=lambda worker: seen.append((worker, dataset.fastdata_share)))(2)
+    SetShard(0, 2, then=lambda worker: seen.append((worker, dataset.fastdata_share)))(2)
     assert seen == [(2, (0, 2))]
 
 
@@ -246,13 +246,13 @@ def test_outside_a_worker_it_tells_nobody(as_worker):
     """Called by hand in the training process, only the user's function runs."""
     seen = []
     as_worker(0, 0)
-    TellShare(1, 2, then=seen.append)(5)
+    SetShard(1, 2, then=seen.append)(5)
     assert seen == [5]
 
 
 def test_it_travels_to_a_spawned_worker():
     """By pickle, with the user's function."""
-    assert pickle.loads(pickle.dumps(TellShare(1, 2, then=print))) == TellShare(1, 2, then=print)
+    assert pickle.loads(pickle.dumps(SetShard(1, 2, then=print))) == SetShard(1, 2, then=print)
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ def test_datasets_that_guard_their_attributes_are_told_too(as_worker, kind):
     dataset = kind()
     as_worker(0, 1, dataset)
     assert list(shard(range(4))) == [0, 1, 2, 3]
-    TellShare(1, 2)(0)
+    SetShard(1, 2)(0)
     assert list(shard(range(4))) == [1, 3]
 
 
@@ -289,7 +289,7 @@ def test_a_dataset_without_room_says_so(as_worker):
     as_worker(0, 1, Slots())
     assert list(shard(range(4))) == [0, 1, 2, 3]
     with pytest.raises(FastDataError, match=r"Slots takes no attributes(.|\n)*__slots__"):
-        TellShare(1, 2)(0)
+        SetShard(1, 2)(0)
 
 
 # What is refused
@@ -314,7 +314,7 @@ def test_a_share_may_be_numpys_numbers(as_worker):
 def test_telling_a_share_that_cannot_be(rank, ranks):
     """In the training process, before any worker starts."""
     with pytest.raises(FastDataError, match=r"0 <= rank < ranks"):
-        TellShare(rank, ranks)
+        SetShard(rank, ranks)
 
 
 @pytest.mark.parametrize(("rank", "ranks"), [("2", "2"), ("one", "2"), ("-1", "2"), ("", "")])

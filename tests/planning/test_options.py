@@ -129,4 +129,4 @@ def test_a_workload_knows_nothing_by_default():
     """What nobody said is unknown, not assumed."""
     unknown = Workload()
     assert (unknown.samples, unknown.batch_size, unknown.batch_bytes, unknown.device_type) == (None,) * 4
-    assert {unknown.in_memory, unknown.is_iterable, unknown.beside_other_pool, unknown.read_once} == {False}
+    assert {unknown.in_memory, unknown.is_iterable, unknown.concurrent_pool, unknown.single_pass} == {False}

@@ -88,7 +88,7 @@ TABLE = {
     "on Apple": ((8, {}, {"device_type": "mps"}), {"pin_memory": (False, "rule", "runs on mps")}),
     "on an unknown plugin": ((8, {}, {"device_type": "hpu"}), {"pin_memory": (False, "rule", "runs on hpu")}),
     "without a Trainer": ((8, {}, {}), {"pin_memory": (False, "rule", "without a Trainer")}),
-    "read once": ((8, {}, {"read_once": True}), {"persistent_workers": (False, "rule", "read once")}),
+    "read once": ((8, {}, {"single_pass": True}), {"persistent_workers": (False, "rule", "read once")}),
     "reloaded every epoch": (
         (8, {}, {"reload_every_n_epochs": 1}),
         {"persistent_workers": (False, "rule", "a single epoch")},
@@ -182,7 +182,7 @@ def test_the_rules(given, expected):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_users_value_always_wins(name, value, split):
     """Whatever "auto" would have taken, the user's value stands and its reason says whose it is."""
-    plan = decided(8, {name: value}, split=split, device_type="cuda", beside_other_pool=True)
+    plan = decided(8, {name: value}, split=split, device_type="cuda", concurrent_pool=True)
     assert getattr(plan, name) == value
     assert plan.reasons[name].source == "user"
     assert "set by you" in plan.reasons[name].text
@@ -266,10 +266,10 @@ def test_no_plan_is_a_known_bad_one(some_wishes):
             in_memory=pick([False, False, True]),
             is_iterable=pick([False, False, True]),
             loaders=pick([1, 3]),
-            beside_other_pool=pick([False, True]),
+            concurrent_pool=pick([False, True]),
             device_type=pick([None, "cpu", "mps", "cuda", "xpu"]),
             reload_every_n_epochs=pick([0, 1, 5]),
-            read_once=pick([False, True]),
+            single_pass=pick([False, True]),
             start_method=pick(["fork", "spawn", "forkserver"]),
             spawn_problem=pick([None, "no guard"]),
             fork_problem=pick([None, "polars"]),

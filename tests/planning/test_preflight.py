@@ -1,4 +1,4 @@
-"""What workers take against what is free: the arithmetic, the caps, and whole made-up machines."""
+"""What workers take against what is free: the arithmetic, the resource_caps, and whole made-up machines."""
 
 import random
 
@@ -7,7 +7,7 @@ import pytest
 from lightning_fastdata.hardware.detect import Hardware, Limit, probe
 from lightning_fastdata.planning.options import LoaderOptions, Workload
 from lightning_fastdata.planning.plan import make_plan
-from lightning_fastdata.planning.preflight import MOST, Pool, caps, preflight
+from lightning_fastdata.planning.preflight import MOST, Pool, preflight, resource_caps
 
 MIB, GIB = 2**20, 2**30
 
@@ -70,14 +70,14 @@ def test_memory_of_dev_shm_is_charged_to_the_memory_limit():
     """/dev/shm with 8 GiB in a container of 1: memory ends first, and is the fatal one."""
     flight = preflight(machine(**{**ROOMY, "ram_available_bytes": GIB}), Pool(8, 4, batch_bytes=64 * MIB))
     assert flight.fatal.name == "ram"
-    assert [demand.name for demand in flight.tight] == ["ram"]
+    assert [demand.name for demand in flight.warnings] == ["ram"]
 
 
 def test_what_is_not_known_is_left_out():
     """Outside Linux /dev/shm tells nothing; then nothing is claimed."""
     assert preflight(machine(), Pool(1000, 100, batch_bytes=GIB)).demands == ()
-    assert caps(machine(), batch_bytes=GIB).workers(2) == caps(machine()).prefetch(3)
-    assert caps(machine()).workers(2).most == MOST
+    assert resource_caps(machine(), batch_bytes=GIB).workers(2) == resource_caps(machine()).prefetch(3)
+    assert resource_caps(machine()).workers(2).most == MOST
 
 
 def test_an_empty_limit():
@@ -91,13 +91,13 @@ def test_an_empty_limit():
 def test_caps_say_what_limits():
     """Half of what is free, for this pool after the other one, and the sentence with the flag."""
     hardware = machine(shm_free_bytes=64 * MIB, ram_available_bytes=64 * GIB, open_file_limit=1024)
-    most = caps(hardware, batch_bytes=4 * MIB, tensors_per_batch=2, worker_bytes=100 * MIB)
+    most = resource_caps(hardware, batch_bytes=4 * MIB, tensors_per_batch=2, worker_bytes=100 * MIB)
     assert (most.workers(2).most, most.workers(2).name) == (4, "shm")
     assert "64 MiB free in /dev/shm, a batch is 4 MiB: enlarge it with docker run --shm-size" in most.workers(2).reason
     assert [most.prefetch(workers).most for workers in (1, 2, 8, 9)] == [8, 4, 1, 0]
-    beside = caps(hardware, batch_bytes=4 * MIB, other_pool=Pool(2, 2, batch_bytes=4 * MIB))
+    beside = resource_caps(hardware, batch_bytes=4 * MIB, other_pool=Pool(2, 2, batch_bytes=4 * MIB))
     assert beside.workers(2).most == 2
-    assert caps(hardware, batch_bytes=4 * MIB, parts=2).workers(2).most == 2
+    assert resource_caps(hardware, batch_bytes=4 * MIB, parts=2).workers(2).most == 2
 
 
 def test_what_caps_allow_fits():
@@ -119,11 +119,11 @@ def test_what_caps_allow_fits():
             "pin_memory": generator.random() < 0.5,
         }
         other = generator.choice([None, Pool(2, 2, batch_bytes=MIB)])
-        most, given = caps(hardware, **load, other_pool=other), generator.choice([1, 2, 5])
+        most, given = resource_caps(hardware, **load, other_pool=other), generator.choice([1, 2, 5])
 
         def fits(workers, prefetch, hardware=hardware, load=load, other=other):
             found = preflight(hardware, Pool(workers, prefetch, **load), other)
-            return not found.tight
+            return not found.warnings
 
         workers, prefetch = most.workers(given).most, most.prefetch(given).most
         other_fits = fits(0, 1)

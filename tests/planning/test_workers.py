@@ -91,8 +91,8 @@ def test_the_reason_names_the_limit_that_binds_the_rank():
 @pytest.mark.parametrize("cpus", [0.5, 1, 1.5, 1.9, 2, 2.5, 3, 3.5, 4, 5, 5.5, 6, 7, 8, 9.5, 12, 17, 24, 33, 64, 256])
 def test_training_and_validation_share_one_budget(cpus):
     """Both pools alive together never take more processes than cores that training does not need, nor than 16."""
-    train = decide(cpus, split="train", beside_other_pool=True)
-    val = decide(cpus, split="val", beside_other_pool=True)
+    train = decide(cpus, split="train", concurrent_pool=True)
+    val = decide(cpus, split="val", concurrent_pool=True)
     alone = decide(cpus, split="train")
     together = train.num_workers + val.num_workers
     assert together <= max(0 if cpus < 1.5 else 1, min(16, math.floor(cpus - 1)))
@@ -104,15 +104,15 @@ def test_training_and_validation_share_one_budget(cpus):
 @pytest.mark.parametrize(("cpus", "train", "val"), [(2, 1, 0), (3, 1, 1), (5, 3, 1), (9, 6, 2), (24, 12, 4)])
 def test_validation_gets_a_quarter(cpus, train, val):
     """Training is read all the time, validation now and then."""
-    counts = [decide(cpus, split=split, beside_other_pool=True).num_workers for split in ("train", "val")]
+    counts = [decide(cpus, split=split, concurrent_pool=True).num_workers for split in ("train", "val")]
     assert counts == [train, val]
 
 
 def test_sharing_is_said():
     """Whoever gets fewer workers than alone reads why."""
-    assert "16 workers shared with validation" in decide(24, split="train", beside_other_pool=True).workers_reason.text
-    assert "7 workers shared with training" in decide(8, split="val", beside_other_pool=True).workers_reason.text
-    nothing = decide(2, split="val", beside_other_pool=True)
+    assert "16 workers shared with validation" in decide(24, split="train", concurrent_pool=True).workers_reason.text
+    assert "7 workers shared with training" in decide(8, split="val", concurrent_pool=True).workers_reason.text
+    nothing = decide(2, split="val", concurrent_pool=True)
     assert nothing.num_workers == 0
     assert "the one worker that fits serves training" in nothing.workers_reason.text
 
@@ -234,7 +234,7 @@ def test_shared_memory_is_divided_by_ranks_and_pools():
     """Two ranks and two pools leave a quarter each: 2 of the 8 batches."""
     room = {"shm_free_bytes": 64 * MIB}
     alone = decide(machine(32, **room), batch_bytes=4 * MIB)
-    shared = decide(machine(64, local_world_size=2, **room), batch_bytes=4 * MIB, beside_other_pool=True)
+    shared = decide(machine(64, local_world_size=2, **room), batch_bytes=4 * MIB, concurrent_pool=True)
     assert alone.num_workers * alone.prefetch_factor == 8
     assert shared.num_workers * shared.prefetch_factor == 2
 
@@ -339,7 +339,7 @@ def test_files_that_may_not_be_opened_are_told_and_not_refused():
     """32 workers could hold 512 files open if their batches came out of order: that may happen or not."""
     choice = decide(machine(64, open_file_limit=256), LoaderOptions(num_workers=32))
     assert (choice.num_workers, choice.prefetch_factor) == (32, 2)
-    assert any("512 expected" in line and "too much: raise ulimit -n" in line for line in choice.tight)
+    assert any("512 expected" in line and "too much: raise ulimit -n" in line for line in choice.warnings)
 
 
 def test_measured_memory_of_the_user_is_refused_and_assumed_is_not():
@@ -382,14 +382,14 @@ OTHER = Pool(4, 1, batch_bytes=8 * MIB, batches=100)
         ({"validates_after": None}, False),  # at the end of an epoch the training queue is empty
         ({"validates_after": 0.98}, False),  # 4 of 200 batches are left, not 5
         ({"validates_after": 0.5, "other_pool_started": True}, False),  # then it is missing from what is free
-        ({"validates_after": 0.5, "made_anew": True}, False),  # its predecessor is counted in what is used
+        ({"validates_after": 0.5, "replaces_loader": True}, False),  # its predecessor is counted in what is used
     ],
 )
 def test_training_and_validation_of_the_user_are_refused_together(changes, refused):
     """5 batches of 8 MiB and 4 of the other pool do not fit into 64 MiB, if both are there at once."""
     options = LoaderOptions(num_workers=5, prefetch_factor=1)
     hardware = machine(16, shm_free_bytes=64 * MIB)
-    load = {"batch_bytes": 8 * MIB, "samples": 200, "batch_size": 1, "beside_other_pool": True, "other_pool": OTHER}
+    load = {"batch_bytes": 8 * MIB, "samples": 200, "batch_size": 1, "concurrent_pool": True, "other_pool": OTHER}
     if refused:
         with pytest.raises(FastDataError, match="for the train loader beside validation's 4") as caught:
             decide(hardware, options, **load, **changes)
@@ -403,7 +403,7 @@ def test_auto_keeps_off_what_the_user_gave_to_the_other_pool():
     choice = decide(
         machine(16, shm_free_bytes=64 * MIB),
         batch_bytes=4 * MIB,
-        beside_other_pool=True,
+        concurrent_pool=True,
         other_pool=Pool(4, 1, batch_bytes=4 * MIB),
     )
     assert (choice.num_workers, choice.prefetch_factor) == (4, 1)
@@ -421,10 +421,10 @@ def test_a_prefetch_left_open_gives_way_to_the_users_workers():
 def test_what_is_near_a_limit_is_told():
     """Above half of what is free, a line says how it comes about; below, none."""
     options = LoaderOptions(num_workers=4, prefetch_factor=2)
-    (line,) = decide(machine(16, shm_free_bytes=100 * MIB), options, batch_bytes=8 * MIB).tight
+    (line,) = decide(machine(16, shm_free_bytes=100 * MIB), options, batch_bytes=8 * MIB).warnings
     assert line.startswith("/dev/shm: 64 MiB expected (8 batches under way x 8 MiB), 64% of the 100 MiB free; enlarge")
-    assert decide(machine(16, shm_free_bytes=GIB), options, batch_bytes=8 * MIB).tight == ()
-    (reduced,) = decide(machine(5.5, shm_free_bytes=64 * MIB), batch_bytes=8 * MIB).tight
+    assert decide(machine(16, shm_free_bytes=GIB), options, batch_bytes=8 * MIB).warnings == ()
+    (reduced,) = decide(machine(5.5, shm_free_bytes=64 * MIB), batch_bytes=8 * MIB).warnings
     assert reduced == "/dev/shm: 32 MiB expected (4 batches under way x 8 MiB), 50% of the 64 MiB free"
 
 
@@ -438,30 +438,30 @@ def test_workers_of_the_user_that_cannot_start_are_refused():
     assert with_none.num_workers == 0
 
 
-@pytest.mark.parametrize("wish", [{"persistent_workers": True}, {"prefetch_factor": 4}])
+@pytest.mark.parametrize("requested", [{"persistent_workers": True}, {"prefetch_factor": 4}])
 @pytest.mark.parametrize("workload", [{"in_memory": True}, {"loaders": 100}])
-def test_a_wish_that_needs_a_worker_gets_one(wish, workload):
+def test_a_wish_that_needs_a_worker_gets_one(requested, workload):
     """persistent_workers=True or prefetch_factor=4 win over an auto that would take 0, and the reason says so."""
-    choice = decide(8, LoaderOptions(**wish), **workload)
+    choice = decide(8, LoaderOptions(**requested), **workload)
     assert (choice.num_workers, choice.workers_reason.source) == (1, "user")
-    assert f"your {next(iter(wish))} needs a worker" in choice.workers_reason.text
+    assert f"your {next(iter(requested))} needs a worker" in choice.workers_reason.text
 
 
-@pytest.mark.parametrize("wish", [{"persistent_workers": True}, {"prefetch_factor": 4}])
-def test_a_wish_for_a_worker_that_cannot_be_is_refused(wish):
+@pytest.mark.parametrize("requested", [{"persistent_workers": True}, {"prefetch_factor": 4}])
+def test_a_wish_for_a_worker_that_cannot_be_is_refused(requested):
     """No room for a worker, or none can start: an error, not a plan without the wish."""
-    name = next(iter(wish))
+    name = next(iter(requested))
     with pytest.raises(FastDataError, match=rf"{name}=.*none fits.*memory available"):
-        decide(machine(8, ram_available_bytes=MIB), LoaderOptions(**wish))
+        decide(machine(8, ram_available_bytes=MIB), LoaderOptions(**requested))
     with pytest.raises(FastDataError, match=rf"{name}=.*polars"):
-        decide_workers(LoaderOptions(**wish), machine(), Workload(fork_problem="polars is loaded"), "fork")
+        decide_workers(LoaderOptions(**requested), machine(), Workload(fork_problem="polars is loaded"), "fork")
 
 
-@pytest.mark.parametrize("wish", [{"persistent_workers": False}, {"prefetch_factor": None}])
-def test_a_wish_that_needs_no_worker_gets_none(wish):
+@pytest.mark.parametrize("requested", [{"persistent_workers": False}, {"prefetch_factor": None}])
+def test_a_wish_that_needs_no_worker_gets_none(requested):
     """persistent_workers=False and torch's own prefetch ask for nothing that 0 workers could not give."""
-    assert decide(8, LoaderOptions(**wish), in_memory=True).num_workers == 0
-    assert decide(machine(8, ram_available_bytes=MIB), LoaderOptions(**wish)).num_workers == 0
+    assert decide(8, LoaderOptions(**requested), in_memory=True).num_workers == 0
+    assert decide(machine(8, ram_available_bytes=MIB), LoaderOptions(**requested)).num_workers == 0
 
 
 def test_nothing_automatic_goes_beyond_a_limit():
@@ -484,7 +484,7 @@ def test_nothing_automatic_goes_beyond_a_limit():
             in_memory=generator.random() < 0.1,
             is_iterable=generator.random() < 0.2,
             loaders=generator.choice([1, 1, 2, 9]),
-            beside_other_pool=generator.random() < 0.5,
+            concurrent_pool=generator.random() < 0.5,
         )
         choice = decide_workers(LoaderOptions(), hardware, workload, "fork")
         workers, prefetch = choice.num_workers, choice.prefetch_factor
@@ -496,7 +496,7 @@ def test_nothing_automatic_goes_beyond_a_limit():
         assert workers <= max(1, hardware.cpus_per_rank - 1)
         samples = workload.batch_size or 32
         size = samples * 3 * 224 * 224 * 4 if workload.batch_bytes is None else workload.batch_bytes
-        pools = (2 if workload.beside_other_pool else 1) * (workload.loaders if workload.split == "train" else 1)
+        pools = (2 if workload.concurrent_pool else 1) * (workload.loaders if workload.split == "train" else 1)
         if hardware.shm_free_bytes is not None:
             assert ranks * pools * workers * prefetch * size <= hardware.shm_free_bytes / 2
         if hardware.ram_available_bytes is not None:

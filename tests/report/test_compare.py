@@ -10,7 +10,7 @@ from rich.console import Console
 from lightning_fastdata.report.compare import differences, side_by_side
 from lightning_fastdata.results.records import StepRecord
 from lightning_fastdata.results.stats import ACCOUNTS, Boundary, RankTimes, WaitKinds
-from lightning_fastdata.results.summary import summarise
+from lightning_fastdata.results.summary import summarize
 
 
 def render(renderable, width=80, encoding="utf-8"):
@@ -25,7 +25,7 @@ def run(wait_s, *, other_s=0.01, **changed):
     """Twenty steps of eight samples."""
     records = [StepRecord(0, step, 8, wait_s, None, 0.05, other_s, step == 0, 1, 1, 0) for step in range(20)]
     ledger = {**dict.fromkeys(ACCOUNTS, 0.0), "compute_s": 1.0, "wait_s": 20 * (wait_s or 0.0)}
-    summary = dataclasses.replace(summarise(records), ledger=ledger, total_s=sum(ledger.values()))
+    summary = dataclasses.replace(summarize(records), ledger=ledger, total_s=sum(ledger.values()))
     return dataclasses.replace(summary, **changed)
 
 

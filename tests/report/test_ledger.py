@@ -7,9 +7,9 @@ import pytest
 from lightning_fastdata.report.ledger import HEADING, ledger_section
 from lightning_fastdata.results.records import StepRecord
 from lightning_fastdata.results.stats import ACCOUNTS
-from lightning_fastdata.results.summary import summarise
+from lightning_fastdata.results.summary import summarize
 
-RUN = summarise([StepRecord(0, 0, 8, 0.02, None, 0.01, 0.001, True, 1, 1, 0)])
+RUN = summarize([StepRecord(0, 0, 8, 0.02, None, 0.01, 0.001, True, 1, 1, 0)])
 
 
 def with_ledger(total_s=200.0, not_measured=(), **accounts):
@@ -58,7 +58,7 @@ def test_accounts_of_nothing_are_left_out_where_lines_are_folded():
     ],
 )
 def test_what_there_was_nothing_of_to_measure_is_left_out_where_lines_are_folded(name, changed, shown):
-    """Transfers without a device, the synchronisation of one rank; all of it stays where nothing is folded."""
+    """Transfers without a device, the synchronization of one rank; all of it stays where nothing is folded."""
     summary = dataclasses.replace(with_ledger(not_measured=(name,), loop_s=200.0), **changed)
     assert (ACCOUNTS[name] in lines(summary, fold=True)) == shown
     assert lines(summary)[ACCOUNTS[name]] == ("not measured", None)

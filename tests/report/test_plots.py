@@ -16,7 +16,7 @@ from lightning_fastdata.report.plots import plot_run
 from lightning_fastdata.report.units import milliseconds
 from lightning_fastdata.results.stats import ACCOUNTS
 
-RUNS = runpy.run_path(str(Path(__file__).parent / "html" / "run_of_html.py"))["RUNS"]
+RUNS = runpy.run_path(str(Path(__file__).parent / "html" / "recorded_runs.py"))["RUNS"]
 
 
 def panels_of(name):

@@ -12,14 +12,14 @@ from lightning_fastdata.results.records import StageWait, StepRecord
 from lightning_fastdata.results.stats import (
     ACCOUNTS,
     Boundary,
-    Ceiling,
     DeviceTimes,
     Loading,
     RankTimes,
     SlowSample,
+    SpeedupBound,
     WaitKinds,
 )
-from lightning_fastdata.results.summary import Totals, summarise
+from lightning_fastdata.results.summary import Totals, summarize
 from lightning_fastdata.results.verdict import Verdict
 
 
@@ -51,7 +51,7 @@ SLOWEST = (
     SlowSample("10", 0.21, 0, 1, "/data/b.jpg"),
 )
 WHOLE = dataclasses.replace(
-    summarise(steps(30), stages=[VAL], num_workers=4),
+    summarize(steps(30), stages=[VAL], num_workers=4),
     total_s=2.0,
     ledger={**dict.fromkeys(ACCOUNTS, 0.0), "wait_s": 0.5, "compute_s": 1.5},
     not_measured=("transfer_s",),
@@ -62,7 +62,7 @@ WHOLE = dataclasses.replace(
     ranks=RankTimes(
         2, 3, 30, 0.75, 0.08, 0.12, 1.6, 1, "node2", 0.83, 22.0, ((0, "node1", 0.45), (1, "node2", 0.69)), (2,)
     ),
-    ceiling=Ceiling(2.31, 2.23, 2.4, 1.0, 2.0),
+    ceiling=SpeedupBound(2.31, 2.23, 2.4, 1.0, 2.0),
     verdict=Verdict("input-bound", "Input-bound: so it is.", "too slow", "num_workers=7 (now 4)."),
     world_size=3,
 )
@@ -70,13 +70,13 @@ FINE = dataclasses.replace(WHOLE, verdict=Verdict("fine", "Not input-bound."), d
 SUMMARIES = {
     "whole": WHOLE,
     "fine": FINE,
-    "usual": summarise(steps(30), stages=[VAL], num_workers=0),
-    "empty": summarise([]),
-    "many loaders": summarise(steps(30), stages=[MANY]),
-    "not measured": summarise(steps(30, None), stages=[UNMEASURED]),
-    "long": summarise(steps(3000), totals=Totals(steps=90_000, epochs=9000, wait_s=9e4, other_s=9e4)),
+    "usual": summarize(steps(30), stages=[VAL], num_workers=0),
+    "empty": summarize([]),
+    "many loaders": summarize(steps(30), stages=[MANY]),
+    "not measured": summarize(steps(30, None), stages=[UNMEASURED]),
+    "long": summarize(steps(3000), totals=Totals(steps=90_000, epochs=9000, wait_s=9e4, other_s=9e4)),
     "interrupted": dataclasses.replace(
-        summarise(steps(3)),
+        summarize(steps(3)),
         status="interrupted",
         notes=("Something to know.",),
         resumed_from={"steps": 500, "train_s": 1.0, "wait_s": 0.5},

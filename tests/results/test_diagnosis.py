@@ -7,7 +7,7 @@ import pytest
 from lightning_fastdata.results.diagnosis import diagnosed
 from lightning_fastdata.results.records import StepRecord
 from lightning_fastdata.results.stats import ACCOUNTS, Boundary, Loading, RankTimes, SlowSample, WaitKinds
-from lightning_fastdata.results.summary import summarise
+from lightning_fastdata.results.summary import summarize
 
 STEPS = 100
 
@@ -39,7 +39,7 @@ def run_of(
         mean = load_s / steps / 4
         loading = Loading(steps, steps * 4, load_s, load_s / steps, 0.3, mean, num_workers=workers, slowest=(slow,))
     summary = replace(
-        summarise(records, num_workers=workers),
+        summarize(records, num_workers=workers),
         ledger=accounts,
         total_s=sum(accounts.values()),
         waits=waits,
@@ -244,5 +244,5 @@ def test_few_steps_ask_for_a_longer_run_and_very_few_for_nothing_else():
 
 def test_without_a_ledger_the_verdict_is_that_of_the_bare_share():
     records = [StepRecord(0, n, 4, 0.02, None, 0.08, 0.0, n == 0, 1, 1, 0) for n in range(30)]
-    summary = summarise(records)
+    summary = summarize(records)
     assert diagnosed(summary, records) == summary

@@ -13,7 +13,7 @@ import pytest
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results import records
 from lightning_fastdata.results.records import StageWait, StepRecord
-from lightning_fastdata.results.summary import RunSummary, Totals, summarise
+from lightning_fastdata.results.summary import RunSummary, Totals, summarize
 from lightning_fastdata.results.verdict import judge
 
 
@@ -51,14 +51,14 @@ def test_a_step_goes_to_a_dict_and_back():
 def test_a_summary_goes_through_json_and_back():
     stage = StageWait("val", 2, 10, 1.0, 0.4, 4.0)
     summary = dataclasses.replace(
-        summarise([record(first=True), record(1)], stages=[stage], num_workers=2), notes=("a note",), host="here"
+        summarize([record(first=True), record(1)], stages=[stage], num_workers=2), notes=("a note",), host="here"
     )
     assert RunSummary.from_dict(json.loads(json.dumps(summary.to_dict()))) == summary
 
 
 def test_the_loaders_of_a_stage_go_with_it():
     parts = (StageWait("val/0", 2, 6, 0.2, 0.1, 1.0), StageWait("val/1", 2, 4, None, None, 2.5))
-    summary = summarise([], stages=[StageWait("val", 2, 10, 1.0, 0.4, 4.0, parts)])
+    summary = summarize([], stages=[StageWait("val", 2, 10, 1.0, 0.4, 4.0, parts)])
     written = json.loads(json.dumps(summary.to_dict()))
     assert written == summary.to_dict()
     assert written["stages"][0]["loaders"][0]["wait_share"] == 0.2
@@ -67,18 +67,18 @@ def test_the_loaders_of_a_stage_go_with_it():
 
 def test_a_summary_from_before_there_were_loaders_can_be_read():
     """Of the same schema: a reader of either age passes over what it does not know."""
-    written = summarise([], stages=[StageWait("val", 2, 10, 1.0, 0.4, 4.0)]).to_dict()
+    written = summarize([], stages=[StageWait("val", 2, 10, 1.0, 0.4, 4.0)]).to_dict()
     del written["stages"][0]["loaders"]
     assert RunSummary.from_dict(written).stages[0].loaders == ()
 
 
 def test_a_summary_of_a_later_layout_is_refused():
     with pytest.raises(FastDataError, match="schema 2"):
-        RunSummary.from_dict({**summarise([]).to_dict(), "schema": 2})
+        RunSummary.from_dict({**summarize([]).to_dict(), "schema": 2})
 
 
 def test_the_parts_add_up_and_the_share_is_a_ratio_of_sums():
-    summary = summarise([record(0, 0.5), record(1, 1.5)])
+    summary = summarize([record(0, 0.5), record(1, 1.5)])
     assert summary.wait_s == 2.0
     assert summary.train_s == pytest.approx(3.0)
     assert summary.wait_share == pytest.approx(2 / 3)
@@ -87,44 +87,44 @@ def test_the_parts_add_up_and_the_share_is_a_ratio_of_sums():
 
 def test_percentiles_show_the_bursts_that_a_mean_hides():
     """Trap 34: with four workers the pattern is one slow, three fast."""
-    summary = summarise([record(step, 0.4 if step % 4 == 0 else 0.0) for step in range(100)])
+    summary = summarize([record(step, 0.4 if step % 4 == 0 else 0.0) for step in range(100)])
     assert (summary.wait_s_median, summary.wait_s_p95, summary.wait_s_max) == (0.0, 0.4, 0.4)
 
 
 def test_percentiles_agree_with_the_standard_library():
     waits = [random.Random(0).random() for _ in range(101)]
-    summary = summarise([record(step, wait) for step, wait in enumerate(waits)])
+    summary = summarize([record(step, wait) for step, wait in enumerate(waits)])
     assert summary.wait_s_median == statistics.median(waits)
     assert summary.wait_s_p95 == pytest.approx(statistics.quantiles(waits, n=20, method="inclusive")[-1])
 
 
 def test_totals_count_what_is_no_longer_kept_and_the_summary_says_so():
     totals = Totals(steps=50_000, epochs=5, samples=None, wait_s=100.0, compute_s=300.0, wait_s_max=9.0)
-    summary = summarise([record(wait_s=0.1)] * 10, totals=totals)
+    summary = summarize([record(wait_s=0.1)] * 10, totals=totals)
     assert (summary.steps, summary.wait_s, summary.wait_share, summary.wait_s_max) == (50_000, 100.0, 0.25, 9.0)
     assert summary.percentile_steps == 10
 
 
 def test_without_a_measured_wait_nothing_is_claimed():
-    summary = summarise([record(wait_s=None)] * 30)
+    summary = summarize([record(wait_s=None)] * 30)
     assert (summary.wait_s, summary.wait_share, summary.wait_s_median) == (None, None, None)
     assert summary.timing_source == "not measured"
     assert summary.verdict.level == "unknown"
 
 
 def test_an_empty_run_has_a_summary_too():
-    summary = summarise([])
+    summary = summarize([])
     assert (summary.steps, summary.wait_share, summary.verdict.text) == (0, None, "No training step was measured.")
 
 
 def test_an_evaluation_alone_gets_its_own_verdict():
-    summary = summarise([], stages=[StageWait("test", 1, 40, 3.0, 0.4, 4.0)])
+    summary = summarize([], stages=[StageWait("test", 1, 40, 3.0, 0.4, 4.0)])
     assert summary.verdict.text.startswith("Input-bound: 75 % of the test time was spent waiting for data;")
     assert summary.timing_source == "fetch"
 
 
 def test_first_batches_are_found_by_epoch():
-    summary = summarise([record(0, 0.9, first=True), record(1), record(2, 0.7, epoch=1, first=True)])
+    summary = summarize([record(0, 0.9, first=True), record(1), record(2, 0.7, epoch=1, first=True)])
     assert summary.first_batch_wait_s == ((0, 0.9), (1, 0.7))
     assert summary.epochs == 2
 

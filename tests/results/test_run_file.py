@@ -12,18 +12,18 @@ import pytest
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.records import SCHEMA, Span, StageWait, StepRecord
 from lightning_fastdata.results.run_file import path_of_rank, read_run
-from lightning_fastdata.results.stats import Boundary, Ceiling, Loading, RankTimes, SlowSample
-from lightning_fastdata.results.summary import RunSummary, summarise
+from lightning_fastdata.results.stats import Boundary, Loading, RankTimes, SlowSample, SpeedupBound
+from lightning_fastdata.results.summary import RunSummary, summarize
 
 STEPS = [StepRecord(number // 2, number, 4, 0.25, None, 0.5, 0.125, number % 2 == 0, 1, 1, 1) for number in range(4)]
 SUMMARY = dataclasses.replace(
-    summarise(STEPS, stages=[StageWait("val", 1, 3, 0.5, 0.25, 2.0, (StageWait("val/0", 1, 3, 0.5, 0.25, 2.0),))]),
+    summarize(STEPS, stages=[StageWait("val", 1, 3, 0.5, 0.25, 2.0, (StageWait("val/0", 1, 3, 0.5, 0.25, 2.0),))]),
     ledger={"wait_s": 1.0, "compute_s": 3.0},
     total_s=4.0,
     boundary=Boundary(1, 0.25, 0.125, 0.125, 0.0),
     loading=Loading(4, 16, 1.0, 0.25, 0.5, 0.0625, slowest=(SlowSample("7", 0.25, 0, 1, "a.jpg"),)),
     ranks=RankTimes(2, 2, 4, 0.5, 0.5, 0.75, 1.5, 1, "b", 0.75, 1.0, ((0, "a", 0.25), (1, "b", 0.5)), (3,)),
-    ceiling=Ceiling(1.5, 1.25, 2.0, 1.0, 3.0),
+    ceiling=SpeedupBound(1.5, 1.25, 2.0, 1.0, 3.0),
     resumed_from={"steps": 2, "train_s": 1.5, "wait_s": 0.5},
 )
 HEADER = {
@@ -96,7 +96,7 @@ def test_a_killed_run_still_has_its_figures_and_its_account(read):
     )
     made = run.best_summary()
     assert made == dataclasses.replace(
-        summarise(STEPS[:3]),
+        summarize(STEPS[:3]),
         status="interrupted",
         rank=1,
         world_size=2,
@@ -181,7 +181,7 @@ def test_a_value_of_another_type_is_no_figure(read):
 
 
 def test_what_a_newer_version_added_is_passed_over(read):
-    event, newer = {"kind": "event"}, {"colour": "blue", "wait_s_p999": [1]}
+    event, newer = {"kind": "event"}, {"color": "blue", "wait_s_p999": [1]}
     run = read(HEADER, event, *(step(number, **newer) for number in range(4)), summary_line(**newer))
     assert (run.records, run.summary, run.problems) == (tuple(STEPS), SUMMARY, ())
 

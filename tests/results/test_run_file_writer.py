@@ -9,8 +9,8 @@ import pytest
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.records import SCHEMA, Span, StepRecord
 from lightning_fastdata.results.run_file import read_run
-from lightning_fastdata.results.run_file_writer import JsonLinesSink
-from lightning_fastdata.results.summary import summarise
+from lightning_fastdata.results.run_file_writer import RunFileWriter
+from lightning_fastdata.results.summary import summarize
 
 ROW = (0, 0, 4, 0.25, None, 0.5, 0.125, True, 1, 1, 0)
 NOT_MEASURED = (1.5, None, None, None, 0.0, None, None, None, None)
@@ -25,7 +25,7 @@ def path(tmp_path):
 @pytest.fixture
 def sink(path):
     """Open, as while a run goes on: what a test reads was not written by the end."""
-    sink = JsonLinesSink(path, {})
+    sink = RunFileWriter(path, {})
     yield sink
     sink.abandon()
 
@@ -35,11 +35,11 @@ def lines_of(path):
 
 
 def test_what_was_written_comes_back(path):
-    sink = JsonLinesSink(path, {"host": "here"})
+    sink = RunFileWriter(path, {"host": "here"})
     sink.write_steps([(0, step, *ROW[2:], *MEASURED) for step in range(3)])
     sink.write_span(Span("validation", 1.0, 2.5, 3))
     sink.write_so_far(9.5, {"wait_s": 4.0, "loop_s": 5.5})
-    summary = summarise([StepRecord(0, step, *ROW[2:]) for step in range(3)])
+    summary = summarize([StepRecord(0, step, *ROW[2:]) for step in range(3)])
     sink.close(summary)
     sink.close(None)
     run = read_run(path)
@@ -77,9 +77,9 @@ def test_times_are_written_to_a_tenth_of_a_microsecond(sink, path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lightning_fastdata.results.run_file_writer import JsonLinesSink
+from lightning_fastdata.results.run_file_writer import RunFileWriter
 from lightning_fastdata.results.records import Span
-sink = JsonLinesSink(Path(sys.argv[1]), {})
+sink = RunFileWriter(Path(sys.argv[1]), {})
 write = {
     "steps": lambda: sink.write_steps([(0, 0, 4, 0.25, None, 0.5, 0.125, True, 1, 1, 0)]),
     "span": lambda: sink.write_span(Span("validation", 1.0, 2.5, 3)),
@@ -99,15 +99,15 @@ def test_it_is_on_disk_at_once(path, what):
     assert {"steps": run.records, "span": run.spans, "so far": run.so_far}[what]
 
 
-@pytest.mark.parametrize("end", [lambda sink: sink.close(None), JsonLinesSink.abandon])
+@pytest.mark.parametrize("end", [lambda sink: sink.close(None), RunFileWriter.abandon])
 def test_after_its_end_nothing_is_written(path, end):
-    sink = JsonLinesSink(path, {})
+    sink = RunFileWriter(path, {})
     end(sink)
     before = path.read_text()
     sink.write_steps([ROW])
     sink.write_span(Span("validation", 1.0, 2.5, 3))
     sink.write_so_far(9.5, {})
-    sink.close(summarise([]))
+    sink.close(summarize([]))
     sink.abandon()
     assert path.read_text() == before
 
@@ -116,4 +116,4 @@ def test_a_path_that_cannot_be_written_is_said_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     for bad in (tmp_path, tmp_path / "file" / "run.jsonl"):
         with pytest.raises(FastDataError, match="cannot write there"):
-            JsonLinesSink(bad, {})
+            RunFileWriter(bad, {})

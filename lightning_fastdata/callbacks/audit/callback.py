@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lightning_fastdata.callbacks.audit.digest import EpochSums, Words, read_vector
-from lightning_fastdata.callbacks.audit.session import NOTHING, AuditedRun
+from lightning_fastdata.callbacks.audit.session import NOTHING, AuditSession
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.audit_file import append_epoch, check_writable, start_file
 
@@ -77,7 +77,7 @@ class DataAuditMixin(Base):
             raise _bad_argument("content", content, "True or False")
         self._path = os.fspath(path)
         self._content = content
-        self._run: AuditedRun | None = None
+        self._run: AuditSession | None = None
         self._ended = False
         self._told: set[str] = set()
 
@@ -99,11 +99,11 @@ class DataAuditMixin(Base):
         if problem is not None:
             what, expected, fix = problem
             raise FastDataError(what, expected=expected, fix=fix)
-        self._run = AuditedRun(path=Path(self._path), content=self._content, world_size=trainer.world_size)
+        self._run = AuditSession(path=Path(self._path), content=self._content, world_size=trainer.world_size)
         self._ended, self._told = False, set()
 
     @_guarded
-    def on_train_start(self, run: AuditedRun, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, run: AuditSession, trainer: Any, pl_module: Any) -> None:
         """Begin the file anew, or go on with it."""
         if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
             self._ended = True
@@ -116,7 +116,7 @@ class DataAuditMixin(Base):
     # Training.
 
     @_guarded
-    def on_train_batch_start(self, run: AuditedRun, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, run: AuditSession, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Note the batch."""
         left_over = run.begin_batch(trainer.current_epoch, batch_idx)
         if left_over is not None:  # of a checkpoint, which is taken over by a single process only
@@ -150,7 +150,7 @@ class DataAuditMixin(Base):
         except Exception as error:
             self._give_up(error)
 
-    def _write(self, run: AuditedRun, sums: EpochSums, vector: Words) -> None:
+    def _write(self, run: AuditSession, sums: EpochSums, vector: Words) -> None:
         append_epoch(run.path, read_vector(vector, run.world_size, sums))
 
     def _tell(self, trainer: Any, text: str) -> None:

@@ -5,10 +5,10 @@ from typing import Any
 
 from lightning_fastdata.callbacks.audit.digest import NotMeasured, sum_of_samples
 
-__all__ = ["GivenSamples"]
+__all__ = ["ServedSamples"]
 
 
-class GivenSamples:
+class ServedSamples:
     """The loaders of one epoch.
 
     Args:

@@ -8,18 +8,18 @@ from uuid import uuid4
 
 from lightning_fastdata.callbacks.audit.content import content_words
 from lightning_fastdata.callbacks.audit.digest import BatchSums, EpochSums, NotMeasured, Words, sum_of_words
-from lightning_fastdata.callbacks.audit.served_samples import GivenSamples
+from lightning_fastdata.callbacks.audit.served_samples import ServedSamples
 from lightning_fastdata.callbacks.audit.tensors import tensor_block
 from lightning_fastdata.results.audit_lines import SCHEMA
 
-__all__ = ["NOTHING", "AuditedRun"]
+__all__ = ["NOTHING", "AuditSession"]
 
 NOTHING = EpochSums(epoch=0, samples=None, order=None, content=None)
 """What a rank adds that has measured nothing; its vector is all zeros."""
 
 
 @dataclass
-class AuditedRun:
+class AuditSession:
     """The sums of the running epoch, and what a checkpoint brought."""
 
     path: Path
@@ -36,7 +36,7 @@ class AuditedRun:
     """Whether the line of ``sums`` is in the file."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Why something is not measured, by what it is: "samples" or "content"."""
-    given: GivenSamples | None = None
+    given: ServedSamples | None = None
     """The loaders of the running epoch."""
 
     def begin_batch(self, epoch: int, batch: int) -> EpochSums | None:
@@ -71,7 +71,7 @@ class AuditedRun:
         """
         assert self.sums is not None
         if self.given is None:  # in each epoch anew: the Trainer may have got other loaders
-            self.given = GivenSamples(trainer.train_dataloader)
+            self.given = ServedSamples(trainer.train_dataloader)
         samples, order, content = None, None, None
         try:
             if self.sums.order is not None:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lightning_fastdata.callbacks.monitor.arguments import check_arguments
 from lightning_fastdata.callbacks.monitor.console import end_progress_bar, print_summary
 from lightning_fastdata.callbacks.monitor.live_metrics import LiveReport, NoReport
-from lightning_fastdata.callbacks.monitor.run_info import RunFacts
-from lightning_fastdata.callbacks.monitor.session import MeasuredRun
+from lightning_fastdata.callbacks.monitor.run_info import RunInfo
+from lightning_fastdata.callbacks.monitor.session import MonitorSession
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.results.records import SCHEMA, StepRecord
 from lightning_fastdata.results.run_file import path_of_rank
-from lightning_fastdata.results.run_file_writer import JsonLinesSink
+from lightning_fastdata.results.run_file_writer import RunFileWriter
 from lightning_fastdata.results.summary import RunSummary
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class DataWaitMonitorMixin(Base):
         self._device_events = bool(device_events)
         self._tells = True
         self._state_key = self._make_state_key()
-        self._run: MeasuredRun | None = None
+        self._run: MonitorSession | None = None
 
     # Results.
 
@@ -130,7 +130,7 @@ class DataWaitMonitorMixin(Base):
 
         return plot_run(self.summary(), self.records())
 
-    def _measured(self) -> MeasuredRun:
+    def _measured(self) -> MonitorSession:
         if self._run is None:
             raise FastDataError(
                 "DataWaitMonitor has nothing to report: no run has begun in this process.",
@@ -157,15 +157,15 @@ class DataWaitMonitorMixin(Base):
         except Exception as error:
             self._give_up(error)
 
-    def _new_run(self, trainer: Any, *, to_file: bool) -> MeasuredRun:
-        facts = RunFacts.of(trainer)
+    def _new_run(self, trainer: Any, *, to_file: bool) -> MonitorSession:
+        facts = RunInfo.of(trainer)
         sink, hardware = None, probe().to_dict()
         if to_file and self._save_to is not None:
             header = {**asdict(facts), "hardware": hardware}  # for the report of a run that is killed
-            sink = JsonLinesSink(path_of_rank(self._save_to, facts.rank), header)
+            sink = RunFileWriter(path_of_rank(self._save_to, facts.rank), header)
         interval = self._log_every_n_steps
         live = LiveReport(prog_bar=self._prog_bar, warn_above=self._warn_above, max_warnings=self._max_warnings)
-        return MeasuredRun(
+        return MonitorSession(
             facts=facts,
             live=live if self._tells else NoReport(),
             meter=StepMeter(time.perf_counter, rank=facts.rank),
@@ -238,13 +238,13 @@ class DataWaitMonitorMixin(Base):
         if self._run is not None:
             self._run.enter("after")
 
-    def _end_epoch(self, run: MeasuredRun) -> None:
+    def _end_epoch(self, run: MonitorSession) -> None:
         try:
             run.end_epoch()
         except Exception as error:
             self._give_up(error)
 
-    def _tell_window(self, run: MeasuredRun, trainer: Any, *, step_offset: int = 0) -> None:
+    def _tell_window(self, run: MonitorSession, trainer: Any, *, step_offset: int = 0) -> None:
         try:
             window = run.take_window()
             if window is None:

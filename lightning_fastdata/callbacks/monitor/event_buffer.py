@@ -11,10 +11,10 @@ from typing import Any
 from lightning_fastdata.callbacks.monitor.fetch_probe import interpret
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 
-__all__ = ["Journal"]
+__all__ = ["EventBuffer"]
 
 
-class Journal:
+class EventBuffer:
     """Events for a meter, in these forms.
 
     - (kind, start, end): an interval that the seam heard
@@ -66,6 +66,6 @@ class Journal:
                 meter.add_batch(samples)
                 meter.close_step(epoch, step, now)
             elif len(event) == 2:
-                meter.ledger.open_boundary(event[1], made_anew=event[0] == "made anew")
+                meter.ledger.open_boundary(event[1], replaces_loader=event[0] == "made anew")
             else:
                 meter.add_batch(event[0])

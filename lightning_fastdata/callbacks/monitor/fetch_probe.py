@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from lightning_fastdata.compat.lightning_loops import training_iterators
 from lightning_fastdata.compat.torch_internals import QueueState, loads_inline, queue_state
-from lightning_fastdata.loaders.batch_requests import Fetched, InlineBatches
+from lightning_fastdata.loaders.batch_requests import InlineBatches, LoadedBatch
 from lightning_fastdata.loaders.resumable import Batches
 
-__all__ = ["FetchFacts", "FetchProbe", "Load", "found_the_end", "interpret"]
+__all__ = ["FetchInfo", "FetchProbe", "Load", "found_the_end", "interpret"]
 
 # A wait shorter than that is none that anybody would notice.
 _NOTICED_S = 1e-3
@@ -45,7 +45,7 @@ class Load(NamedTuple):
     """Epoch it was loaded for, from 0."""
 
 
-class FetchFacts(NamedTuple):
+class FetchInfo(NamedTuple):
     """What a fetch was; of ``inline_s``, ``blocked_s`` and ``handoff_s`` all are known or none, and they sum to it."""
 
     exhausted: bool
@@ -87,7 +87,7 @@ class _Look(NamedTuple):
     """Whether it loads in the training process; None where unknown or not decided yet."""
     queue: QueueState | None
     """Where its batches are; None without workers."""
-    fetched: Fetched | None
+    fetched: LoadedBatch | None
     """How its last batch had been loaded, for one of ours."""
 
 
@@ -186,7 +186,7 @@ def found_the_end(raw: tuple[Any, ...]) -> bool:
     return raised is not None and issubclass(raised, StopIteration)
 
 
-def interpret(raw: tuple[Any, ...], start: float, end: float) -> FetchFacts:
+def interpret(raw: tuple[Any, ...], start: float, end: float) -> FetchInfo:
     """What a fetch was.
 
     Args:
@@ -200,13 +200,13 @@ def interpret(raw: tuple[Any, ...], start: float, end: float) -> FetchFacts:
     return _of_several(before, after, raised, start, end)
 
 
-def _of_one(was: _Look, now: _Look, start: float, end: float) -> FetchFacts:
+def _of_one(was: _Look, now: _Look, start: float, end: float) -> FetchInfo:
     """A fetch that gave a batch of the only loader; the same as ``_of_several`` would find."""
     part = _part_of(was, now)
     fetched = [now.fetched] if _has_stamp(was, now) else []
     ready = None if part is None else part.ready
     inline_s, blocked_s, handoff_s = (None, None, None) if part is None else _split([part], start, end)
-    return FetchFacts(
+    return FetchInfo(
         False,
         None if now.inline is None else not now.inline,
         inline_s,
@@ -224,7 +224,7 @@ def _of_one(was: _Look, now: _Look, start: float, end: float) -> FetchFacts:
 
 def _of_several(
     before: tuple[_Look, ...], after: tuple[_Look, ...], raised: Any, start: float, end: float
-) -> FetchFacts:
+) -> FetchInfo:
     """A fetch of whatever number of loaders, or one that gave no batch."""
     known: Iterable[_Look | None] = before if len(before) == len(after) else [None] * len(after)
     pairs = list(zip(known, after, strict=True))
@@ -233,7 +233,7 @@ def _of_several(
     counted = [part for part in parts if part.ready is not None]
     least = min(counted, key=lambda part: part.ready or 0, default=None)
     inline_s, blocked_s, handoff_s = (None, None, None) if raised else _split(parts, start, end)
-    return FetchFacts(
+    return FetchInfo(
         exhausted=found_the_end((before, after, raised)),
         from_workers=_from_workers(after),
         inline_s=inline_s,

@@ -4,22 +4,22 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning_fastdata.callbacks.monitor.cuda_timer import DeviceTimer, device_timer
-from lightning_fastdata.callbacks.monitor.event_buffer import Journal
+from lightning_fastdata.callbacks.monitor.event_buffer import EventBuffer
 from lightning_fastdata.callbacks.monitor.fetch_probe import FetchProbe, found_the_end
 from lightning_fastdata.callbacks.monitor.hook_timing import hook_labels, timed_calls
 from lightning_fastdata.callbacks.monitor.loader_info import overrides
-from lightning_fastdata.callbacks.monitor.profiler_tap import FETCHES, Interval, Listener, Seam
+from lightning_fastdata.callbacks.monitor.profiler_tap import FETCHES, Interval, Listener, ProfilerTap
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 from lightning_fastdata.compat.lightning_loops import sigterm_broadcast
 
-__all__ = ["Listening"]
+__all__ = ["Instrumentation"]
 
 # Where ranks meet outside the labels; all public methods of a strategy.
 _MEETINGS = ("barrier", "broadcast", "all_gather", "reduce", "reduce_boolean_decision")
 _LOGGING = ("log_metrics", "log_hyperparams", "log_graph", "save")
 
 
-class Listening:
+class Instrumentation:
     """The ears in one Trainer: its profiler's labels, its loggers, the meetings of ranks, the fetches.
 
     A tuner takes all callbacks away while it runs fits of its own, which are not ours: then nothing is noted.
@@ -42,7 +42,7 @@ class Listening:
         pl_module: Any,
         monitor: Any,
         *,
-        journal: Journal,
+        journal: EventBuffer,
         up_to_date: Callable[[], StepMeter],
         failed: Callable[[Exception], None],
         clock: Callable[[], float],
@@ -61,7 +61,7 @@ class Listening:
         self._undo: list[Callable[[], None]] = []
         owners = (pl_module, trainer.datamodule)
         listeners = self._listeners(owners)
-        self.seam = Seam(
+        self.seam = ProfilerTap(
             trainer,
             listeners,
             before={"train": self._before_fetch()},
@@ -193,7 +193,7 @@ class Listening:
             broadcast = sigterm_broadcast(trainer)
             if broadcast is None:  # the meeting before every batch; the others alone would be a wrong number
                 self.not_measured += ("sync_s",)
-                self._lose("rank synchronisation: not measured, this Lightning asks for SIGTERM elsewhere.")
+                self._lose("rank synchronization: not measured, this Lightning asks for SIGTERM elsewhere.")
                 return
             self._undo.append(timed_calls(trainer.strategy, _MEETINGS, met, self._clock))
             self._undo.append(timed_calls(broadcast[0], [broadcast[1]], met, self._clock))

@@ -3,7 +3,7 @@
 from collections import deque
 
 from lightning_fastdata.callbacks.monitor.accounts import Accounts
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchFacts
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo
 from lightning_fastdata.results.records import Span
 from lightning_fastdata.results.stats import Boundary
 
@@ -47,7 +47,7 @@ class Ledger:
         if kind == "checkpoint":
             self._add_span(kind, start, end)
 
-    def fetch(self, start: float, end: float, facts: FetchFacts | None) -> bool:
+    def fetch(self, start: float, end: float, facts: FetchInfo | None) -> bool:
         """One ``next`` that gave a batch.
 
         Returns:
@@ -79,17 +79,17 @@ class Ledger:
         self.accounts.add("boundary", start, end)
         self._end_s += end - start
 
-    def open_boundary(self, now: float, *, made_anew: bool = False) -> None:
+    def open_boundary(self, now: float, *, replaces_loader: bool = False) -> None:
         """The loaders are about to be read from their beginning; in the first epoch that is part of the start-up.
 
         Args:
             now: When (s).
-            made_anew: Whether they were made anew just before, and an iterator of them tried, which has no label.
+            replaces_loader: Whether they were made anew just before, and an iterator of them tried, which has no label.
         """
         if self.accounts.phase != "loop" or not self._ever_stepped:
             return  # a loader without a length is read ahead in the start-up already
         self._booked_s = self.accounts.booked_s("boundary_s")
-        self.accounts.enter("boundary", now, began_before=made_anew)
+        self.accounts.enter("boundary", now, began_before=replaces_loader)
         self._boundary_since = now
         self._refill_s, self._end_s = self._refill_s + self._end_s, 0.0
         # With loaders made anew for each epoch, Lightning asks for an iterator twice.

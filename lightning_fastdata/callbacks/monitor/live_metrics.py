@@ -74,7 +74,7 @@ class LiveReport:
         to_loggers: bool,
         step_offset: int,
     ) -> None:
-        # Tensors, because EarlyStopping and ModelCheckpoint expect them; on the CPU, because a copy would synchronise.
+        # Tensors, because EarlyStopping and ModelCheckpoint expect them; on the CPU, because a copy would synchronize.
         tensors = {key: torch.tensor(value, device="cpu") for key, value in metrics.items()}
         publish_metrics(trainer, tensors, progress_bar)
         if not to_loggers or self._logger_failed or not trainer.is_global_zero:

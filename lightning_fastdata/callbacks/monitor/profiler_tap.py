@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_fastdata.compat.lightning_loops import watch_fetchers
 
-__all__ = ["FETCHES", "Interval", "Listener", "Seam"]
+__all__ = ["FETCHES", "Interval", "Listener", "ProfilerTap"]
 
 # The ends of the labels that matter, and what we call them. The labels are no typed interface of Lightning's: the
 # monitor notices when none arrives, and says so.
@@ -96,7 +96,7 @@ class _Unheard(dict[str, None]):
 
     __slots__ = ("clock", "labels", "owner", "seam")
 
-    def __init__(self, seam: "Seam") -> None:
+    def __init__(self, seam: "ProfilerTap") -> None:
         super().__init__()
         self.seam, self.labels, self.clock, self.owner = seam, seam.labels, seam.clock, seam.owner
 
@@ -135,7 +135,7 @@ class _UnheardStops(_Unheard):
                 self.seam.failed(error)
 
 
-class Seam:
+class ProfilerTap:
     """Hears the intervals of one trainer on the thread that installed it.
 
     Args:
@@ -287,7 +287,7 @@ class Seam:
         return start, stop
 
 
-def _seam_above(top: Any, below: Seam) -> Seam | None:
+def _seam_above(top: Any, below: ProfilerTap) -> ProfilerTap | None:
     """The seam that calls ``below``, looking down from the outermost replacement."""
     seam = _seam_behind(top)
     while seam is not None:
@@ -298,10 +298,10 @@ def _seam_above(top: Any, below: Seam) -> Seam | None:
     return None
 
 
-def _seam_behind(replacement: Any) -> Seam | None:
+def _seam_behind(replacement: Any) -> ProfilerTap | None:
     owner = getattr(replacement, "__self__", None)
     owner = owner.seam if isinstance(owner, _Unheard) else owner
-    return owner if isinstance(owner, Seam) else None
+    return owner if isinstance(owner, ProfilerTap) else None
 
 
 def _ignore(label: str) -> None:

@@ -11,11 +11,11 @@ import torch
 
 from lightning_fastdata import __version__
 
-__all__ = ["RunFacts", "all_workers", "flattened", "keeps_workers", "plans_of", "the_dataset"]
+__all__ = ["RunInfo", "all_workers", "flattened", "keeps_workers", "plans_of", "the_dataset"]
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunInfo:
     """The circumstances of one run of one rank."""
 
     rank: int
@@ -30,7 +30,7 @@ class RunFacts:
     """Start, ISO 8601 with time zone."""
 
     @classmethod
-    def of(cls, trainer: Any) -> "RunFacts":
+    def of(cls, trainer: Any) -> "RunInfo":
         """The circumstances of ``trainer``, now."""
         # The Trainer may come from either Lightning package; its own says which.
         package = type(trainer).__module__.partition(".")[0]

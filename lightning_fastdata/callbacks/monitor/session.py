@@ -11,23 +11,23 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from lightning_fastdata.callbacks.monitor.cuda_timer import DeviceTimer
-from lightning_fastdata.callbacks.monitor.event_buffer import Journal
-from lightning_fastdata.callbacks.monitor.instrumentation import Listening
+from lightning_fastdata.callbacks.monitor.event_buffer import EventBuffer
+from lightning_fastdata.callbacks.monitor.instrumentation import Instrumentation
 from lightning_fastdata.callbacks.monitor.live_metrics import LiveReport
 from lightning_fastdata.callbacks.monitor.loader_info import fetches_for_itself, sample_path, samples_in, workers_of
 from lightning_fastdata.callbacks.monitor.optimizer_steps import OptimizerSteps
 from lightning_fastdata.callbacks.monitor.rank_exchange import RankExchange
-from lightning_fastdata.callbacks.monitor.run_info import RunFacts, all_workers, keeps_workers, plans_of, the_dataset
+from lightning_fastdata.callbacks.monitor.run_info import RunInfo, all_workers, keeps_workers, plans_of, the_dataset
 from lightning_fastdata.callbacks.monitor.step_meter import Row, StepMeter, Window
 from lightning_fastdata.compat.torch_internals import process_store
 from lightning_fastdata.results.diagnosis import diagnosed
 from lightning_fastdata.results.records import StageWait, StepRecord
-from lightning_fastdata.results.run_file_writer import JsonLinesSink
-from lightning_fastdata.results.summary import RunSummary, summarise
+from lightning_fastdata.results.run_file_writer import RunFileWriter
+from lightning_fastdata.results.summary import RunSummary, summarize
 
-__all__ = ["MeasuredRun"]
+__all__ = ["MonitorSession"]
 
-# Batches without one labelled fetch after which the label must be another one in this version of Lightning.
+# Batches without one labeled fetch after which the label must be another one in this version of Lightning.
 _SILENT_BATCHES = 5
 # Steps that are kept as events before they are worked through; bounds the memory where nothing is logged.
 _MOST_UNWRITTEN = 256
@@ -43,22 +43,22 @@ _STEPS = {"val": "validation_step", "test": "test_step", "predict": "predict_ste
 
 
 @dataclass
-class MeasuredRun:
+class MonitorSession:
     """What one fit (and the evaluations after it) has measured so far.
 
     Everything that cannot cross a process border is in here, and it exists only once the run has begun.
     """
 
-    facts: RunFacts
+    facts: RunInfo
     live: LiveReport
     meter: StepMeter
-    sink: JsonLinesSink | None = None
+    sink: RunFileWriter | None = None
     interval: int = 0
     device_events: bool = True
     hardware: Mapping[str, Any] = field(default_factory=dict)
     place: int = 0
     """Which of the Trainer's monitors this one is, the same on every rank."""
-    listening: Listening | None = None
+    listening: Instrumentation | None = None
     steps: OptimizerSteps | None = None
     status: str = "running"
     num_workers: int | None = None
@@ -86,7 +86,7 @@ class MeasuredRun:
         self._all_workers: int | None = None
         self._dataset: Callable[[], Any] = _nobody
         self._failed: Callable[[Exception], None] = _nothing_to_tell
-        self.journal = Journal(self.meter)
+        self.journal = EventBuffer(self.meter)
 
     # Listening.
 
@@ -98,7 +98,7 @@ class MeasuredRun:
         ``failed`` is called with an error of our own, which must not reach the training.
         """
         self._failed = failed
-        self.listening = Listening(
+        self.listening = Instrumentation(
             trainer,
             pl_module,
             monitor,
@@ -277,7 +277,7 @@ class MeasuredRun:
         if sink is not None:
             self._write(sink, lambda: self._write_down(sink, rows))
 
-    def _write_down(self, sink: JsonLinesSink, rows: list[Row]) -> None:
+    def _write_down(self, sink: RunFileWriter, rows: list[Row]) -> None:
         sink.write_steps(rows)
         for span in self.meter.ledger.take_spans():
             sink.write_span(span)
@@ -367,7 +367,7 @@ class MeasuredRun:
             sink, self.sink = self.sink, None
             self._write(sink, lambda: sink.close(self.summary()))
 
-    def _write(self, sink: JsonLinesSink, act: Callable[[], None]) -> None:
+    def _write(self, sink: RunFileWriter, act: Callable[[], None]) -> None:
         try:
             act()
         except OSError as error:
@@ -382,7 +382,7 @@ class MeasuredRun:
         """What was measured so far."""
         meter = self.up_to_date
         now = self.clock()
-        summary = summarise(
+        summary = summarize(
             meter.records(),
             totals=meter.totals(),
             first_waits=meter.first_waits(),

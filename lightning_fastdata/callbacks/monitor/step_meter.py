@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lightning_fastdata.callbacks.monitor.eval_stages import Stage
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchFacts
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo
 from lightning_fastdata.callbacks.monitor.ledger import Ledger
-from lightning_fastdata.callbacks.monitor.wait_stats import DeviceTally, LoadTally, WaitTally
+from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadStats, WaitStats
 from lightning_fastdata.results.quantiles import Quantiles
 from lightning_fastdata.results.records import RECENT_STEPS, StageWait, StepRecord
 from lightning_fastdata.results.summary import Totals
@@ -60,7 +60,7 @@ class _Pending:
     batches: int = 0
     samples: int | None = 0
 
-    def add_facts(self, facts: FetchFacts | None) -> None:
+    def add_facts(self, facts: FetchInfo | None) -> None:
         """What is known of one more fetch."""
         if facts is None or facts.blocked_s is None:
             self.kinds = None
@@ -93,7 +93,7 @@ class StepMeter:
         self._clock = clock
         self._rank = rank
         self.ledger = Ledger(clock())
-        self.waits, self.loads, self.device = WaitTally(), LoadTally(), DeviceTally()
+        self.waits, self.loads, self.device = WaitStats(), LoadStats(), DeviceStats()
         self.rows: deque[Row] = deque(maxlen=keep)
         self.fetches = 0
         self.steps = 0
@@ -129,7 +129,7 @@ class StepMeter:
 
     # Intervals, as the seam reports them: start and end on the meter's clock.
 
-    def train_fetch(self, start: float, end: float, facts: FetchFacts | None = None) -> None:
+    def train_fetch(self, start: float, end: float, facts: FetchInfo | None = None) -> None:
         """One ``next`` of the training loader, and what is known of it."""
         if self._away_since is not None:
             self.come_back(start)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchFacts, Load
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, Load
 from lightning_fastdata.results.quantiles import Quantiles
 from lightning_fastdata.results.stats import DeviceTimes, Loading, SlowSample, WaitKinds
 
-__all__ = ["DeviceTally", "LoadTally", "WaitTally"]
+__all__ = ["DeviceStats", "LoadStats", "WaitStats"]
 
 # Below this a fetch is no wait that anybody would notice; handing a tensor over alone takes as long.
 _BLOCKED_S = 1e-3
@@ -15,7 +15,7 @@ _FULL = 0.75
 _SLOWEST = 10
 
 
-class WaitTally:
+class WaitStats:
     """Adds up the steady fetches of one run, by kind."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class WaitTally:
         self._least: int | None = None
         self._capacity: int | None = None
 
-    def add(self, took: float, facts: FetchFacts | None) -> None:
+    def add(self, took: float, facts: FetchInfo | None) -> None:
         """One fetch.
 
         Args:
@@ -80,7 +80,7 @@ class WaitTally:
         )
 
 
-class LoadTally:
+class LoadStats:
     """Adds up what the loading processes have measured, and keeps the slowest samples."""
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class LoadTally:
         )
 
 
-class DeviceTally:
+class DeviceStats:
     """Adds up how the device saw the fetches."""
 
     def __init__(self) -> None:

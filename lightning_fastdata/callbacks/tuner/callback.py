@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_fastdata.callbacks.monitor.callback import DataWaitMonitorMixin, only_measuring
-from lightning_fastdata.callbacks.monitor.run_info import RunFacts
+from lightning_fastdata.callbacks.monitor.run_info import RunInfo
 from lightning_fastdata.callbacks.tuner.controller import (
     Controller,
     Decision,
@@ -22,13 +22,13 @@ from lightning_fastdata.callbacks.tuner.controller import (
     window_of,
 )
 from lightning_fastdata.callbacks.tuner.eligibility import (
-    let_workers_fill_up,
     loader_of,
     too_short,
     validation_pool,
+    wait_for_prefetch,
     why_only_advice,
 )
-from lightning_fastdata.callbacks.tuner.measurement import UnmeasuredError, busy, look, probe_worker
+from lightning_fastdata.callbacks.tuner.measurement import UnmeasuredError, contention, look, probe_worker
 from lightning_fastdata.callbacks.tuner.rank_consensus import (
     agreed_probe,
     agreed_window,
@@ -39,7 +39,7 @@ from lightning_fastdata.callbacks.tuner.rank_consensus import (
 )
 from lightning_fastdata.callbacks.tuner.search import limits_for
 from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, source_of
-from lightning_fastdata.callbacks.tuner.window import Stretch
+from lightning_fastdata.callbacks.tuner.window import WindowTimer
 from lightning_fastdata.callbacks.tuner.worker_change import Original, change, changes_now, prepared, setting_of
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, probe
@@ -123,7 +123,7 @@ class LoaderTunerMixin(Base):
         self._monitor: DataWaitMonitorMixin | None = None
         self._added: DataWaitMonitorMixin | None = None
         self._controller: Controller | None = None
-        self._stretch: Stretch | None = None
+        self._stretch: WindowTimer | None = None
         self._advises: str | None = None
         self._waiting: tuple[Setting, str] | None = None
         self._settled: tuple[int, float] | None = None
@@ -165,7 +165,7 @@ class LoaderTunerMixin(Base):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Have a worker measured, before the first batch is asked for."""
         began = time.perf_counter()
-        facts = RunFacts.of(trainer)
+        facts = RunInfo.of(trainer)
         self._result = TuneResult(None, None, "", host=facts.host, date=facts.date, versions=facts.versions)
         hardware = probe(local_world_size=trainer.num_devices)
         loader, problem = loader_of(trainer)
@@ -195,10 +195,10 @@ class LoaderTunerMixin(Base):
             self._advises = why_only_advice(trainer, loader, allow_foreign=self._allow_foreign)
             self._original = Original.of(loader)
             source = source_of(loader)
-            let_workers_fill_up(trainer, PROBE_S / 2)
+            wait_for_prefetch(trainer, PROBE_S / 2)
             before = look()
             found = probe_worker(source, FreshIndices(len(source.dataset)), PROBE_S)
-            disturbed = busy(found, before, look())
+            disturbed = contention(found, before, look())
         except UnmeasuredError as error:
             return None, f"the probe gave nothing: {error}"
         except Exception as error:
@@ -230,7 +230,7 @@ class LoaderTunerMixin(Base):
             depth=depth if isinstance(depth, int) else None,
             restart_s=found.start_s / batches if ends_with_epoch else 0.0,
         )
-        self._stretch = Stretch(setting)
+        self._stretch = WindowTimer(setting)
         self._result = replace(
             self.result,
             num_workers=setting.num_workers,
@@ -276,9 +276,9 @@ class LoaderTunerMixin(Base):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Validation is over."""
         if self._stretch is not None:
-            self._stretch.go_on()
+            self._stretch.continue_after_change()
 
-    def _look(self, trainer: Any, stretch: Stretch) -> None:
+    def _look(self, trainer: Any, stretch: WindowTimer) -> None:
         """See whether the stretch is long enough; all ranks come here after the same batch."""
         controller, monitor = self._controller, self._monitor
         assert controller is not None
@@ -335,7 +335,7 @@ class LoaderTunerMixin(Base):
             return
         change(loader, setting, plan, self._original, trainer.datamodule, between_epochs=between_epochs)
         self._taken = setting, why
-        self._stretch = None if self._controller is None else Stretch(setting)
+        self._stretch = None if self._controller is None else WindowTimer(setting)
 
     def _keep(self, controller: Controller) -> None:
         """Bring the result up to date."""

@@ -39,7 +39,7 @@ WORTH_SHARE = 0.03
 FEWER_SHARE = 2 / 3
 """Fewer workers at the same speed are tried where at least a third of them goes; else it is not worth the change."""
 TRIED_ABOVE = 0.05
-"""Waiting above which a neighbour is tried of which the model expects nothing (share of a step)."""
+"""Waiting above which a neighbor is tried of which the model expects nothing (share of a step)."""
 ERRORS = 2.0
 """Standard errors by which two windows must differ to count as different; for normal errors 95 % sure."""
 BLOCKS = 8

@@ -4,14 +4,14 @@ import time
 from typing import Any
 
 from lightning_fastdata.callbacks.monitor.run_info import flattened
-from lightning_fastdata.callbacks.tuner.trial_loader import why_not
+from lightning_fastdata.callbacks.tuner.trial_loader import reason_untunable
 from lightning_fastdata.callbacks.tuner.worker_change import changes_now, may_change_randomness
 from lightning_fastdata.compat.lightning_loops import training_iterators
 from lightning_fastdata.compat.torch_internals import queue_state
 from lightning_fastdata.planning.options import Pool
 from lightning_fastdata.results.tuning import Probe
 
-__all__ = ["let_workers_fill_up", "loader_of", "too_short", "validation_pool", "why_only_advice"]
+__all__ = ["loader_of", "too_short", "validation_pool", "wait_for_prefetch", "why_only_advice"]
 
 FEWEST_BATCHES = 60
 """A run that is known to be shorter ends before anything could be measured, changed and verified (count)."""
@@ -29,7 +29,7 @@ def loader_of(trainer: Any) -> tuple[Any, str | None]:
     if len(loaders) != 1:
         return None, f"there are {len(loaders)} training loaders, which share the workers as planned"
     loader = loaders[0]
-    problem = why_not(loader)
+    problem = reason_untunable(loader)
     if problem is not None:
         return loader, problem
     return loader, None
@@ -107,7 +107,7 @@ def why_only_advice(trainer: Any, loader: Any, *, allow_foreign: bool) -> str | 
     return None
 
 
-def let_workers_fill_up(trainer: Any, at_most_s: float) -> None:
+def wait_for_prefetch(trainer: Any, at_most_s: float) -> None:
     """Wait, for a moment, for workers that torch has started already: beside them no worker is alone.
 
     Args:

@@ -19,10 +19,10 @@ from lightning_fastdata.compat.torch_internals import stop_workers
 from lightning_fastdata.hardware.cgroups import locate
 from lightning_fastdata.hardware.pressure import Pressure, kept_waiting_s, read_pressure
 from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_int
-from lightning_fastdata.loaders.seeded_dataset import Delivered, SampleView
+from lightning_fastdata.loaders.seeded_dataset import SeededDataset, WorkerOutput
 from lightning_fastdata.results.tuning import Probe, Trial
 
-__all__ = ["UnmeasuredError", "busy", "look", "probe_worker", "run_inline", "run_trial", "sizes_of"]
+__all__ = ["UnmeasuredError", "contention", "look", "probe_worker", "run_inline", "run_trial", "sizes_of"]
 
 PROBE_BATCHES = 8
 """Batches that a probe takes at most, after the first one (count)."""
@@ -61,14 +61,14 @@ class _Readings(NamedTuple):
 class _Measured(NamedTuple):
     """A batch, with what loading it took in the worker."""
 
-    delivered: Delivered
+    delivered: WorkerOutput
     cpu_s: float
     kept_waiting_s: float | None
     disk_bytes: int | None
     worker_bytes: int | None
 
 
-class _ProbeView(SampleView):
+class _ProbeView(SeededDataset):
     """The samples as a worker sees them, which looks at its own counters around each batch."""
 
     def __getitem__(self, ask: Any) -> Any:
@@ -244,12 +244,12 @@ def sizes_of(batch: Any) -> tuple[int, int]:
 
 
 def look() -> tuple[float, Pressure]:
-    """The clock and the machine's counters, for ``busy``."""
+    """The clock and the machine's counters, for ``contention``."""
     files = SystemFiles()
     return time.perf_counter(), read_pressure(files, locate(files))
 
 
-def busy(probe: Probe, before: tuple[float, Pressure], after: tuple[float, Pressure]) -> str | None:
+def contention(probe: Probe, before: tuple[float, Pressure], after: tuple[float, Pressure]) -> str | None:
     """Whether the machine was too busy for a probe to say anything.
 
     One worker and an idle training process need no more than the CPUs that there are. Where the worker was kept
@@ -367,7 +367,9 @@ def _inline_child(pipe: Any, source: Source, fresh: FreshIndices, step_s: float,
     """Run in the child: a forked process must not use the thread pool that its parent had."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends this process
     torch.set_num_threads(1)
-    view = SampleView(source.dataset, source.collate_fn, source.seed, batched=source.batched, source=source.seed or 0)
+    view = SeededDataset(
+        source.dataset, source.collate_fn, source.seed, batched=source.batched, source=source.seed or 0
+    )
     batches = (view[ask] for ask in asks_for(source, fresh))
     ends = time.perf_counter() + budget_s
     try:

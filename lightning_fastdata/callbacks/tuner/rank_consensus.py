@@ -12,8 +12,8 @@ from lightning_fastdata.hardware.detect import Hardware
 from lightning_fastdata.results.tuning import Probe
 
 __all__ = [
-    "Looked",
     "Machine",
+    "WindowConsensus",
     "agreed_probe",
     "agreed_window",
     "all_can",
@@ -127,7 +127,7 @@ def agreed_probe(trainer: Any, probe: Probe | None, machine: Machine) -> tuple[P
     return Probe(**largest), least
 
 
-class Looked(NamedTuple):
+class WindowConsensus(NamedTuple):
     """What all ranks together see of a stretch."""
 
     window: Window | None
@@ -138,7 +138,7 @@ class Looked(NamedTuple):
     """Whether a rank cannot go on: then all stop."""
 
 
-def agreed_window(trainer: Any, window: Window | None, elapsed_s: float, *, failed: bool = False) -> Looked:
+def agreed_window(trainer: Any, window: Window | None, elapsed_s: float, *, failed: bool = False) -> WindowConsensus:
     """The window of all ranks together.
 
     Args:
@@ -151,14 +151,14 @@ def agreed_window(trainer: Any, window: Window | None, elapsed_s: float, *, fail
     rows = _gathered(trainer, [float(window is not None), elapsed_s, float(failed), *own])
     longest, stopped = max(row[1] for row in rows), any(row[2] for row in rows)
     if stopped or not all(row[0] for row in rows):
-        return Looked(None, longest, stopped)
+        return WindowConsensus(None, longest, stopped)
     windows = []
     for row in rows:
         values: dict[str, Any] = dict(zip(_WINDOW, row[3:], strict=True))
         values["batches"] = int(values["batches"])
         values["load_s"] = None if math.isnan(values["load_s"]) else values["load_s"]
         windows.append(Window(**values))
-    return Looked(merged(windows), longest, failed=False)
+    return WindowConsensus(merged(windows), longest, failed=False)
 
 
 def all_can(trainer: Any, can: bool) -> bool:

@@ -13,17 +13,17 @@ from torch.utils.data import DataLoader
 from lightning_fastdata import __version__
 from lightning_fastdata.callbacks.tuner.measurement import (
     UnmeasuredError,
-    busy,
+    contention,
     look,
     probe_worker,
     run_inline,
     run_trial,
 )
 from lightning_fastdata.callbacks.tuner.throughput_model import Limits, ceiling, choose, expected_step_s
-from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, Source, source_of, why_not
+from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, Source, reason_untunable, source_of
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, probe
-from lightning_fastdata.planning.preflight import Pool, caps
+from lightning_fastdata.planning.preflight import Pool, resource_caps
 from lightning_fastdata.results.tuning import Consumer, Probe, Trial, TuneResult
 
 __all__ = ["tune_loader"]
@@ -83,7 +83,7 @@ def tune_loader(
     try:
         before = look()
         found = probe_worker(source, fresh, min(PROBE_S, PROBE_SHARE * budget_s))
-        disturbed = busy(found, before, look())
+        disturbed = contention(found, before, look())
         if disturbed is not None:
             notes.append(f"The machine is busy ({disturbed}): every figure here is that of a busy machine.")
         limits = limits_for(hardware, source, found)
@@ -144,7 +144,7 @@ def _source(
             raise FastDataError(
                 f"{type(dataset).__name__}: {error}.", expected="a map-style dataset, or one torch DataLoader."
             ) from error
-    problem = why_not(loader)
+    problem = reason_untunable(loader)
     if problem is not None:
         raise FastDataError(
             f"The workers for {type(loader.dataset).__name__} cannot be tuned: {problem}.",
@@ -171,7 +171,7 @@ def limits_for(hardware: Hardware, source: Source, probe: Probe, other_pool: Poo
         probe: What one worker took.
         other_pool: Workers of another split that live at the same time; None = there are none.
     """
-    fits = caps(
+    fits = resource_caps(
         hardware,
         batch_bytes=probe.batch_bytes,
         tensors_per_batch=probe.batch_tensors,

@@ -7,7 +7,7 @@ Per rank and batch. The training takes ``step_s`` without any waiting and ``cpu_
 - the workers: ``batch_s / num_workers``;
 - the CPUs: ``(cpu_s + batch_cpu_s) / cpus``.
 
-These are the laws of operational analysis (utilisation and bottleneck), as in Plumber (MLSys'22). What waiting is left
+These are the laws of operational analysis (utilization and bottleneck), as in Plumber (MLSys'22). What waiting is left
 where the rates would do, because loading times vary, comes from the queue of tf.data's autotuning
 (``tensorflow/core/framework/model.cc``): one server, exponential times, ``n`` places.
 """
@@ -15,7 +15,7 @@ where the rates would do, because loading times vary, comes from the queue of tf
 import math
 from dataclasses import dataclass, field
 
-from lightning_fastdata.planning.preflight import Caps
+from lightning_fastdata.planning.preflight import ResourceCaps
 from lightning_fastdata.results.tuning import Consumer, Probe, Trial
 
 __all__ = ["MOST_WORKERS", "Limits", "ceiling", "choose", "expected_step_s", "stall_share"]
@@ -39,7 +39,7 @@ class Limits:
 
     cpus: float
     """CPUs that this rank may use (count, fractions allowed)."""
-    caps: Caps = field(default_factory=lambda: Caps(()))
+    resource_caps: ResourceCaps = field(default_factory=lambda: ResourceCaps(()))
     """What shared memory, memory and open files allow."""
     batches: int | None = None
     """Batches of an epoch, which more workers could not share out (count); None where only the run will tell."""
@@ -55,7 +55,7 @@ class Limits:
         return min(self._bounds(), key=lambda bound: bound[0])[1]
 
     def _bounds(self) -> list[tuple[int, str]]:
-        fits = self.caps.workers(1)
+        fits = self.resource_caps.workers(1)
         bounds = [(MOST_WORKERS, f"never more than {MOST_WORKERS}"), (fits.most, fits.reason)]
         return bounds if self.batches is None else [*bounds, (self.batches, f"an epoch has {self.batches} batches")]
 
@@ -65,7 +65,7 @@ class Limits:
         Args:
             num_workers: Worker processes, at least 1 (count).
         """
-        fits = max(1, self.caps.prefetch(num_workers).most)
+        fits = max(1, self.resource_caps.prefetch(num_workers).most)
         return tuple(depth for depth in PREFETCH_FACTORS if depth <= fits) or (fits,)
 
 

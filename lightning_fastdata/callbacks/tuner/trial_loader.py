@@ -9,14 +9,14 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loaders.batch_requests import Asks
+from lightning_fastdata.loaders.batch_requests import RequestSampler
 from lightning_fastdata.loaders.open_handles import open_handle
-from lightning_fastdata.loaders.planned import PlannedDataLoader, as_it_is
+from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
 from lightning_fastdata.loaders.samplers import length_of
-from lightning_fastdata.loaders.seeded_dataset import Ask, SampleView
+from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 
-__all__ = ["FreshIndices", "Source", "asks_for", "source_of", "trial_loader", "why_not"]
+__all__ = ["FreshIndices", "Source", "asks_for", "reason_untunable", "source_of", "trial_loader"]
 
 
 MOST_PERMUTED = 1_000_000
@@ -50,7 +50,7 @@ class Source:
         return -(-len(self.dataset) // self.batch_size)
 
 
-def why_not(loader: Any) -> str | None:
+def reason_untunable(loader: Any) -> str | None:
     """Why the workers of a loader cannot be tuned.
 
     Args:
@@ -83,12 +83,12 @@ def source_of(loader: DataLoader[Any]) -> Source:
     """What a loader loads.
 
     Args:
-        loader: One that ``why_not`` has nothing against; it is only looked at.
+        loader: One that ``reason_untunable`` has nothing against; it is only looked at.
 
     Raises:
-        FastDataError: ``why_not`` has something against it.
+        FastDataError: ``reason_untunable`` has something against it.
     """
-    problem = why_not(loader)
+    problem = reason_untunable(loader)
     if problem is not None:
         raise FastDataError(
             f"This loader cannot be tuned: {problem}.", expected="a torch DataLoader of map-style data."
@@ -148,7 +148,7 @@ class FreshIndices:
                 return index
 
 
-def asks_for(source: Source, fresh: FreshIndices) -> Iterator[Ask]:
+def asks_for(source: Source, fresh: FreshIndices) -> Iterator[BatchRequest]:
     """Batches at random, without an end.
 
     Args:
@@ -156,11 +156,11 @@ def asks_for(source: Source, fresh: FreshIndices) -> Iterator[Ask]:
         fresh: Which samples.
 
     Yields:
-        What a ``SampleView`` is asked for.
+        What a ``SeededDataset`` is asked for.
     """
     number = 0
     while True:
-        yield Ask(epoch=0, cycle=0, number=number, indices=fresh.take(source.batch_size), occurrences=None)
+        yield BatchRequest(epoch=0, cycle=0, number=number, indices=fresh.take(source.batch_size), occurrences=None)
         number += 1
 
 
@@ -170,7 +170,7 @@ def trial_loader(
     num_workers: int,
     prefetch_factor: int | None,
     *,
-    view: type[SampleView] = SampleView,
+    view: type[SeededDataset] = SeededDataset,
     timeout_s: float = 0.0,
 ) -> DataLoader[Any]:
     """A loader that loads as the source's does, without an end, and leaves no trace in the random generators.
@@ -186,7 +186,7 @@ def trial_loader(
     Returns:
         The loader; its batches are ``seeded.Delivered``.
     """
-    asks = Asks()
+    asks = RequestSampler()
     asks.next_pass = asks_for(source, fresh)
     samples = view(source.dataset, source.collate_fn, source.seed, batched=source.batched, source=source.seed or 0)
     how: dict[str, Any] = {"batch_sampler": asks} if source.batched else {"sampler": asks, "batch_size": None}
@@ -200,7 +200,7 @@ def trial_loader(
         }
     return PlannedDataLoader(
         samples,
-        collate_fn=as_it_is,
+        collate_fn=identity_collate,
         pin_memory=source.pin_memory and torch.accelerator.is_available(),
         generator=torch.Generator(),
         **how,

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_fastdata.callbacks.tuner.controller import Setting
 
-__all__ = ["Stretch"]
+__all__ = ["WindowTimer"]
 
 FEWEST_BATCHES = 20
 """Batches of the shortest stretch (count); it doubles until it is long enough."""
@@ -16,7 +16,7 @@ MOST_BATCHES = 640
 """Batches after which it is in any case: a run of very short steps (count)."""
 
 
-class Stretch:
+class WindowTimer:
     """Counts the batches since a setting took effect.
 
     It ends after a number of batches and no time, so that all ranks look at it after the same batch.
@@ -81,7 +81,7 @@ class Stretch:
         """Validation begins."""
         self._pauses = self._clock(), self._cpu_clock()
 
-    def go_on(self) -> None:
+    def continue_after_change(self) -> None:
         """Validation is over."""
         if self._pauses is not None:
             began, cpu_began = self._pauses

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from lightning_fastdata.compat.torch_internals import shared_bytes
-from lightning_fastdata.datamodules.images.crops import MiddleCrop, RandomCrop
+from lightning_fastdata.datamodules.images.crops import CenterCrop, RandomCrop
 from lightning_fastdata.datamodules.images.decoder import CropDecoder
 from lightning_fastdata.datamodules.images.sources import Source
 
@@ -48,7 +48,7 @@ class BatchDecoder:
         crop: What is wanted of each image.
     """
 
-    def __init__(self, source: Source, crop: RandomCrop | MiddleCrop) -> None:
+    def __init__(self, source: Source, crop: RandomCrop | CenterCrop) -> None:
         self.source = source
         self.crop = crop
         self._decoders: list[CropDecoder] = []

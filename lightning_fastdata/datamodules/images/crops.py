@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lightning_fastdata.loaders.order import mix
 
-__all__ = ["Box", "Draws", "MiddleCrop", "RandomCrop", "resized"]
+__all__ = ["Box", "CenterCrop", "RandomCrop", "SampleRng", "resized"]
 
 GOLDEN = 0x9E3779B97F4A7C15
 TRIES = 10
@@ -26,7 +26,7 @@ class Box(NamedTuple):
     """Columns (pixels)."""
 
 
-class Draws:
+class SampleRng:
     """Random numbers of one sample: SplitMix64, whose k-th word is ``order.mix(seed + k * GOLDEN)``.
 
     A generator of NumPy's or torch's takes ten times as long to make as a crop takes to draw.
@@ -66,7 +66,7 @@ class RandomCrop:
     flip: float = 0.5
     """Probability of a mirror image."""
 
-    def draw(self, height: int, width: int, draws: Draws) -> Box:
+    def draw(self, height: int, width: int, draws: SampleRng) -> Box:
         """A box of an image, as torchvision's ``RandomResizedCrop.make_params`` draws it.
 
         Args:
@@ -94,7 +94,7 @@ class RandomCrop:
 
 
 @dataclass(frozen=True)
-class MiddleCrop:
+class CenterCrop:
     """``Resize(resize)`` and ``CenterCrop(size)`` of torchvision."""
 
     size: int

@@ -12,28 +12,28 @@ from PIL import Image
 
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.images.cache.entry_format import EntryFormat
-from lightning_fastdata.datamodules.images.cache.image_cache import CacheWish, ImageCache, header_of
+from lightning_fastdata.datamodules.images.cache.image_cache import CacheOptions, ImageCache, header_of
 from lightning_fastdata.datamodules.images.cache.placement import CachePlan
-from lightning_fastdata.datamodules.images.crops import MiddleCrop, RandomCrop
+from lightning_fastdata.datamodules.images.crops import CenterCrop, RandomCrop
 from lightning_fastdata.datamodules.images.datasets import (
+    BatchCropDataset,
     CropDataset,
     ImageDataset,
     ImageFiles,
-    LeftOut,
+    SkippedSample,
     Transform,
-    WholeCropDataset,
     collate_readable,
 )
 from lightning_fastdata.datamodules.images.decode_threads import check_threads, decide_threads
 from lightning_fastdata.datamodules.images.folder_index import ImageIndex, index_images, split_folders
-from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD, Normaliser, is_lightnings
-from lightning_fastdata.datamodules.images.preview import picture, random_state_kept
+from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalizer, is_lightnings
+from lightning_fastdata.datamodules.images.preview import image_grid, random_state_kept
 from lightning_fastdata.datamodules.images.sources import Source
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.loaders.factory import SPLITS
 from lightning_fastdata.loaders.order import split_indices
-from lightning_fastdata.loaders.trainer_context import trainer_facts
+from lightning_fastdata.loaders.trainer_context import trainer_context
 from lightning_fastdata.planning.options import Reason
 from lightning_fastdata.planning.plan import Split
 
@@ -53,18 +53,18 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
     """Images in an ImageFolder layout: ``root/train/<class>/*.jpg`` with ``val`` and ``test`` beside ``train``.
 
     Or class folders directly in ``root``, of which ``val_split`` and ``test_split`` hold out a part. Training images
-    are cropped at random and flipped, evaluation images resized and cropped in the middle; both are normalised with
+    are cropped at random and flipped, evaluation images resized and cropped in the middle; both are normalized with
     ImageNet's mean and standard deviation. A transform of your own replaces all of that.
 
     Without one, images are decoded, cut and resized by the pack, a whole batch at a time, with the crops and the pixels
     of torchvision's transforms (docs/images.md has what may differ). Within a run, batches travel as uint8 and become
-    normalised floats, in the Trainer's precision, in ``on_after_batch_transfer``; the model's own hooks run after that.
-    A loader that is read by hand gives normalised floats, with the same values.
+    normalized floats, in the Trainer's precision, in ``on_after_batch_transfer``; the model's own hooks run after that.
+    A loader that is read by hand gives normalized floats, with the same values.
 
     Args:
         root: The folder.
         image_size: Height and width of what the model gets (pixels).
-        train_transform: Takes a PIL image (RGB); replaces the default augmentation and normalisation.
+        train_transform: Takes a PIL image (RGB); replaces the default augmentation and normalization.
         eval_transform: The same for validation, test and prediction.
         on_error: "raise" stops at an unreadable image and names it; "skip" leaves it out of its batch, counts it in
             ``unreadable`` and warns once at the end (each rank knows its own). A batch of nothing but unreadable
@@ -117,11 +117,11 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         self.cache_dir = None if cache_dir is None else str(cache_dir)
         self.cache_bytes = cache_bytes
         self.cache_format = cache_format
-        self._cache_wish()  # refuses what cannot be meant
+        self._cache_options()  # refuses what cannot be meant
         self._cache: ImageCache | None = None
         self._cache_told = ""
         self.decoding: dict[str, tuple[int, Reason]] = {}
-        self._normalise = Normaliser()
+        self._normalize = Normalizer()
         self._classes: tuple[str, ...] | None = None
         self._reported: dict[str, int] = {}
         # Datasets that the user passed are his; the folders do not replace them.
@@ -220,16 +220,18 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             samples = [dataset[number] for number in numbers]
         own = self.train_transform if split == "train" else self.eval_transform
         statistics = None if own else (IMAGENET_MEAN, IMAGENET_STD)
-        return picture([sample for sample in samples if not isinstance(sample, LeftOut)], self.classes, statistics)
+        return image_grid(
+            [sample for sample in samples if not isinstance(sample, SkippedSample)], self.classes, statistics
+        )
 
     def make_dataloader(self, split: Split, dataset: Any, *, name: str | None = None, loaders: int = 1) -> Any:
         """Make one loader; see ``FastDataModule``. Of data that is decoded here, it serves uint8 within a run."""
-        if not isinstance(dataset, WholeCropDataset):
+        if not isinstance(dataset, BatchCropDataset):
             return super().make_dataloader(split, dataset, name=name, loaders=loaders)
         served = copy.copy(dataset)
-        served.as_pixels = self._normalises_on_device()
+        served.as_pixels = self._normalizes_on_device()
         loader = super().make_dataloader(split, served, name=name, loaders=loaders)
-        facts = trainer_facts(self.trainer)
+        facts = trainer_context(self.trainer)
         cpus = probe(local_world_size=facts.local_world_size).cpus_per_rank
         busy = torch.get_num_threads() if facts.device_type == "cpu" and torch.get_num_threads() > 1 else 0
         threads, reason = decide_threads(self.decode_threads, loader.num_workers, cpus, busy)
@@ -243,10 +245,10 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalise images on the device, then hand the batch to the model's hook, which Lightning would leave out."""
         trainer: Any = self.trainer
-        batch = self._normalise.of_batch(batch, trainer)
+        batch = self._normalize.of_batch(batch, trainer)
         return trainer.lightning_module.on_after_batch_transfer(batch, dataloader_idx)
 
-    def _normalises_on_device(self) -> bool:
+    def _normalizes_on_device(self) -> bool:
         """Whether the batches of a loader made now will come through our hook, unseen by any other before it."""
         trainer: Any = self.trainer
         if trainer is None or getattr(trainer, "datamodule", None) is not self or trainer.state.status != "running":
@@ -257,21 +259,21 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         before = ("on_before_batch_transfer", "transfer_batch_to_device")
         return all(is_lightnings(owner, hook) for owner in (self, trainer.lightning_module) for hook in before)
 
-    def _cache_wish(self) -> CacheWish:
+    def _cache_options(self) -> CacheOptions:
         entry_format = EntryFormat.for_images(self.cache_format, self.image_size)
-        return CacheWish(self.cache, self.cache_dir, self.cache_bytes, entry_format)
+        return CacheOptions(self.cache, self.cache_dir, self.cache_bytes, entry_format)
 
     def _sources(self, indexes: Mapping[str, ImageIndex]) -> dict[str, Source | None]:
         """Where the images of each folder come from; None = from its files."""
-        wish = self._cache_wish()
-        if wish.kind is None:
+        options = self._cache_options()
+        if options.kind is None:
             self._cache = None
             return dict.fromkeys(indexes)
         paths = {name: index.paths for name, index in indexes.items()}
-        header = header_of(self.root, paths, wish.entry_format)
+        header = header_of(self.root, paths, options.entry_format)
         # Lightning calls setup again for every fit, test, ...: what is open stays open.
-        if self._cache is None or (self._cache.header, self._cache.wish) != (header, wish):
-            self._cache = ImageCache(header, paths, wish)
+        if self._cache is None or (self._cache.header, self._cache.options) != (header, options):
+            self._cache = ImageCache(header, paths, options)
             rank_zero_info(f"  {f'cache={self.cache!r}':<30}{self._cache.plan.reason.text}")
         return {name: self._cache.source(name, listed) for name, listed in paths.items()}
 
@@ -282,21 +284,21 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             dataset = ImageDataset(index, own, indices=indices, on_error=self.on_error, source=source)
         else:
             collates = super()._kwargs_for(split).get("collate_fn") is not None  # wants samples, not batches
-            make = CropDataset if collates else WholeCropDataset
+            make = CropDataset if collates else BatchCropDataset
             dataset = make(index, self._crop(split), indices=indices, on_error=self.on_error, source=source)
         before = getattr(self, f"{split}_dataset")
         if isinstance(before, ImageFiles) and before.paths == dataset.paths:
             dataset.unreadable = before.unreadable  # Lightning calls setup again for every fit, test, ...
         return dataset
 
-    def _crop(self, split: str) -> RandomCrop | MiddleCrop:
+    def _crop(self, split: str) -> RandomCrop | CenterCrop:
         if split == "train":
             return RandomCrop(self.image_size)
-        return MiddleCrop(self.image_size, round(self.image_size * RESIZE_FOR_CROP))
+        return CenterCrop(self.image_size, round(self.image_size * RESIZE_FOR_CROP))
 
     def _kwargs_for(self, split: Any) -> dict[str, Any]:
         kwargs = super()._kwargs_for(split)
-        if self.on_error == "skip" and not isinstance(getattr(self, f"{split}_dataset"), WholeCropDataset):
+        if self.on_error == "skip" and not isinstance(getattr(self, f"{split}_dataset"), BatchCropDataset):
             own = kwargs.get("collate_fn")
             kwargs["collate_fn"] = partial(collate_readable, collate_fn=own) if own else collate_readable
         return kwargs

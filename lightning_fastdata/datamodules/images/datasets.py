@@ -8,20 +8,20 @@ from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
 from lightning_fastdata.datamodules.images.batch_decoder import BatchDecoder, empty_batch
-from lightning_fastdata.datamodules.images.crops import MiddleCrop, RandomCrop
+from lightning_fastdata.datamodules.images.crops import CenterCrop, RandomCrop
 from lightning_fastdata.datamodules.images.decoder import open_rgb
 from lightning_fastdata.datamodules.images.folder_index import ImageIndex
-from lightning_fastdata.datamodules.images.normalize import Normaliser, PixelBatch
+from lightning_fastdata.datamodules.images.normalize import Normalizer, PixelBatch
 from lightning_fastdata.datamodules.images.sources import FileSource, Source, raw_pixels
 from lightning_fastdata.errors import FastDataError
 
 __all__ = [
+    "BatchCropDataset",
     "CropDataset",
     "ImageDataset",
     "ImageFiles",
-    "LeftOut",
+    "SkippedSample",
     "Transform",
-    "WholeCropDataset",
     "collate_readable",
 ]
 
@@ -66,7 +66,7 @@ class ImageFiles(Dataset[Any]):
         """Files that could not be read so far, with ``on_error="skip"``."""
         return [self.paths[number] for number in self.unreadable.nonzero().flatten().tolist()]
 
-    def leave_out(self, number: int, error: Exception) -> "LeftOut":
+    def leave_out(self, number: int, error: Exception) -> "SkippedSample":
         """What becomes of an image that could not be read.
 
         Args:
@@ -83,7 +83,7 @@ class ImageFiles(Dataset[Any]):
                 fix='mend or remove the file, or pass on_error="skip" to leave such files out and count them.',
             ) from error
         self.unreadable[number] = True
-        return LeftOut(self, number)
+        return SkippedSample(self, number)
 
 
 class ImageDataset(ImageFiles):
@@ -122,7 +122,7 @@ class ImageDataset(ImageFiles):
 
 
 class CropDataset(ImageFiles):
-    """Images of one split as crops of one size, decoded one by one: float32, normalised.
+    """Images of one split as crops of one size, decoded one by one: float32, normalized.
 
     A sample is a pair of the image, float32, shape (3, size, size), and its label. Its crop and its flip follow from
     one number of torch's global generator.
@@ -138,7 +138,7 @@ class CropDataset(ImageFiles):
     def __init__(
         self,
         index: ImageIndex,
-        crop: RandomCrop | MiddleCrop,
+        crop: RandomCrop | CenterCrop,
         *,
         indices: Sequence[int] | None = None,
         source: Source | None = None,
@@ -146,7 +146,7 @@ class CropDataset(ImageFiles):
     ) -> None:
         super().__init__(index, indices=indices, source=source, on_error=on_error)
         self.crop = crop
-        self.normalise = Normaliser()
+        self.normalize = Normalizer()
         self.decoder = BatchDecoder(self.source, crop)
 
     @property
@@ -162,20 +162,20 @@ class CropDataset(ImageFiles):
         failed = self.decoder.decode([place], [seed], pixels)
         if failed:
             return self.leave_out(number % len(self), failed[0])
-        return self.normalise(pixels)[0], self.targets[number]
+        return self.normalize(pixels)[0], self.targets[number]
 
 
-class WholeCropDataset(CropDataset):
+class BatchCropDataset(CropDataset):
     """Images of one split as crops of one size, a whole batch at a time; takes what ``CropDataset`` takes.
 
-    A loader of ours asks for a batch and hands over one seed for each sample. It gets normalised floats, or, where
-    ``as_pixels`` is set, a ``PixelBatch``, which is to be normalised on the device. torch's own DataLoader gets the
+    A loader of ours asks for a batch and hands over one seed for each sample. It gets normalized floats, or, where
+    ``as_pixels`` is set, a ``PixelBatch``, which is to be normalized on the device. torch's own DataLoader gets the
     samples of ``CropDataset`` from it.
     """
 
-    whole_batches = True
-    takes_seeds = True
-    draws_random_numbers = False
+    batched_fetch = True
+    accepts_seeds = True
+    uses_global_rng = False
 
     as_pixels = False
     """Whether batches are uint8; set on a loader's own copy of the dataset."""
@@ -205,7 +205,7 @@ class WholeCropDataset(CropDataset):
             return [self[index] for index in indices]
         pixels, numbers = self._decoded([int(index) for index in indices], seeds.tolist())
         labels = self.targets.take(numbers).tensor()
-        return PixelBatch(pixels, labels) if self.as_pixels else [self.normalise(pixels), labels]
+        return PixelBatch(pixels, labels) if self.as_pixels else [self.normalize(pixels), labels]
 
     def _decoded(self, indices: list[int], seeds: list[int]) -> tuple[torch.Tensor, list[int]]:
         """Pixels of those images that could be read, and which they are."""
@@ -233,7 +233,7 @@ class WholeCropDataset(CropDataset):
         raise nothing_readable(self)
 
 
-class LeftOut(NamedTuple):
+class SkippedSample(NamedTuple):
     """Stands for an image that could not be read; it never leaves the process that tried."""
 
     dataset: ImageFiles
@@ -246,7 +246,7 @@ class LeftOut(NamedTuple):
         length = len(self.dataset)
         for step in range(1, length):
             sample = self.dataset[(self.number + step) % length]
-            if not isinstance(sample, LeftOut):
+            if not isinstance(sample, SkippedSample):
                 return sample
         raise nothing_readable(self.dataset)
 
@@ -280,5 +280,5 @@ def collate_readable(samples: list[Any], collate_fn: Callable[[list[Any]], Any] 
     Raises:
         FastDataError: Not one image of the dataset can be read.
     """
-    readable = [sample for sample in samples if not isinstance(sample, LeftOut)]
+    readable = [sample for sample in samples if not isinstance(sample, SkippedSample)]
     return collate_fn(readable or [samples[0].next_readable()])

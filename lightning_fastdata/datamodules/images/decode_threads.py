@@ -12,33 +12,33 @@ MOST_THREADS = 16
 interpreter's lock becomes the limit."""
 
 
-def check_threads(wish: object) -> None:
+def check_threads(requested: object) -> None:
     """Refuse what cannot be meant.
 
     Args:
-        wish: The user's ``decode_threads``.
+        requested: The user's ``decode_threads``.
 
     Raises:
         FastDataError: Neither "auto" nor a whole number from 1 to 256.
     """
-    if wish == "auto":
+    if requested == "auto":
         return
-    if isinstance(wish, bool) or not isinstance(wish, Integral) or not 1 <= int(wish) <= 256:
+    if isinstance(requested, bool) or not isinstance(requested, Integral) or not 1 <= int(requested) <= 256:
         raise FastDataError(
-            f"decode_threads={wish!r}.",
+            f"decode_threads={requested!r}.",
             expected='a whole number from 1 to 256, or "auto".',
             fix='pass decode_threads="auto".',
         )
 
 
-def decide_threads(wish: int | str, workers: int, cpus: float, busy_cpus: float = 0.0) -> tuple[int, Reason]:
+def decide_threads(requested: int | str, workers: int, cpus: float, busy_cpus: float = 0.0) -> tuple[int, Reason]:
     """Threads that decode in each process that loads.
 
     Processes come first, one for each core: they share no lock. Threads are for the cores that processes leave over; on
     two cores one process with two threads loads about as much as two processes (benchmarks/README.md).
 
     Args:
-        wish: The user's ``decode_threads``.
+        requested: The user's ``decode_threads``.
         workers: Worker processes (count); 0 = the training process loads.
         cpus: CPUs of this rank.
         busy_cpus: Of these, how many training itself computes with while workers load.
@@ -46,8 +46,8 @@ def decide_threads(wish: int | str, workers: int, cpus: float, busy_cpus: float 
     Returns:
         Threads (count), and why.
     """
-    if wish != "auto":
-        return int(wish), Reason("user", "set by you")
+    if requested != "auto":
+        return int(requested), Reason("user", "set by you")
     if workers == 0:
         threads = min(MOST_THREADS, max(1, int(cpus)))
         return threads, Reason("hardware", f"{cpus:.3g} usable cores, idle while the training process loads")

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from lightning_fastdata.compat.torch_internals import resize_into
-from lightning_fastdata.datamodules.images.crops import Box, Draws, MiddleCrop, RandomCrop, resized
+from lightning_fastdata.datamodules.images.crops import Box, CenterCrop, RandomCrop, SampleRng, resized
 from lightning_fastdata.datamodules.images.sources import Kind, Pixels, raw_pixels
 
 try:
@@ -30,7 +30,7 @@ FACTORS = (8, 4, 2)
 """What libjpeg-turbo shrinks by while it decodes, and has fast kernels for."""
 GAP = 2
 """How many times the wanted pixels must be left after shrinking, in each direction. Pillow's ``thumbnail`` takes the
-same (``reducing_gap=2.0``); benchmarks/image_folder.py has the difference in grey levels and in time for 1, 2 and 3."""
+same (``reducing_gap=2.0``); benchmarks/image_folder.py has the difference in gray levels and in time for 1, 2 and 3."""
 
 
 def jpeg_size(data: Any) -> tuple[int, int] | None:
@@ -94,7 +94,7 @@ def decode_rgb(data: Any) -> Pixels:
 
 def _by_pillow(data: Any) -> Image.Image:
     with Image.open(io.BytesIO(data)) as file:
-        # Straight to RGB, Pillow would warn about a palette with transparent colours.
+        # Straight to RGB, Pillow would warn about a palette with transparent colors.
         see_through = file.mode == "P" and "transparency" in file.info
         image: Image.Image = (file.convert("RGBA") if see_through else file).convert("RGB")
         return image
@@ -139,7 +139,7 @@ class CropDecoder:
         kind: What the bytes are; see ``sources``.
     """
 
-    def __init__(self, crop: RandomCrop | MiddleCrop, kind: Kind = "original") -> None:
+    def __init__(self, crop: RandomCrop | CenterCrop, kind: Kind = "original") -> None:
         self.crop = crop
         self.kind: Kind = kind
         self._decoded = np.empty(0, np.uint8)
@@ -150,7 +150,7 @@ class CropDecoder:
 
         Args:
             data: Bytes of the image.
-            seed: Decides the crop and the flip, 64 bits; of no effect with a ``MiddleCrop``.
+            seed: Decides the crop and the flip, 64 bits; of no effect with a ``CenterCrop``.
 
         Returns:
             The image, valid until the next one is loaded.
@@ -204,7 +204,7 @@ class CropDecoder:
     def _drawn(self, height: int, width: int, seed: int) -> tuple[Box, bool]:
         """The part of an image that is resized, and whether it is flipped."""
         if isinstance(self.crop, RandomCrop):
-            draws = Draws(seed)
+            draws = SampleRng(seed)
             return self.crop.draw(height, width, draws), draws.uniform() < self.crop.flip
         return Box(0, 0, height, width), False
 

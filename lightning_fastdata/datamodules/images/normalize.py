@@ -1,10 +1,10 @@
-"""From the uint8 pixels of a loader to what the model gets, on the device: cast, normalise, follow the precision."""
+"""From the uint8 pixels of a loader to what the model gets, on the device: cast, normalize, follow the precision."""
 
 from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Normaliser", "PixelBatch", "is_lightnings"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Normalizer", "PixelBatch", "is_lightnings"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Per-channel mean and standard deviation of ImageNet, which torchvision's pretrained models expect."""
@@ -14,7 +14,7 @@ LIGHTNING = ("lightning", "pytorch_lightning")
 class PixelBatch(NamedTuple):
     """A batch on its way to the device, a quarter of its size as floats; it unpacks like the one that the model gets.
 
-    The type says that its images are still to be normalised, wherever the batch comes from.
+    The type says that its images are still to be normalized, wherever the batch comes from.
     """
 
     images: torch.Tensor
@@ -23,7 +23,7 @@ class PixelBatch(NamedTuple):
     """Class numbers, int64, shape (batch,)."""
 
 
-class Normaliser:
+class Normalizer:
     """Makes of uint8 images what torchvision's ``ToDtype(float32, scale=True)`` and ``Normalize`` make, bit for bit.
 
     Args:
@@ -40,7 +40,7 @@ class Normaliser:
         return {**vars(self), "_on": {}}
 
     def __call__(self, images: torch.Tensor, memory_format: Any = torch.contiguous_format) -> torch.Tensor:
-        """Cast and normalise images where they are.
+        """Cast and normalize images where they are.
 
         Args:
             images: uint8, shape (batch, 3, height, width) or (3, height, width).

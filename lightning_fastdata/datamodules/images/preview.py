@@ -10,12 +10,12 @@ import torch
 from PIL import Image, ImageDraw
 from torchvision.transforms import v2
 
-__all__ = ["picture", "random_state_kept"]
+__all__ = ["image_grid", "random_state_kept"]
 
 TILE_PX, MARGIN_PX, CAPTION_PX = 160, 4, 20
 
 
-def picture(
+def image_grid(
     samples: list[tuple[torch.Tensor, int]],
     classes: list[str],
     statistics: tuple[Sequence[float], Sequence[float]] | None = None,
@@ -26,7 +26,7 @@ def picture(
         samples: Pairs of an image, float or uint8, (channels, height, width), and its label.
         classes: Name by label.
         statistics: Mean and standard deviation per channel to undo; None stretches each image to its own range, so
-            that any normalisation shows.
+            that any normalization shows.
 
     Returns:
         The picture.

@@ -17,11 +17,11 @@ from torchvision.transforms import v2
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.images.datamodule import RESIZE_FOR_CROP
 from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD
-from lightning_fastdata.datamodules.plain import as_plain
+from lightning_fastdata.datamodules.plain import to_builtin
 from lightning_fastdata.datamodules.splits import SplitView
 from lightning_fastdata.datamodules.torchvision.download_errors import absent, one_at_a_time, undownloaded
 from lightning_fastdata.datamodules.torchvision.lookup import accepted_arguments, facts_of, with_choice
-from lightning_fastdata.datamodules.torchvision.registry import DatasetFacts
+from lightning_fastdata.datamodules.torchvision.registry import DatasetSpec
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.factory import SPLITS
 from lightning_fastdata.loaders.order import split_indices
@@ -49,11 +49,11 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
     """A classification dataset of torchvision by its name: ``TorchvisionDataModule("CIFAR10", "data")``.
 
     ``prepare_data`` downloads what is not there yet; Lightning calls it on one rank of each node. Number of classes,
-    shape and normalisation of a sample are known before.
+    shape and normalization of a sample are known before.
 
     Small images are shifted by up to an eighth for training and, where the class allows it, mirrored; large ones are
     cropped at random and mirrored. For evaluation small ones stay as they are, large ones are resized and cropped in
-    the middle. All become float32 (channels, height, width), normalised with ``mean`` and ``std``; greyscale keeps
+    the middle. All become float32 (channels, height, width), normalized with ``mean`` and ``std``; greyscale keeps
     its one channel. A transform of your own replaces all of that.
 
     Where the dataset has validation images of its own, they are used, and ``val_split`` is an error. Where it has
@@ -66,7 +66,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
         image_size: Height and width of what the model gets (pixels); None = that of the files where they are small
             and all of one size, else 224 (48 for GTSRB).
         train_transform: Takes the image as the dataset gives it, a PIL image; replaces the default augmentation and
-            normalisation.
+            normalization.
         eval_transform: The same for validation and test.
         val_split: Part of the training images to validate on, a share in [0, 1) as a float or a number of samples as
             an int; None = 0.1 where the dataset has no validation images and you passed no data of your own. 0 trains
@@ -96,7 +96,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
         dataset_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        facts, dataset_kwargs = facts_of(name), dict(as_plain(dataset_kwargs) or {})
+        facts, dataset_kwargs = facts_of(name), dict(to_builtin(dataset_kwargs) or {})
         own = "val" in facts.splits or any(kwargs.get(f"{split}_dataset") is not None for split in ("train", "val"))
         default = 0.0 if own else DEFAULT_VAL_SPLIT
         super().__init__(val_split=default if val_split is None else val_split, **kwargs)
@@ -147,7 +147,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean per channel that is subtracted; where no figure is known, ImageNet's for colour and 0.5 for grey."""
+        """Mean per channel that is subtracted; where no figure is known, ImageNet's for color and 0.5 for gray."""
         return self.facts.mean or (IMAGENET_MEAN if self.facts.channels == 3 else (0.5,))
 
     @property
@@ -265,7 +265,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
             )
 
 
-def train_transform(facts: DatasetFacts, size: tuple[int, int], mean: Any, std: Any) -> Transform:
+def train_transform(facts: DatasetSpec, size: tuple[int, int], mean: Any, std: Any) -> Transform:
     """The default augmentation: as far as it leaves the class as it is.
 
     Args:
@@ -287,7 +287,7 @@ def train_transform(facts: DatasetFacts, size: tuple[int, int], mean: Any, std: 
     return _pipeline(facts, steps, mean, std)
 
 
-def eval_transform(facts: DatasetFacts, size: tuple[int, int], mean: Any, std: Any) -> Transform:
+def eval_transform(facts: DatasetSpec, size: tuple[int, int], mean: Any, std: Any) -> Transform:
     """The default for evaluation: large images resized and cropped in the middle, small ones at most resized.
 
     Args:
@@ -304,8 +304,8 @@ def eval_transform(facts: DatasetFacts, size: tuple[int, int], mean: Any, std: A
     return _pipeline(facts, steps, mean, std)
 
 
-def _pipeline(facts: DatasetFacts, steps: list[Any], mean: Any, std: Any) -> Transform:
-    # Among the photographs of Caltech and iNaturalist some are grey.
+def _pipeline(facts: DatasetSpec, steps: list[Any], mean: Any, std: Any) -> Transform:
+    # Among the photographs of Caltech and iNaturalist some are gray.
     start = [partial(_in_mode, mode="RGB" if facts.channels == 3 else "L"), v2.ToImage()]
     end = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     pipeline: Transform = v2.Compose([*start, *steps, *end])
@@ -328,7 +328,7 @@ def _check_options(image_size: object, download: object) -> None:
         raise FastDataError(f"download={download!r}.", expected="True or False.", fix="pass download=True.")
 
 
-def _check_dataset_kwargs(name: str, facts: DatasetFacts, given: Mapping[str, Any]) -> None:
+def _check_dataset_kwargs(name: str, facts: DatasetSpec, given: Mapping[str, Any]) -> None:
     decided = {"root", "transform", "transforms", "download"}.union(*facts.splits.values())
     known = accepted_arguments(name) - decided
     for option in given:

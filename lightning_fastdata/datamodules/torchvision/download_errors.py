@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from lightning_fastdata.datamodules.torchvision.registry import DatasetFacts
+from lightning_fastdata.datamodules.torchvision.registry import DatasetSpec
 from lightning_fastdata.errors import FastDataError
 
 __all__ = ["absent", "one_at_a_time", "undownloaded"]
@@ -38,7 +38,7 @@ def one_at_a_time(root: str, name: str) -> Iterator[None]:
         path.unlink()
 
 
-def undownloaded(name: str, facts: DatasetFacts, root: str, error: Exception) -> FastDataError:
+def undownloaded(name: str, facts: DatasetSpec, root: str, error: Exception) -> FastDataError:
     """What to say of a download that failed.
 
     Args:
@@ -62,12 +62,12 @@ def undownloaded(name: str, facts: DatasetFacts, root: str, error: Exception) ->
         what,
         expected=f"access to the internet, or its files in {_paths(facts, root)}.",
         fix=f"try again where there is a network, on the login node for one (python -c 'from lightning_fastdata import "
-        f'TorchvisionDataModule as M; M("{name}", "{root}").prepare_data()\'); or {_by_hand(facts)} and pass '
+        f'TorchvisionDataModule as M; M("{name}", "{root}").prepare_data()\'); or {_manual_download(facts)} and pass '
         "download=False. If an earlier download was interrupted, first remove what it left.",
     )
 
 
-def absent(name: str, facts: DatasetFacts, root: str, error: Exception, *, download: bool) -> FastDataError:
+def absent(name: str, facts: DatasetSpec, root: str, error: Exception, *, download: bool) -> FastDataError:
     """What to say of a dataset that cannot be opened.
 
     Args:
@@ -92,12 +92,12 @@ def absent(name: str, facts: DatasetFacts, root: str, error: Exception, *, downl
             fix=f"add what is missing ({facts.page}), or remove what is there and {again}.",
         )
     if not facts.download:
-        fix = f"torchvision cannot download it: {_by_hand(facts)}."
+        fix = f"torchvision cannot download it: {_manual_download(facts)}."
     elif download:
         fix = "without a Trainer call datamodule.prepare_data() before setup(); with one, look whether all nodes see "
         fix += "the same folder."
     else:
-        fix = f"pass download=True, or {_by_hand(facts)}."
+        fix = f"pass download=True, or {_manual_download(facts)}."
     return FastDataError(
         f"{name} is not in {root}: {_said(error)}", expected=f"its files in {_paths(facts, root)}.", fix=fix
     )
@@ -135,11 +135,11 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
 
 
-def _paths(facts: DatasetFacts, root: str) -> str:
+def _paths(facts: DatasetSpec, root: str) -> str:
     return ", ".join(str(Path(root) / file) for file in facts.files) or root
 
 
-def _by_hand(facts: DatasetFacts) -> str:
+def _manual_download(facts: DatasetSpec) -> str:
     """The way without a download; the paths are told as what is expected."""
     page = f" from {facts.page}" if facts.page else ""
     note = f" ({facts.note})" if facts.note else ""

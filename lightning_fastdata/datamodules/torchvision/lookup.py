@@ -8,13 +8,13 @@ from typing import Any
 
 import torchvision.datasets
 
-from lightning_fastdata.datamodules.torchvision.registry import DATASETS, REFUSED, TRAIN_FLAG, TWO_SPLITS, DatasetFacts
+from lightning_fastdata.datamodules.torchvision.registry import DATASETS, REFUSED, TRAIN_FLAG, TWO_SPLITS, DatasetSpec
 from lightning_fastdata.errors import FastDataError
 
 __all__ = ["accepted_arguments", "facts_of", "with_choice"]
 
 
-def facts_of(name: str) -> DatasetFacts:
+def facts_of(name: str) -> DatasetSpec:
     """What is known of a dataset.
 
     Args:
@@ -60,7 +60,7 @@ def _nearest(name: str) -> list[str]:
     return [plain[known] for known in dict.fromkeys([*close, *parts])][:3]
 
 
-def _from_signature(cls: type) -> DatasetFacts | None:
+def _from_signature(cls: type) -> DatasetSpec | None:
     parameters = inspect.signature(cls).parameters
     needed = [
         name
@@ -71,13 +71,13 @@ def _from_signature(cls: type) -> DatasetFacts | None:
         return None
     download = "download" in parameters
     if "train" in parameters and parameters["train"].default in (True, False):
-        return DatasetFacts(splits=TRAIN_FLAG, guessed=True, download=download)
+        return DatasetSpec(splits=TRAIN_FLAG, guessed=True, download=download)
     if "split" in parameters and parameters["split"].default == "train":
-        return DatasetFacts(splits=TWO_SPLITS, guessed=True, download=download)
+        return DatasetSpec(splits=TWO_SPLITS, guessed=True, download=download)
     return None
 
 
-def with_choice(name: str, facts: DatasetFacts, dataset_kwargs: Mapping[str, Any]) -> DatasetFacts:
+def with_choice(name: str, facts: DatasetSpec, dataset_kwargs: Mapping[str, Any]) -> DatasetSpec:
     """The facts under the arguments that decide what the labels are.
 
     Args:

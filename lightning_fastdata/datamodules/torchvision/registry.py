@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["DATASETS", "REFUSED", "TRAIN_FLAG", "TWO_SPLITS", "DatasetFacts"]
+__all__ = ["DATASETS", "REFUSED", "TRAIN_FLAG", "TWO_SPLITS", "DatasetSpec"]
 
 Values = tuple[float, ...]
 Splits = Mapping[str, Mapping[str, Any]]
@@ -17,7 +17,7 @@ UNDIVIDED: Splits = {"train": {}}
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
+class DatasetSpec:
     """One dataset of torchvision.
 
     ``mean`` and ``std`` are figures over the pixels of the training images, as torchvision's users have them: MNIST's
@@ -32,7 +32,7 @@ class DatasetFacts:
     default_size: int | None = None
     """Height and width of a sample unless the user says otherwise (pixels); None = ``image_size``, else 224."""
     channels: int = 3
-    """1 for greyscale, 3 for colour."""
+    """1 for greyscale, 3 for color."""
     mean: Values | None = None
     """Mean of each channel, of values in [0, 1]; None where there is no agreed figure."""
     std: Values | None = None
@@ -70,15 +70,15 @@ class DatasetFacts:
 IDX = ("raw/train-images-idx3-ubyte", "raw/train-labels-idx1-ubyte", "raw/t10k-images-idx3-ubyte")
 
 
-def _digits(folder: str, page: str, **more: Any) -> DatasetFacts:
-    """Datasets in the format of MNIST: characters of 28 x 28 pixels, grey, not to be mirrored."""
+def _digits(folder: str, page: str, **more: Any) -> DatasetSpec:
+    """Datasets in the format of MNIST: characters of 28 x 28 pixels, gray, not to be mirrored."""
     common: dict[str, Any] = {"num_classes": 10, "image_size": (28, 28), "channels": 1, "splits": TRAIN_FLAG}
     common |= {"augment": "shift", "flip": False, "files": tuple(f"{folder}/{name}" for name in IDX), "page": page}
-    return DatasetFacts(**{**common, **more})
+    return DatasetSpec(**{**common, **more})
 
 
-def _cifar(num_classes: int, mean: Values, std: Values, folder: str) -> DatasetFacts:
-    return DatasetFacts(
+def _cifar(num_classes: int, mean: Values, std: Values, folder: str) -> DatasetSpec:
+    return DatasetSpec(
         num_classes,
         (32, 32),
         mean=mean,
@@ -94,7 +94,7 @@ EMNIST_CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 27, "
 """The labels of "letters" begin with 1, for "a"; torchvision counts a class 0 of its own, "N/A", without images."""
 INATURALIST_LEVELS = ("kingdom", "phylum", "class", "order", "family", "genus")
 
-DATASETS: Mapping[str, DatasetFacts] = {
+DATASETS: Mapping[str, DatasetSpec] = {
     "MNIST": _digits("MNIST", "https://ossci-datasets.s3.amazonaws.com/mnist/", mean=(0.1307,), std=(0.3081,)),
     "FashionMNIST": _digits(  # its shoes all point to the left
         "FashionMNIST", "https://github.com/zalandoresearch/fashion-mnist", mean=(0.2860,), std=(0.3530,)
@@ -133,7 +133,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
     ),
     "CIFAR10": _cifar(10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "cifar-10-batches-py"),
     "CIFAR100": _cifar(100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), "cifar-100-python"),
-    "SVHN": DatasetFacts(
+    "SVHN": DatasetSpec(
         10,
         (32, 32),
         mean=(0.4377, 0.4438, 0.4728),
@@ -143,7 +143,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("train_32x32.mat", "test_32x32.mat"),
         page="http://ufldl.stanford.edu/housenumbers/",
     ),
-    "STL10": DatasetFacts(
+    "STL10": DatasetSpec(
         10,
         (96, 96),
         mean=(0.4467, 0.4398, 0.4066),
@@ -152,7 +152,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("stl10_binary",),
         page="https://cs.stanford.edu/~acoates/stl10/",
     ),
-    "GTSRB": DatasetFacts(  # 15 to 250 pixels; 48 are what the first entry better than people took (Ciresan, 2012)
+    "GTSRB": DatasetSpec(  # 15 to 250 pixels; 48 are what the first entry better than people took (Ciresan, 2012)
         43,
         default_size=48,
         mean=(0.3403, 0.3121, 0.3214),
@@ -163,7 +163,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("gtsrb/GTSRB",),
         page="https://benchmark.ini.rub.de/",
     ),
-    "FER2013": DatasetFacts(
+    "FER2013": DatasetSpec(
         7,
         (48, 48),
         channels=1,
@@ -173,7 +173,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("fer2013/fer2013.csv",),
         page="https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge",
     ),
-    "EuroSAT": DatasetFacts(
+    "EuroSAT": DatasetSpec(
         10,
         (64, 64),
         augment="shift",
@@ -182,7 +182,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("eurosat/2750",),
         page="https://github.com/phelber/eurosat",
     ),
-    "PCAM": DatasetFacts(  # the class is that of the middle, which a crop could leave out
+    "PCAM": DatasetSpec(  # the class is that of the middle, which a crop could leave out
         2,
         (96, 96),
         augment="none",
@@ -190,7 +190,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("pcam",),
         page="https://github.com/basveeling/pcam",
     ),
-    "RenderedSST2": DatasetFacts(  # sentences as pictures: nothing may be cut off
+    "RenderedSST2": DatasetSpec(  # sentences as pictures: nothing may be cut off
         2,
         (448, 448),
         default_size=224,
@@ -201,7 +201,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("rendered-sst2",),
         page="https://github.com/openai/CLIP/blob/main/data/rendered-sst2.md",
     ),
-    "CLEVRClassification": DatasetFacts(  # labels are the objects in the picture (3 to 10); those of "test" are secret
+    "CLEVRClassification": DatasetSpec(  # labels are the objects in the picture (3 to 10); those of "test" are secret
         11,
         (320, 480),
         default_size=224,
@@ -210,13 +210,13 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("clevr/CLEVR_v1.0",),
         page="https://cs.stanford.edu/people/jcjohns/clevr/",
     ),
-    "Food101": DatasetFacts(
+    "Food101": DatasetSpec(
         101, files=("food-101",), page="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/"
     ),
-    "Flowers102": DatasetFacts(
+    "Flowers102": DatasetSpec(
         102, splits=THREE_SPLITS, files=("flowers-102",), page="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
     ),
-    "OxfordIIITPet": DatasetFacts(
+    "OxfordIIITPet": DatasetSpec(
         37,
         splits={"train": {"split": "trainval"}, "test": {"split": "test"}},
         option="target_types",
@@ -224,8 +224,8 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("oxford-iiit-pet/images", "oxford-iiit-pet/annotations"),
         page="https://www.robots.ox.ac.uk/~vgg/data/pets/",
     ),
-    "DTD": DatasetFacts(47, splits=THREE_SPLITS, files=("dtd/dtd",), page="https://www.robots.ox.ac.uk/~vgg/data/dtd/"),
-    "FGVCAircraft": DatasetFacts(
+    "DTD": DatasetSpec(47, splits=THREE_SPLITS, files=("dtd/dtd",), page="https://www.robots.ox.ac.uk/~vgg/data/dtd/"),
+    "FGVCAircraft": DatasetSpec(
         100,
         splits=THREE_SPLITS,
         option="annotation_level",
@@ -233,14 +233,14 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("fgvc-aircraft-2013b",),
         page="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
     ),
-    "StanfordCars": DatasetFacts(
+    "StanfordCars": DatasetSpec(
         196,
         download=False,
         files=("stanford_cars/devkit", "stanford_cars/cars_train", "stanford_cars/cars_test"),
         page="https://github.com/pytorch/vision/issues/7545",
         note="its own page is gone for good, copies are named there",
     ),
-    "Caltech101": DatasetFacts(
+    "Caltech101": DatasetSpec(
         101,
         splits=UNDIVIDED,
         option="target_type",
@@ -250,7 +250,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("caltech101/101_ObjectCategories",),
         page="https://data.caltech.edu/records/mzrjq-6wc02",
     ),
-    "Caltech256": DatasetFacts(
+    "Caltech256": DatasetSpec(
         257,
         splits=UNDIVIDED,
         names="categories",
@@ -258,21 +258,21 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("caltech256/256_ObjectCategories",),
         page="https://data.caltech.edu/records/nyy15-4j048",
     ),
-    "Country211": DatasetFacts(
+    "Country211": DatasetSpec(
         211,
         splits={"train": {"split": "train"}, "val": {"split": "valid"}, "test": {"split": "test"}},
         listed=31_650,
         files=("country211",),
         page="https://github.com/openai/CLIP/blob/main/data/country211.md",
     ),
-    "SUN397": DatasetFacts(
+    "SUN397": DatasetSpec(
         397,
         splits=UNDIVIDED,
         listed=108_754,
         files=("SUN397",),
         page="https://vision.princeton.edu/projects/2010/SUN/",
     ),
-    "Imagenette": DatasetFacts(
+    "Imagenette": DatasetSpec(
         10,
         splits=TRAIN_VAL,
         option="size",
@@ -281,7 +281,7 @@ DATASETS: Mapping[str, DatasetFacts] = {
         files=("imagenette2",),
         page="https://github.com/fastai/imagenette",
     ),
-    "ImageNet": DatasetFacts(
+    "ImageNet": DatasetSpec(
         1000,
         splits=TRAIN_VAL,
         download=False,
@@ -291,13 +291,13 @@ DATASETS: Mapping[str, DatasetFacts] = {
         page="https://image-net.org/challenges/LSVRC/2012/2012-downloads.php",
         note="or leave its archives in root: ILSVRC2012_img_train.tar, ..._img_val.tar and ..._devkit_t12.tar.gz",
     ),
-    "Places365": DatasetFacts(  # its test images have no labels
+    "Places365": DatasetSpec(  # its test images have no labels
         365,
         splits={"train": {"split": "train-standard"}, "val": {"split": "val"}},
         files=("categories_places365.txt", "places365_train_standard.txt"),
         page="http://places2.csail.mit.edu/download.html",
     ),
-    "INaturalist": DatasetFacts(
+    "INaturalist": DatasetSpec(
         10_000,
         splits={"train": {"version": "2021_train"}, "val": {"version": "2021_valid"}},
         option="target_type",

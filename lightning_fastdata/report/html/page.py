@@ -17,7 +17,7 @@ from lightning_fastdata.report.html.waits import distribution_section, time_line
 from lightning_fastdata.report.sections import INTERVAL_UNKNOWN
 from lightning_fastdata.report.units import NOT_MEASURED, count, is_known, percent, rate, seconds, times
 from lightning_fastdata.results.records import StepRecord
-from lightning_fastdata.results.stats import Ceiling
+from lightning_fastdata.results.stats import SpeedupBound
 from lightning_fastdata.results.summary import RunSummary
 from lightning_fastdata.results.verdict import Verdict
 
@@ -180,7 +180,7 @@ def _times(value: float) -> str:
     return times(value) if value < _MOST_TIMES else "100x or more"
 
 
-def _ceiling(ceiling: Ceiling | None) -> Html:
+def _ceiling(ceiling: SpeedupBound | None) -> Html:
     if ceiling is None:
         text = f"How much faster the run could be with an instant loader: {NOT_MEASURED}."
         return tag("p", text, class_="ceiling")
@@ -195,11 +195,11 @@ def _ceiling(ceiling: Ceiling | None) -> Html:
     return tag("p", at_most, _interval(ceiling), rest, class_="ceiling", id="ceiling-text")
 
 
-def _has_interval(ceiling: Ceiling) -> bool:
+def _has_interval(ceiling: SpeedupBound) -> bool:
     return is_known(ceiling.low) and is_known(ceiling.high)
 
 
-def _interval(ceiling: Ceiling) -> Html:
+def _interval(ceiling: SpeedupBound) -> Html:
     low, high = ceiling.low, ceiling.high
     if low is None or high is None or not _has_interval(ceiling):
         return join(INTERVAL_UNKNOWN)

@@ -137,7 +137,7 @@ def bars_path(left: Numbers, right: Numbers, bottom: Numbers, top: Numbers, clas
         right: Right edges, likewise.
         bottom: Lower edges, likewise.
         top: Upper edges, likewise.
-        class_: What gives them their colour.
+        class_: What gives them their color.
     """
     left, right, low, high = _units(left), _units(right), _SIZE - _units(bottom), _SIZE - _units(top)
     parts = [
@@ -154,7 +154,7 @@ def line_path(x: Numbers, y: Numbers, class_: str) -> Html:
     Args:
         x: Places from the left (0..1), shape (points,).
         y: Places from the bottom, likewise.
-        class_: What gives it its colour.
+        class_: What gives it its color.
     """
     parts, pen = [], "M"
     for across, up in zip(_units(x), _SIZE - _units(y), strict=True):
@@ -182,7 +182,7 @@ def bands(spans: Sequence[tuple[float, float]], class_: str, *, least: float = 0
 
     Args:
         spans: Beginnings and ends (0..1).
-        class_: What gives them their colour.
+        class_: What gives them their color.
         least: The width that is drawn at least (0..1), so that a short one can be seen.
     """
     if not spans:

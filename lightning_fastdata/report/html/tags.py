@@ -121,7 +121,7 @@ def facts(pairs: Iterable[tuple[object, object]]) -> Html:
 
 
 def legend(entries: Iterable[tuple[str, object]]) -> Html:
-    """What the colours of a chart mean.
+    """What the colors of a chart mean.
 
     Args:
         entries: The class of the mark, and the words.

@@ -44,11 +44,11 @@ def _bar(summary: RunSummary) -> Html:
             inner = [named, tag("span", f"{share * 100:.0f} %", class_="share")]
         title = f"{called}: {seconds(value_s)}, {percent(share)}"
         style = f"flex-grow:{share:.6f}"
-        segments.append(tag("div", *inner, class_=f"segment {_colour(name)}", style=style, title=title))
+        segments.append(tag("div", *inner, class_=f"segment {_color(name)}", style=style, title=title))
     return tag("div", *segments, class_="ledger-bar", role="img", aria_label=f"{HEADING}: {'; '.join(words)}")
 
 
-def _colour(name: str) -> str:
+def _color(name: str) -> str:
     return f"account-{name.removesuffix('_s')}" if name in ACCOUNTS else "account-unattributed"
 
 
@@ -56,7 +56,7 @@ def _table(summary: RunSummary) -> Html:
     rows = []
     for name, called in _accounts(summary):
         value_s = summary.ledger[name]
-        swatch = join(tag("span", class_=f"key {_colour(name)}"), called)
+        swatch = join(tag("span", class_=f"key {_color(name)}"), called)
         if name in summary.not_measured:
             unknown = tag("span", NOT_MEASURED, class_="quiet")
             rows.append((swatch, figure(f"ledger-{name}", None, unknown), ""))

@@ -50,7 +50,7 @@ def _caption(summary: RunSummary, columns: Columns) -> str:
         across = "stretches of time" if columns.by_time else "groups of steps"
         said.append(
             f"{count(columns.steps)} steps in {count(len(columns.left))} columns, equal {across}: the mean of each"
-            " column in full colour, its largest wait pale behind it."
+            " column in full color, its largest wait pale behind it."
         )
     else:
         width = "its width the step’s whole time" if columns.by_time else "all are as wide"

@@ -309,7 +309,7 @@ def test_a_file_that_cannot_be_written_is_told_before_training(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["AuditedRun.note", "AuditedRun.end_epoch", "append_epoch", "start_file"])
+@pytest.mark.parametrize("function", ["AuditSession.note", "AuditSession.end_epoch", "append_epoch", "start_file"])
 def test_a_fault_of_its_own_ends_the_audit_not_the_training(path, monkeypatch, function):
     def broken(*args, **kwargs):
         raise ZeroDivisionError("broken")

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from lightning_fastdata.callbacks.audit.session import AuditedRun
+from lightning_fastdata.callbacks.audit.session import AuditSession
 
 
 def audited(batches, *, epoch=1, run=None, world_size=1):
     """A run that was given these batches of an epoch, each of one sample."""
-    run = run or AuditedRun("audit.jsonl", False, world_size)
+    run = run or AuditSession("audit.jsonl", False, world_size)
     loader = SimpleNamespace()
     for number in batches:
         loader.last_given = SimpleNamespace(epoch=epoch, cycle=0, number=number, indices=[number])
@@ -19,7 +19,7 @@ def audited(batches, *, epoch=1, run=None, world_size=1):
 
 
 def resumed(state, **kwargs):
-    run = AuditedRun("audit.jsonl", False, kwargs.pop("world_size", 1))
+    run = AuditSession("audit.jsonl", False, kwargs.pop("world_size", 1))
     run.load(state)
     return run
 
@@ -60,7 +60,7 @@ def test_one_of_several_ranks_does_not_speak_for_all(before, now):
 
 
 def test_an_epoch_without_a_batch():
-    run = AuditedRun("audit.jsonl", False, 2)
+    run = AuditSession("audit.jsonl", False, 2)
     assert not run.end_epoch().any()
     assert run.state()["sums"] is None
     assert resumed(run.state()).sums is None

@@ -1,12 +1,12 @@
 """Journal: events in order, later."""
 
-from lightning_fastdata.callbacks.monitor.event_buffer import Journal
+from lightning_fastdata.callbacks.monitor.event_buffer import EventBuffer
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 
 
 def test_a_replay_is_the_same_as_having_been_there(fake_clock):
     direct, meter = StepMeter(fake_clock), StepMeter(fake_clock)
-    journal = Journal(meter)
+    journal = EventBuffer(meter)
     for step in range(3):
         at = 10.0 * step
         direct.train_fetch(at, at + 1)

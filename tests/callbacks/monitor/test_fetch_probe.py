@@ -17,7 +17,7 @@ from lightning_fastdata import TensorDataModule, auto_dataloader
 from lightning_fastdata.callbacks.monitor import fetch_probe
 from lightning_fastdata.callbacks.monitor.fetch_probe import FetchProbe, Load, interpret
 from lightning_fastdata.compat.torch_internals import QueueState
-from lightning_fastdata.loaders.batch_requests import Fetched
+from lightning_fastdata.loaders.batch_requests import LoadedBatch
 from lightning_fastdata.loaders.seeded_dataset import LoadTimes
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -50,7 +50,7 @@ def ours(fetched=None, state=None, name=1, inline=False):
 
 def stamp(ready_s=100.2, worker=0, began_s=99.0, pass_began=None, number=7):
     times = LoadTimes(began_s, ready_s, 4, 2, 0.3, -1 if worker is None else worker)
-    return Fetched(1, number, times, worker, 9, pass_began)
+    return LoadedBatch(1, number, times, worker, 9, pass_began)
 
 
 def facts(*pairs, raised=None):
@@ -650,7 +650,7 @@ def test_foreign_iterators_are_no_loss():
 
 
 class Probing(PassThroughProfiler):
-    """Brackets the labelled fetches of a real Trainer with a probe."""
+    """Brackets the labeled fetches of a real Trainer with a probe."""
 
     def __init__(self):
         super().__init__()

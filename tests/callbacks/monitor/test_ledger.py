@@ -2,13 +2,13 @@
 
 import pytest
 
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchFacts
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo
 from lightning_fastdata.callbacks.monitor.ledger import MOST_SPANS, Ledger
 from lightning_fastdata.results.records import Span
 
 
 def facts(from_workers, *, restarted=False, worker_start_s=None):
-    nothing = FetchFacts(False, None, None, None, None, False, False, None, None, False, None, ())
+    nothing = FetchInfo(False, None, None, None, None, False, False, None, None, False, None, ())
     return nothing._replace(from_workers=from_workers, restarted=restarted, worker_start_s=worker_start_s)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
 
-from lightning_fastdata.callbacks.monitor.profiler_tap import Seam
+from lightning_fastdata.callbacks.monitor.profiler_tap import ProfilerTap
 
 TRAIN = "[_TrainingEpochLoop].train_dataloader_next"
 
@@ -32,7 +32,7 @@ class Ears:
         self.heard, self.failures = [], []
         self.trainer = SimpleNamespace(profiler=profiler)
         kinds = ("train", "val", "test", "predict", "transfer", "after_transfer", "compute")
-        self.seam = Seam(
+        self.seam = ProfilerTap(
             self.trainer,
             {kind: self.listener(kind, fail) for kind in kinds},
             failed=self.failures.append,

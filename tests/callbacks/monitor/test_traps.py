@@ -14,12 +14,12 @@ import pytest
 from lightning.pytorch.profilers import PassThroughProfiler
 
 import lightning_fastdata.callbacks.monitor.instrumentation as listening_module
-from lightning_fastdata.callbacks.monitor.event_buffer import Journal
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchFacts, Load
-from lightning_fastdata.callbacks.monitor.instrumentation import Listening
+from lightning_fastdata.callbacks.monitor.event_buffer import EventBuffer
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, Load
+from lightning_fastdata.callbacks.monitor.instrumentation import Instrumentation
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 from lightning_fastdata.compat import lightning_loops
-from lightning_fastdata.results.summary import summarise
+from lightning_fastdata.results.summary import summarize
 
 TESTS = Path(__file__).parents[2]
 TABLE = (TESTS.parent / "docs" / "traps.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def facts(took, *, index=0, epoch=0, exhausted=False, **others):
     """A fetch from one of our loaders with workers, half of it blocked."""
     load = Load(4, 0.5 * took, index, 0.1 * took, index % 2, epoch)
     half = 0.5 * took
-    return FetchFacts(exhausted, True, 0.0, half, half, True, False, index % 4, 4, False, None, (load,))._replace(
+    return FetchInfo(exhausted, True, 0.0, half, half, True, False, index % 4, 4, False, None, (load,))._replace(
         **others
     )
 
@@ -53,7 +53,7 @@ class Run:
 
     def __init__(self, clock, monkeypatch):
         self.clock, self.meter = clock, StepMeter(clock)
-        self.journal, self.step = Journal(self.meter), 0
+        self.journal, self.step = EventBuffer(self.meter), 0
         monkeypatch.setattr(
             "lightning_fastdata.callbacks.monitor.event_buffer.interpret", lambda raw, start, end: raw[0]
         )
@@ -94,7 +94,7 @@ def test_memory_is_constant_and_percentiles_are_those_of_all_waits(fake_clock, m
     tracemalloc.stop()
     assert grown < 100_000
     assert len(run.journal) == 0
-    summary = summarise(run.meter.records(), totals=run.meter.totals())
+    summary = summarize(run.meter.records(), totals=run.meter.totals())
     assert (summary.steps, summary.percentile_steps) == (100_000, 100_000)
     told = (summary.wait_s_median, summary.wait_s_p95, summary.wait_s_p99)
     assert told == pytest.approx(np.percentile(waits, (50, 95, 99)), rel=0.01)
@@ -112,7 +112,7 @@ def test_bursts_are_told_and_not_averaged_away(fake_clock):
         meter.train_fetch(start, fake_clock.forward(0.2 if step % 4 == 0 else 0.0))
         meter.add_batch(1)
         meter.close_step(0, step, fake_clock.forward(0.1))
-    summary = summarise(meter.records(), totals=meter.totals())
+    summary = summarize(meter.records(), totals=meter.totals())
     assert summary.wait_s / summary.steps == pytest.approx(0.05)
     assert (summary.wait_s_median, summary.wait_s_p95, summary.wait_s_max) == pytest.approx((0.0, 0.2, 0.2))
 
@@ -170,14 +170,14 @@ def two_ranks(fake_clock, monkeypatch):
         )
         meter = StepMeter(fake_clock)
         meter.ledger.accounts.enter("loop", fake_clock.now)
-        journal = Journal(meter)
+        journal = EventBuffer(meter)
 
         def up_to_date():
             journal.replay()
             return meter
 
         arguments = {"journal": journal, "up_to_date": up_to_date, "failed": made.append, "clock": fake_clock}
-        listening = Listening(trainer, SimpleNamespace(), object(), fitting=True, device_events=True, **arguments)
+        listening = Instrumentation(trainer, SimpleNamespace(), object(), fitting=True, device_events=True, **arguments)
         made.append(listening)
         return trainer, listening, lambda: up_to_date().ledger.accounts.sums(fake_clock.now)
 

@@ -4,18 +4,18 @@ import random
 
 import pytest
 
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchFacts, Load
-from lightning_fastdata.callbacks.monitor.wait_stats import DeviceTally, LoadTally, WaitTally
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, Load
+from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadStats, WaitStats
 
 
 def facts(inline=None, blocked=None, handoff=None, **others):
     """Facts of a fetch about which nothing is known but what is given."""
-    nothing = FetchFacts(False, None, None, None, None, False, False, None, None, False, None, ())
+    nothing = FetchInfo(False, None, None, None, None, False, False, None, None, False, None, ())
     return nothing._replace(inline_s=inline, blocked_s=blocked, handoff_s=handoff, **others)
 
 
 def waits_of(*fetches):
-    tally = WaitTally()
+    tally = WaitStats()
     for took, found in fetches:
         tally.add(took, found)
     return tally.kinds()
@@ -75,7 +75,7 @@ def load(index, slowest_s, *, samples=4, load_s=1.0, worker=0, epoch=0):
 
 
 def loading_of(*loads, path_of=lambda index: None):
-    tally = LoadTally()
+    tally = LoadStats()
     for one in loads:
         tally.add(one)
     return tally.loading(path_of)
@@ -95,7 +95,7 @@ def test_the_slowest_samples_are_those_of_the_whole_run():
     """Each once, with its slowest time, in whatever order they come."""
     rng = random.Random(3)
     truth = {}
-    tally = LoadTally()
+    tally = LoadStats()
     for _ in range(2000):
         index, slowest_s = rng.randrange(300), rng.random()
         truth[index] = max(truth.get(index, 0.0), slowest_s)
@@ -124,11 +124,11 @@ def test_a_batch_without_samples_divides_by_nothing():
 
 
 def test_the_device_is_none_before_it_told_of_a_step():
-    assert DeviceTally().times() is None
+    assert DeviceStats().times() is None
 
 
 def test_idle_and_hidden_are_the_wait():
-    tally = DeviceTally()
+    tally = DeviceStats()
     tally.add(3.0, 1.0, None)
     tally.add(2.0, 2.0, 0.25)
     times = tally.times()
@@ -137,7 +137,7 @@ def test_idle_and_hidden_are_the_wait():
 
 
 def test_a_copy_that_was_never_measured_is_none_and_an_idle_of_zero_is_zero():
-    tally = DeviceTally()
+    tally = DeviceStats()
     tally.add(1.0, 0.0, None)
     times = tally.times()
     assert (times.idle_s, times.hidden_s, times.copy_s) == (0.0, 1.0, None)

@@ -87,7 +87,7 @@ def trainer(*callbacks, **more):
 @pytest.fixture(autouse=True)
 def calm(monkeypatch):
     """Other tests beside this one must not make the tuner say that the machine is busy."""
-    monkeypatch.setattr(tuner_module, "busy", lambda *args: None)
+    monkeypatch.setattr(tuner_module, "contention", lambda *args: None)
     monkeypatch.setattr(window, "LONG_ENOUGH_S", 0.3)  # so that runs of some seconds have room for several windows
 
 
@@ -217,7 +217,7 @@ def test_a_probe_that_goes_wrong_costs_the_tuning_alone(kind, words, lines, monk
 
 def test_a_busy_machine_is_said_and_nothing_is_changed(lines, monkeypatch):
     """A measurement on it would be of the others."""
-    monkeypatch.setattr(tuner_module, "busy", lambda *args: "the worker got no CPU for 40% of its time")
+    monkeypatch.setattr(tuner_module, "contention", lambda *args: "the worker got no CPU for 40% of its time")
     fit(Model(0.0), LoaderTuner(), data=FastDataModule(Waiting(wait_s=0.0), batch_size=16))
     assert lines() == [
         "LoaderTuner: nothing is changed: the machine is too busy to measure"
@@ -325,9 +325,9 @@ def test_loaders_that_are_made_anew_get_what_was_decided():
 
 
 def test_the_random_numbers_of_training_are_those_without_it():
-    """Dropout and initialisation must not hang on whether somebody tunes."""
+    """Dropout and initialization must not hang on whether somebody tunes."""
 
-    class Draws(Model):
+    class SampleRng(Model):
         def training_step(self, batch, batch_idx):
             self.seen.append(torch.rand(1).item())
             time.sleep(self.step_s)
@@ -336,7 +336,7 @@ def test_the_random_numbers_of_training_are_those_without_it():
     seen = []
     for callbacks in ((), (LoaderTuner(),)):
         torch.manual_seed(3)
-        model = Draws(0.002)
+        model = SampleRng(0.002)
         made = fit(model, *callbacks, data=FastDataModule(Waiting(), batch_size=16))
         seen.append(model.seen)
     assert made.train_dataloader.num_workers > 1
@@ -433,7 +433,7 @@ def test_a_loader_with_a_timeout_loses_its_workers_without_harm():
 
 
 class Lazy(Sampler):
-    """Draws from torch's generator, sample by sample."""
+    """SampleRng from torch's generator, sample by sample."""
 
     def __iter__(self):
         return (int(torch.randint(1600, ())) for _ in range(1600))

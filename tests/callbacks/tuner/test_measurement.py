@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from lightning_fastdata.callbacks.tuner.measurement import (
     UnmeasuredError,
-    busy,
+    contention,
     probe_worker,
     run_inline,
     run_trial,
@@ -170,4 +170,4 @@ def test_a_busy_machine_is_known_by_who_was_kept_waiting(waited, stalled_s, thro
     """A second between two looks; what nobody tells is no reason to stop."""
     before = Pressure(None if stalled_s is None else 5.0, None if throttled_s is None else 7.0)
     after = Pressure(None if stalled_s is None else 5.0 + stalled_s, None if throttled_s is None else 7.0 + throttled_s)
-    assert busy(probe(waited), (10.0, before), (11.0, after)) == words
+    assert contention(probe(waited), (10.0, before), (11.0, after)) == words

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from lightning_fastdata.callbacks.tuner.controller import Setting
-from lightning_fastdata.callbacks.tuner.window import FEWEST_BATCHES, Stretch
+from lightning_fastdata.callbacks.tuner.window import FEWEST_BATCHES, WindowTimer
 
 
 class Clock:
@@ -32,7 +32,7 @@ def run(stretch, made_up, clocks, batches, step_s=0.1):
 def test_what_the_workers_had_prepared_is_left_out():
     """3 workers x 2: six batches and two more, and then the shortest stretch."""
     clock, cpu, made_up = Clock(), Clock(), trainer()
-    stretch = Stretch(Setting(3, 2), clock, cpu)
+    stretch = WindowTimer(Setting(3, 2), clock, cpu)
     assert run(stretch, made_up, (clock, cpu), 8 + FEWEST_BATCHES) == [8 + FEWEST_BATCHES]
     assert stretch.first_step == 8
     assert round(stretch.elapsed_s(), 6) == 0.1 * FEWEST_BATCHES
@@ -42,7 +42,7 @@ def test_what_the_workers_had_prepared_is_left_out():
 def test_a_stretch_of_short_steps_is_made_longer():
     """Until a second has passed; the next look comes after twice as many batches."""
     clock, cpu, made_up = Clock(), Clock(), trainer()
-    stretch = Stretch(Setting(0, None), clock, cpu)
+    stretch = WindowTimer(Setting(0, None), clock, cpu)
     run(stretch, made_up, (clock, cpu), 2 + FEWEST_BATCHES, step_s=0.002)
     assert not stretch.is_long_enough(stretch.elapsed_s())
     stretch.prolong()
@@ -53,7 +53,7 @@ def test_a_stretch_of_short_steps_is_made_longer():
 
 def test_a_run_of_very_short_steps_is_looked_at_all_the_same():
     """640 batches are enough, however short."""
-    stretch = Stretch(Setting(0, None), Clock(), Clock())
+    stretch = WindowTimer(Setting(0, None), Clock(), Clock())
     for _ in range(5):
         stretch.prolong()
     assert stretch.is_long_enough(0.001)
@@ -62,19 +62,19 @@ def test_a_run_of_very_short_steps_is_looked_at_all_the_same():
 def test_validation_takes_none_of_its_time():
     """Neither of the clock's nor of the processor's."""
     clock, cpu, made_up = Clock(), Clock(), trainer()
-    stretch = Stretch(Setting(0, None), clock, cpu)
+    stretch = WindowTimer(Setting(0, None), clock, cpu)
     run(stretch, made_up, (clock, cpu), 12)
     before = stretch.elapsed_s(), stretch.cpu_s()
     stretch.pause()
     clock.now += 50.0
     cpu.now += 40.0
-    stretch.go_on()
+    stretch.continue_after_change()
     assert (stretch.elapsed_s(), stretch.cpu_s()) == before
 
 
 def test_accumulated_batches_make_steps():
     """20 steps of four batches."""
-    stretch = Stretch(Setting(0, None), Clock(), Clock())
+    stretch = WindowTimer(Setting(0, None), Clock(), Clock())
     made_up = trainer(accumulate_grad_batches=4)
     due = [number for number in range(1, 100) if stretch.is_due(made_up, int)]
     assert due[0] == 2 + 4 * FEWEST_BATCHES

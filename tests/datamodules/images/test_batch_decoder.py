@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from lightning_fastdata.datamodules.images.batch_decoder import BatchDecoder, empty_batch
-from lightning_fastdata.datamodules.images.crops import MiddleCrop
+from lightning_fastdata.datamodules.images.crops import CenterCrop
 
 
 class OneImage:
@@ -26,7 +26,7 @@ class OneImage:
 
 def test_a_decoder_serves_in_and_out_of_inference_mode():
     """The mode is the calling thread's alone; memory made in it could not be written to by the other threads."""
-    decoder = BatchDecoder(OneImage(), MiddleCrop(32, 40))
+    decoder = BatchDecoder(OneImage(), CenterCrop(32, 40))
     for mode in (True, False, True):
         for _ in range(5):
             with torch.inference_mode(mode):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from lightning_fastdata.datamodules.images.crops import Box, Draws, RandomCrop, resized
+from lightning_fastdata.datamodules.images.crops import Box, RandomCrop, SampleRng, resized
 from lightning_fastdata.loaders.order import mix
 
 DRAWN = 4000
@@ -15,7 +15,7 @@ DRAWN = 4000
 
 def ours(height, width, **options):
     crop = RandomCrop(224, **options)
-    return np.array([crop.draw(height, width, Draws(mix(number))) for number in range(DRAWN)])
+    return np.array([crop.draw(height, width, SampleRng(mix(number))) for number in range(DRAWN)])
 
 
 def torchvisions(height, width, **options):
@@ -64,13 +64,13 @@ def test_an_image_that_no_box_fits_gives_its_middle(height, width):
 
 def test_draws_are_uniform_and_follow_the_seed():
     """Numbers in [0, 1) without a pattern between neighbours; the first words are those of SplitMix64 from 0."""
-    draws = Draws(0)
+    draws = SampleRng(0)
     words = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
     assert [draws.uniform() for _ in words] == [(word >> 11) / 2**53 for word in words]
-    numbers = np.array([Draws(mix(seed)).uniform() for seed in range(4000)])
+    numbers = np.array([SampleRng(mix(seed)).uniform() for seed in range(4000)])
     assert distance(numbers, np.linspace(0, 1, 4000)) < LIMIT
     assert abs(np.corrcoef(numbers[1:], numbers[:-1])[0, 1]) < 0.06
-    assert {Draws(seed).below(3) for seed in range(50)} == {0, 1, 2}
+    assert {SampleRng(seed).below(3) for seed in range(50)} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 375), (333, 500), (68, 121), (256, 256)])

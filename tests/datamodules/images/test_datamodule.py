@@ -13,7 +13,7 @@ from PIL import Image
 
 from lightning_fastdata import ImageFolderDataModule
 from lightning_fastdata.datamodules.images.datamodule import ImageDataset
-from lightning_fastdata.datamodules.images.datasets import WholeCropDataset
+from lightning_fastdata.datamodules.images.datasets import BatchCropDataset
 from lightning_fastdata.errors import FastDataError
 
 MODES = {"L": "jpg", "CMYK": "jpg", "RGB": "jpg", "RGBA": "png", "P": "png", "LA": "png", "1": "png"}
@@ -52,7 +52,7 @@ def test_the_splits_of_a_folder(photos):
 
 
 def test_batches_are_normalised_floats_with_labels(photos):
-    """Shape, type and labels of a batch; the values are normalised with ImageNet's statistics."""
+    """Shape, type and labels of a batch; the values are normalized with ImageNet's statistics."""
     images, labels = next(iter(module(photos).train_dataloader()))
     assert (images.shape, images.dtype) == ((4, 3, 16, 16), torch.float32)
     assert (labels.shape, labels.dtype) == ((4,), torch.int64)
@@ -124,8 +124,8 @@ def test_every_kind_of_image_becomes_rgb(make_folder, make_image, mode):
 def test_a_palette_with_transparency_is_no_error(make_folder):
     """Pillow warns about such files; under "skip" the warning must not cost the image, nor stop a strict program."""
     root = make_folder({"train": 1}, classes=("one",))
-    picture = Image.new("RGB", (40, 30), "red").convert("P")
-    picture.save(root / "train" / "one" / "t.png", transparency=bytes([0] * 10 + [255] * 246))
+    image_grid = Image.new("RGB", (40, 30), "red").convert("P")
+    image_grid.save(root / "train" / "one" / "t.png", transparency=bytes([0] * 10 + [255] * 246))
     made = module(root, on_error="skip")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -474,12 +474,12 @@ def test_a_workers_own_memory_stays_flat(photos):
 @pytest.mark.slow
 def test_a_batch_kept_in_every_epoch_is_seen_in_a_workers_memory(photos, monkeypatch):
     """The measure of the test above."""
-    kept, honest = [], WholeCropDataset.__getitems__
+    kept, honest = [], BatchCropDataset.__getitems__
 
     def keeps(self, indices, seeds):
         kept.append(honest(self, indices, seeds))
         return kept[-1]
 
-    monkeypatch.setattr(WholeCropDataset, "__getitems__", keeps)
+    monkeypatch.setattr(BatchCropDataset, "__getitems__", keeps)
     found = private_mib_of_the_worker(photos, 10)
     assert found[9] - found[1] > 9, found

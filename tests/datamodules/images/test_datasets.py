@@ -9,17 +9,17 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from lightning_fastdata import FastDataError, ImageFolderDataModule, auto_dataloader
-from lightning_fastdata.datamodules.images.crops import MiddleCrop, RandomCrop
-from lightning_fastdata.datamodules.images.datasets import CropDataset, ImageDataset, WholeCropDataset
+from lightning_fastdata.datamodules.images.crops import CenterCrop, RandomCrop
+from lightning_fastdata.datamodules.images.datasets import BatchCropDataset, CropDataset, ImageDataset
 from lightning_fastdata.datamodules.images.decoder import decode_rgb
 from lightning_fastdata.datamodules.images.folder_index import index_images
-from lightning_fastdata.datamodules.images.normalize import Normaliser, PixelBatch
+from lightning_fastdata.datamodules.images.normalize import Normalizer, PixelBatch
 from lightning_fastdata.datamodules.images.sources import raw_bytes
 
 SEEDS = np.arange(1, 13, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 
 
-def dataset(root, make=WholeCropDataset, crop=None, **options):
+def dataset(root, make=BatchCropDataset, crop=None, **options):
     made = make(index_images(root / "train"), crop or RandomCrop(16), **options)
     made.as_pixels = True
     return made
@@ -52,7 +52,7 @@ def test_no_generator_is_touched(photos):
     expected = torch.rand(3)
     torch.manual_seed(3)
     dataset(photos).__getitems__([0, 1], SEEDS[:2])
-    dataset(photos, crop=MiddleCrop(16, 18))[0]
+    dataset(photos, crop=CenterCrop(16, 18))[0]
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -92,7 +92,7 @@ def test_floats_are_the_normalised_pixels(photos):
     pixels = made.__getitems__(range(12), SEEDS).images
     made.as_pixels = False
     images, labels = made.__getitems__(range(12), SEEDS)
-    expected = torch.stack([Normaliser()(image) for image in pixels])
+    expected = torch.stack([Normalizer()(image) for image in pixels])
     assert torch.equal(images, expected)
     assert images.is_contiguous()
     assert labels.dtype == torch.int64
@@ -106,7 +106,7 @@ def test_normalising_is_torchvisions(photos):
     steps = v2.Compose(
         [v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
     )
-    assert torch.equal(Normaliser()(pixels), steps(pixels))
+    assert torch.equal(Normalizer()(pixels), steps(pixels))
 
 
 def test_torchs_own_loader_gets_samples(photos):
@@ -156,7 +156,7 @@ def test_a_fault_of_ours_is_no_unreadable_image(photos, monkeypatch):
 
 def test_threads_write_while_a_trainer_validates(photos):
     """Inference mode belongs to one thread; a batch made in it belongs to all."""
-    made = dataset(photos, crop=MiddleCrop(16, 18))
+    made = dataset(photos, crop=CenterCrop(16, 18))
     expected = made.__getitems__(range(12), SEEDS)
     made.decode_threads = 4
     with torch.inference_mode():
@@ -182,8 +182,8 @@ def test_bytes_may_come_from_elsewhere(photos):
     """Asked for by their place in the whole folder; the crops are those of the files."""
     index = index_images(photos / "train")
     source = Raw(index.paths)
-    made = WholeCropDataset(index, RandomCrop(16), indices=[3, 9], source=source)
-    files = WholeCropDataset(index, RandomCrop(16), indices=[3, 9])
+    made = BatchCropDataset(index, RandomCrop(16), indices=[3, 9], source=source)
+    files = BatchCropDataset(index, RandomCrop(16), indices=[3, 9])
     for one, other in zip(made.__getitems__([1, 0], SEEDS[:2]), files.__getitems__([1, 0], SEEDS[:2]), strict=True):
         assert torch.equal(one, other)
     assert source.asked == [9, 3]

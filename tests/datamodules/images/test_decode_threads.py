@@ -31,12 +31,12 @@ def test_the_users_number_wins():
     assert decide_threads(3, 8, 2)[1].source == "user"
 
 
-@pytest.mark.parametrize("wish", [0, -1, True, "many", 1.5, None, 1000])
-def test_what_cannot_be_meant_is_refused(wish):
+@pytest.mark.parametrize("requested", [0, -1, True, "many", 1.5, None, 1000])
+def test_what_cannot_be_meant_is_refused(requested):
     with pytest.raises(FastDataError, match="decode_threads"):
-        check_threads(wish)
+        check_threads(requested)
 
 
-@pytest.mark.parametrize("wish", [1, 256, "auto"])
-def test_what_can_be_meant_is_taken(wish):
-    check_threads(wish)
+@pytest.mark.parametrize("requested", [1, 256, "auto"])
+def test_what_can_be_meant_is_taken(requested):
+    check_threads(requested)

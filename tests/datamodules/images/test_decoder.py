@@ -12,7 +12,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
 
 from lightning_fastdata.datamodules.images import decoder
-from lightning_fastdata.datamodules.images.crops import Draws, MiddleCrop, RandomCrop
+from lightning_fastdata.datamodules.images.crops import CenterCrop, RandomCrop, SampleRng
 from lightning_fastdata.datamodules.images.decoder import CropDecoder, dct_factor, decode_rgb, jpeg_size, open_rgb
 from lightning_fastdata.datamodules.images.sources import raw_bytes
 
@@ -33,7 +33,7 @@ KINDS = {
 }
 
 
-def picture(height=90, width=130):
+def image_grid(height=90, width=130):
     """Smooth with some noise, as a photograph is."""
     rows, columns = np.mgrid[0:height, 0:width]
     waves = np.stack([np.sin(rows / 9), np.cos(columns / 7), np.sin((rows + columns) / 11)], -1) * 90 + 128
@@ -42,7 +42,7 @@ def picture(height=90, width=130):
 
 def encoded(kind="jpeg", pixels=None, **more):
     mode, form, options = KINDS[kind]
-    image = Image.fromarray(picture() if pixels is None else pixels)
+    image = Image.fromarray(image_grid() if pixels is None else pixels)
     image = (
         Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
         if mode == "I;16"
@@ -57,7 +57,7 @@ def by_pillow(data, tmp_path):
     path = tmp_path / "image"
     path.write_bytes(data)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a palette with transparent colours
+        warnings.simplefilter("ignore")  # of a palette with transparent colors
         return pil_loader(str(path))
 
 
@@ -72,9 +72,9 @@ def cropped(data, crop, seed=7, kind="original"):
 def reference(image, crop, seed=7):
     """Torchvision's transforms, given the same crop and flip."""
     full = v2.functional.to_image(image)
-    if isinstance(crop, MiddleCrop):
+    if isinstance(crop, CenterCrop):
         return v2.functional.center_crop(v2.functional.resize(full, [crop.resize], antialias=True), [crop.size])
-    draws = Draws(seed)
+    draws = SampleRng(seed)
     box = crop.draw(*full.shape[1:], draws)
     part = v2.functional.resized_crop(full, *box, [crop.size, crop.size], antialias=True)
     return part.flip(2) if draws.uniform() < crop.flip else part
@@ -84,7 +84,7 @@ def grey_levels(ours, expected):
     return (ours.int() - expected.int()).abs().float().mean().item()
 
 
-@pytest.mark.parametrize("crop", [RandomCrop(64), MiddleCrop(64, 73)])
+@pytest.mark.parametrize("crop", [RandomCrop(64), CenterCrop(64, 73)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file_gives_torchvisions_pixels(kind, crop, tmp_path):
     """Loaded by torchvision's own ``pil_loader``, cut by its own functions: not one byte differs."""
@@ -143,7 +143,7 @@ def test_an_image_beyond_pillows_bound_is_pillows(monkeypatch):
         decode_rgb(encoded())
 
 
-@pytest.mark.parametrize("crop", [RandomCrop(64), MiddleCrop(64, 73)])
+@pytest.mark.parametrize("crop", [RandomCrop(64), CenterCrop(64, 73)])
 def test_decoded_pixels_are_cut_like_their_file(crop):
     """Bytes of kind "raw", read-only memory included."""
     raw = raw_bytes(decode_rgb(encoded()))
@@ -169,9 +169,9 @@ def test_real_photographs_at_their_usual_size_are_torchvisions():
 
 
 @needs_photos
-@pytest.mark.parametrize("crop", [RandomCrop(48), MiddleCrop(48, 55)])
+@pytest.mark.parametrize("crop", [RandomCrop(48), CenterCrop(48, 55)])
 def test_shrunk_photographs_differ_by_a_stated_bound(crop):
-    """docs/images.md: on average 2 grey levels where the image was shrunk, at most 8 for one image."""
+    """docs/images.md: on average 2 gray levels where the image was shrunk, at most 8 for one image."""
     found = []
     for number, path in enumerate(PHOTOS[::6]):
         ours, image = cropped(path.read_bytes(), crop, number)

@@ -172,7 +172,7 @@ def test_known_before_the_download(name, classes, shape):
 
 
 def test_normalisation_is_the_datasets_own_where_it_is_known():
-    """Else ImageNet's for colour, and one half for grey."""
+    """Else ImageNet's for color, and one half for gray."""
     assert TorchvisionDataModule("CIFAR10", "/nowhere").mean == (0.4914, 0.4822, 0.4465)
     assert TorchvisionDataModule("EuroSAT", "/nowhere").mean == (0.485, 0.456, 0.406)
     assert TorchvisionDataModule("USPS", "/nowhere").std == (0.5,)

@@ -23,7 +23,7 @@ from lightning_fastdata.report.units import milliseconds, percent, seconds
 from lightning_fastdata.results.records import StepRecord
 from lightning_fastdata.results.stats import ACCOUNTS, Boundary, SlowSample
 
-RUNS = runpy.run_path(str(Path(__file__).with_name("run_of_html.py")))["RUNS"]
+RUNS = runpy.run_path(str(Path(__file__).with_name("recorded_runs.py")))["RUNS"]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ATTACK = '</script><script>document.title="taken"</script><img src=x onerror=alert(1)>"\'&'
 VOID = ("meta", "link")
@@ -482,11 +482,11 @@ def test_ticks_are_round_and_few(low, high):
     assert low <= ticks[0] <= ticks[-1] <= high * (1 + 1e-9)
 
 
-# ----------------------------------------------------------------------------------------- colours
+# ----------------------------------------------------------------------------------------- colors
 
 
-def luminance(colour):
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+def luminance(color):
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
@@ -501,15 +501,15 @@ def test_words_and_bars_can_be_told_from_their_ground(theme):
     """WCAG 2.1: 4.5 for words, also within the ledger's bar, 3 for what is drawn."""
     light, dark = STYLE.split("@media screen and (prefers-color-scheme: dark)")
     rules = {"light": light, "dark": dark.split("* {")[0]}[theme]
-    colours = dict(re.findall(r"--([\w-]+): (#\w{6});", rules))
+    colors = dict(re.findall(r"--([\w-]+): (#\w{6});", rules))
     for words in ("ink", "quiet", "accent", "good", "warn"):
-        assert contrast(colours[words], colours["paper"]) >= 4.5, words
+        assert contrast(colors[words], colors["paper"]) >= 4.5, words
     accounts = re.findall(r"\.account-(\w+) \{ background: var\(--\1\); color: var\(--([\w-]+)\)", STYLE)
     assert len(accounts) == len(ACCOUNTS) - 1  # what is unattributed is hatched
     for account, words in accounts:
-        assert contrast(colours[account], colours[words]) >= 4.5, account
+        assert contrast(colors[account], colors[words]) >= 4.5, account
     for drawn in ("blocked", "inline", "handoff", "queue", "unknown", "steps"):
-        assert contrast(colours[drawn], colours["paper"]) >= 3, drawn
+        assert contrast(colors[drawn], colors["paper"]) >= 3, drawn
 
 
 # ----------------------------------------------------------------------------------------- a browser

@@ -14,13 +14,13 @@ from lightning_fastdata.datamodules.images.sources import FileSource, Kind
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import probe
 
-__all__ = ["CacheWish", "ImageCache", "header_of"]
+__all__ = ["CacheOptions", "ImageCache", "header_of"]
 
 Paths = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class CacheWish:
+class CacheOptions:
     """What the user asks for."""
 
     kind: CacheKind | None = None
@@ -62,12 +62,12 @@ class ImageCache:
     Args:
         header: What it is known by, see ``header_of``.
         paths: Files by the name of the folder they are listed from, in the order of its list.
-        wish: What the user asks for; not one for no cache.
+        options: What the user asks for; not one for no cache.
     """
 
-    def __init__(self, header: CacheHeader, paths: Paths, wish: CacheWish) -> None:
-        assert wish.kind is not None
-        self.wish = wish
+    def __init__(self, header: CacheHeader, paths: Paths, options: CacheOptions) -> None:
+        assert options.kind is not None
+        self.options = options
         self.header = header
         self.notes = CacheNotes()
         self._first = {}
@@ -76,12 +76,12 @@ class ImageCache:
             self._first[name], first = first, first + len(paths[name])
         files = [(FileSource(listed), len(listed)) for listed in paths.values()]
         self._opened: Opened = open_cache(
-            wish.kind,
+            options.kind,
             self.header,
-            needed=lambda: estimated_bytes(files, wish.entry_format),
-            cache_dir=None if wish.cache_dir is None else Path(wish.cache_dir).expanduser(),
-            cache_bytes=wish.cache_bytes,
-            ram_available_bytes=probe().ram_available_bytes if wish.kind == "ram" else None,
+            needed=lambda: estimated_bytes(files, options.entry_format),
+            cache_dir=None if options.cache_dir is None else Path(options.cache_dir).expanduser(),
+            cache_bytes=options.cache_bytes,
+            ram_available_bytes=probe().ram_available_bytes if options.kind == "ram" else None,
         )
 
     @property
@@ -92,7 +92,7 @@ class ImageCache:
     @property
     def kind(self) -> Kind:
         """What the sources give."""
-        return self.wish.entry_format.kind
+        return self.options.entry_format.kind
 
     def source(self, name: str, paths: Sequence[str]) -> CachedSource:
         """The images of one list.
@@ -101,7 +101,9 @@ class ImageCache:
             name: The folder it is the list of.
             paths: Its files, as they were given for this name.
         """
-        return CachedSource(FileSource(paths), self.wish.entry_format, self._opened.file, self._first[name], self.notes)
+        return CachedSource(
+            FileSource(paths), self.options.entry_format, self._opened.file, self._first[name], self.notes
+        )
 
     def sync(self) -> None:
         """Have the system write everything to the disk before this returns."""

@@ -101,39 +101,39 @@ def open_cache(
         return _without(header, f'no cache, though cache="{kind}": {error}')
 
 
-def _on_disk(header: CacheHeader, needed: Callable[[], int], cache_dir: Path, wish: int | None) -> Opened:
+def _on_disk(header: CacheHeader, needed: Callable[[], int], cache_dir: Path, requested: int | None) -> Opened:
     files = open_folder(cache_dir, header, 0)
     held = CacheFile(files).held()
     free = shutil.disk_usage(cache_dir).free
     most = held.file_bytes + int(DISK_SHARE * free)
-    budget = most if wish is None else min(wish, most)
+    budget = most if requested is None else min(requested, most)
     expected = _expected(held, header.samples, needed)
     file = CacheFile(replace(files, budget_bytes=budget))
     place = str(Path(files.entries).parent)
-    text = f"on disk in {place}: {_figures(expected, free, budget, wish, 'on that disk', held, header.samples)}"
+    text = f"on disk in {place}: {_figures(expected, free, budget, requested, 'on that disk', held, header.samples)}"
     if not files.writable:
         text += "; it cannot be written to, so nothing is added"
-    plan = CachePlan("disk", place, budget, expected, free, held, header.samples, _reason(wish, most, text))
+    plan = CachePlan("disk", place, budget, expected, free, held, header.samples, _reason(requested, most, text))
     return Opened(plan, file)
 
 
-def _in_memory(header: CacheHeader, needed: Callable[[], int], wish: int | None, available: int | None) -> Opened:
-    if available is None and wish is None:
+def _in_memory(header: CacheHeader, needed: Callable[[], int], requested: int | None, available: int | None) -> Opened:
+    if available is None and requested is None:
         raise FastDataError(
             "how much memory is available cannot be found out.", expected="a budget.", fix="Pass cache_bytes."
         )
     memory = SharedMemory(header)
     held = CacheFile(memory.files(0)).held()
-    most = wish or 0
+    most = requested or 0
     if available is not None:
-        most = held.file_bytes + int((RAM_SHARE if wish is None else RAM_MOST) * available)
-    budget = most if wish is None else min(wish, most)
+        most = held.file_bytes + int((RAM_SHARE if requested is None else RAM_MOST) * available)
+    budget = most if requested is None else min(requested, most)
     place = "anonymous shared memory"
     expected = _expected(held, header.samples, needed)
     shared = "which all processes of the node share" if memory.shared_with_ranks else "which each rank has for itself"
-    figures = _figures(expected, available, budget, wish, "of memory", held, header.samples)
+    figures = _figures(expected, available, budget, requested, "of memory", held, header.samples)
     text = f"in {place}, {shared} and /dev/shm does not limit: {figures}"
-    plan = CachePlan("ram", place, budget, expected, available, held, header.samples, _reason(wish, most, text))
+    plan = CachePlan("ram", place, budget, expected, available, held, header.samples, _reason(requested, most, text))
     return Opened(plan, CacheFile(memory.files(budget)), memory)
 
 
@@ -147,16 +147,18 @@ def _without(header: CacheHeader, text: str) -> Opened:
     return Opened(plan, None)
 
 
-def _reason(wish: int | None, most: int, text: str) -> Reason:
-    return Reason("user" if wish is not None and wish <= most else "hardware", text)
+def _reason(requested: int | None, most: int, text: str) -> Reason:
+    return Reason("user" if requested is not None and requested <= most else "hardware", text)
 
 
-def _figures(needed: int, free: int | None, budget: int, wish: int | None, where: str, held: Held, samples: int) -> str:
+def _figures(
+    needed: int, free: int | None, budget: int, requested: int | None, where: str, held: Held, samples: int
+) -> str:
     text = f"all samples need about {bytes_text(needed)}"
     if held.entries == samples:
         return f"{text} and all {samples} are there already"
     known = f"{where} is not known" if free is None else f"{bytes_text(free)} {where} are free"
-    asked = f"{bytes_text(budget)} may be used" + ("" if wish is None else f" (cache_bytes={wish})")
+    asked = f"{bytes_text(budget)} may be used" + ("" if requested is None else f" (cache_bytes={requested})")
     fits = "all of them fit" if needed <= budget else f"about {max(0, budget) / max(1, needed):.0%} of them fit"
     text = f"{text}; {known} and {asked}, so {fits}"
     return f"{text}; {held.entries} of {samples} samples are there already" if held.entries else text

@@ -175,7 +175,7 @@ def test_the_short_side_shrinks_to_256_and_nothing_grows(kind, images):
 def test_little_is_lost(images):
     """Against Pillow's resizing, in the mean over pixels, of 255 levels.
 
-    The JPEG's 3 are the quantisation of quality 90 and half the colours: 2.6 on real photographs (docs/cache.md).
+    The JPEG's 3 are the quantisation of quality 90 and half the colors: 2.6 on real photographs (docs/cache.md).
     """
     for number in (0, 1):
         with Image.open(io.BytesIO(images[number])) as file:

@@ -33,7 +33,7 @@ def meet_here(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wish", "free", "budget", "source", "words"),
+    ("requested", "free", "budget", "source", "words"),
     [
         (None, 100 * MIB, 90 * MIB, "hardware", "all of them fit"),
         (None, 20 * MIB, 18 * MIB, "hardware", "about 45% of them fit"),
@@ -42,9 +42,9 @@ def meet_here(monkeypatch, tmp_path):
         (0, 100 * MIB, 0, "user", "about 0% of them fit"),
     ],
 )
-def test_the_disk_is_never_filled_up(wish, free, budget, source, words, free_disk):
+def test_the_disk_is_never_filled_up(requested, free, budget, source, words, free_disk):
     """A tenth of what is free is left, whatever the user allows; needed and free bytes are in the reason."""
-    opened = open_cache("disk", HEADER, needed=lambda: 40 * MIB, cache_dir=free_disk(free), cache_bytes=wish)
+    opened = open_cache("disk", HEADER, needed=lambda: 40 * MIB, cache_dir=free_disk(free), cache_bytes=requested)
     plan = opened.plan
     assert abs(plan.budget_bytes - budget) <= 1
     assert (plan.kind, plan.reason.source, plan.free_bytes) == ("disk", source, free)
@@ -77,12 +77,12 @@ def test_a_part_of_a_cache_is_told(free_disk):
 
 
 @pytest.mark.parametrize(
-    ("wish", "available", "budget"),
+    ("requested", "available", "budget"),
     [(None, 100 * MIB, 50 * MIB), (80 * MIB, 100 * MIB, 80 * MIB), (95 * MIB, 100 * MIB, 90 * MIB), (MIB, None, MIB)],
 )
-def test_memory_is_left_to_the_model(wish, available, budget):
+def test_memory_is_left_to_the_model(requested, available, budget):
     """Half of what is available unless the user says how much; never all of it."""
-    opened = open_cache("ram", HEADER, needed=lambda: 40 * MIB, cache_bytes=wish, ram_available_bytes=available)
+    opened = open_cache("ram", HEADER, needed=lambda: 40 * MIB, cache_bytes=requested, ram_available_bytes=available)
     assert abs(opened.plan.budget_bytes - budget) <= 1
     assert "/dev/shm does not limit" in opened.plan.reason.text
     assert opened.file.put(0, b"entry")

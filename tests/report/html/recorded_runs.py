@@ -10,7 +10,7 @@ from lightning_fastdata.planning.plan import LoaderOptions, Workload, make_plan
 from lightning_fastdata.results.diagnosis import diagnosed
 from lightning_fastdata.results.records import Span, StageWait, StepRecord
 from lightning_fastdata.results.stats import ACCOUNTS, Boundary, DeviceTimes, Loading, RankTimes, SlowSample, WaitKinds
-from lightning_fastdata.results.summary import Totals, summarise
+from lightning_fastdata.results.summary import Totals, summarize
 
 VERSIONS = {"lightning_fastdata": "0.2.0", "lightning": "2.6.6", "torch": "2.9.1", "python": "3.11.2"}
 STARTUP_S = 3.1
@@ -63,7 +63,7 @@ def run_of(records, spans, *, workers, hardware_root="/", **more):
     }
     ledger = {name: known.get(name, 0.0) for name in ACCOUNTS}
     summary = dataclasses.replace(
-        summarise(records, num_workers=workers),
+        summarize(records, num_workers=workers),
         **{
             "total_s": sum(ledger.values()),
             "ledger": ledger,
@@ -237,7 +237,7 @@ def many_ranks():
 def without_new_fields():
     """A file of the first version: records without times on the line, no ledger."""
     records = [StepRecord(s // 10, s, 8, 0.02 + s / 1000, 0.001, 0.01, 0.001, s % 10 == 0, 1, 1, 0) for s in range(30)]
-    return summarise(records, num_workers=2), records
+    return summarize(records, num_workers=2), records
 
 
 def one_step():
@@ -251,12 +251,12 @@ def no_waits():
 
 
 def no_records():
-    return summarise([]), []
+    return summarize([]), []
 
 
 def waits_not_measured():
     records = [StepRecord(0, s, None, None, None, None, 0.02, s == 0, 1, 1, 0, end_s=1 + s * 0.02) for s in range(30)]
-    return summarise(records), records
+    return summarize(records), records
 
 
 def not_numbers():
@@ -266,7 +266,7 @@ def not_numbers():
         StepRecord(0, s, 8, nan if s % 2 else 0.01, nan, inf, nan, s == 0, 1, 1, 0, end_s=nan) for s in range(30)
     ]
     summary = dataclasses.replace(
-        summarise([]),
+        summarize([]),
         steps=30,
         train_s=nan,
         wait_s=nan,
@@ -284,12 +284,12 @@ def not_numbers():
 
 def evaluation_only():
     stages = (StageWait("test", 1, 30, 3.0, 0.4, 9.0), StageWait("predict", 1, 3, None, None, 4.0))
-    return summarise([], stages=stages), []
+    return summarize([], stages=stages), []
 
 
 def of_many_steps_at_once():
     """Sums of more steps than were kept, without one of them."""
-    return summarise([], totals=Totals(steps=90_000, epochs=9, wait_s=9e3, other_s=9e4)), []
+    return summarize([], totals=Totals(steps=90_000, epochs=9, wait_s=9e3, other_s=9e4)), []
 
 
 RUNS = {
