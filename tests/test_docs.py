@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import lightning_fastdata
+from lightning_fastdata.report.glossary import TERMS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -68,6 +69,15 @@ def test_every_page_is_in_the_contents():
     listed = re.findall(r"^(?:[A-Z][\w ]* <)?([\w./]+)>?$", text_of(DOCS / "index.md"), re.MULTILINE)
     for page in DOCS.glob("*.md"):
         assert page.stem == "index" or page.stem in listed, page.name
+
+
+def test_the_glossary_says_what_the_reports_say():
+    """A term of a report has the same meaning on the page; the page has more of them, and no more than one screen."""
+    text = text_of(DOCS / "glossary.md")
+    rows = dict(re.findall(r"^\| ([\w -]+) \| (.*) \|$", text, re.MULTILINE))
+    assert {term: rows.get(term) for term in TERMS} == TERMS
+    assert text.count("\n") <= 45
+    assert "(docs/glossary.md)" in text_of(ROOT / "README.md")
 
 
 def anchor_of(heading):
