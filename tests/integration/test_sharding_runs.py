@@ -163,7 +163,7 @@ def test_the_pages_epochs(page, tmp_path, workers, persistent, reload):
         data = page["Data"](page["Shuffled"](torch.arange(12.0)), num_workers=workers, persistent_workers=persistent)
         data.batch_size = None  # one sample at a time: the order is then that of the dataset
         model = Recorder()
-        callbacks = [] if reload else [page["TellEpoch"]()]
+        callbacks = [] if reload else [page["SetEpoch"]()]
         more = {"limit_val_batches": 0, "reload_dataloaders_every_n_epochs": reload}
         trainer = quiet_trainer(max_epochs=epochs, callbacks=callbacks, **more)
         trainer.fit(model, datamodule=data, **kwargs)
