@@ -1,11 +1,12 @@
 """Claim: a warm cache gives images 4.5 times (JPEG) and 9 times (raw pixels) as fast as torchvision's best loader.
 
 Crop 224 and flip, batches of 64, all cores, in turn on one folder: the photos of ``--photos``, copied until there are
-``--images`` of them, all in the page cache. A measurement is an epoch from ``iter`` to its last batch, of workers that
-are alive already. Every loader was tuned first: it has the number of workers that was fastest for it (0 with threads
-for ours, and 1 to 3). Beside images/s, the CPU time per image of all processes. torchvision's batches are normalized
-floats, ours are uint8, as they are in a run, where they are normalized on the device; ``normalized on the CPU`` does
-that in this process. The first epoch with an empty cache is measured against that of no cache, on a fresh folder each.
+``--images`` of them, all in the page cache. (The default is ../shared/photos where it exists, else the demo's
+photographs.) A measurement is an epoch from ``iter`` to its last batch, of workers that are alive already. Every loader
+was tuned first: it has the number of workers that was fastest for it (0 with threads for ours, and 1 to 3). Beside
+images/s, the CPU time per image of all processes. torchvision's batches are normalized floats, ours are uint8, as they
+are in a run, where they are normalized on the device; ``normalized on the CPU`` does that in this process. The first
+epoch with an empty cache is measured against that of no cache, on a fresh folder each.
 """
 
 import gc
@@ -179,8 +180,7 @@ def is_worker(process: psutil.Process) -> bool:
 
 
 def main() -> None:
-    parser = harness.parser(__doc__)
-    parser.add_argument("--photos", type=Path, default=Path(__file__).parents[2] / "shared" / "photos")
+    parser = harness.parser(__doc__, photos=True)
     parser.add_argument("--images", type=int, default=1920, help="images of the larger folder (count)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 3], help="numbers of workers to tune over")
@@ -190,9 +190,9 @@ def main() -> None:
     logging.disable(logging.INFO)  # plans
     warnings.filterwarnings("ignore", ".*worker processes in total")  # more than cores are tried as well
     results: dict[str, Any] = {"images": arguments.images, "batch": BATCH, "size": SIZE}
-    with tempfile.TemporaryDirectory() as place:
-        scratch = Path(place)
-        folder = larger_folder(arguments.photos, scratch / "images", arguments.images)
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        folder = larger_folder(harness.photos_folder(arguments.photos), scratch / "images", arguments.images)
         caches = scratch / "caches"
         if arguments.only in (None, "warm"):
             results["warm"] = warm(folder, caches, arguments.rounds, tuple(arguments.workers))

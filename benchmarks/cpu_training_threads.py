@@ -1,7 +1,8 @@
 """Claim: when the CPU trains with a thread per core, a worker beside those threads does not pay; with fewer it does.
 
 The demo's network and photographs, without an accelerator: no worker and one worker, each with a thread per core and
-with one thread less. All four take turns for several rounds; medians are given.
+with one thread less. All four take turns for several rounds; medians are given. The default of ``--photos`` is the
+demo's photographs.
 """
 
 import statistics
@@ -16,7 +17,6 @@ from lightning_fastdata import ImageFolderDataModule
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 from demo import quiet, train
-from photographs import default_cache, write_photographs
 
 
 def measure(folder: Path, threads: int, num_workers: int) -> dict[str, float]:
@@ -29,11 +29,11 @@ def measure(folder: Path, threads: int, num_workers: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = harness.parser(__doc__)
+    parser = harness.parser(__doc__, photos=True)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     quiet()
-    folder = write_photographs(default_cache())
+    folder = harness.photos_folder(arguments.photos, default=None)
     cores = torch.get_num_threads()
     cases = [(threads, workers) for threads in (cores, max(1, cores - 1)) for workers in (0, 1)]
     results = harness.interleaved(

@@ -1,25 +1,29 @@
-"""What the benchmarks share: where they ran, fair order, a table, a file."""
+"""What the benchmarks share: where they ran, fair order, photographs, a table, a file."""
 
 import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_PHOTOS = ROOT.parent / "shared" / "photos"
+
 
 def machine_facts() -> dict[str, Any]:
-    """Where and when, with versions: a figure without them is a rumour."""
+    """Where and when, with versions: a figure without them is a rumor."""
     import lightning
     import torch
 
     return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_model(),
         "usable_cpus": len(os.sched_getaffinity(0)),
         "load_average": [round(load, 2) for load in os.getloadavg()],
@@ -59,8 +63,8 @@ def interleaved(variants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """The figures, then the machine."""
     table = Table(title=title, title_justify="left")
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place == 0 else "right")
+    for column, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if column == 0 else "right")
     for row in rows:
         table.add_row(*row)
     console = Console()
@@ -70,11 +74,25 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
     console.print(", ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser that already knows ``--json``."""
+def parser(doc: str | None, *, photos: bool = False) -> argparse.ArgumentParser:
+    """A parser that already knows ``--json``, and ``--photos`` if the benchmark needs photographs."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--json", type=Path, metavar="OUT", help="write figures and machine there")
+    if photos:
+        made.add_argument("--photos", type=Path, metavar="FOLDER", help="train/<class>/*.jpg, instead of the default")
     return made
+
+
+def photos_folder(folder: Path | None, default: Path | None = SHARED_PHOTOS) -> Path:
+    """``folder``, else ``default`` where it exists, else the photographs of the demo, which scikit-image ships."""
+    if folder is not None:
+        return folder
+    if default is not None and default.is_dir():
+        return default
+    sys.path.insert(0, str(ROOT / "examples"))
+    from photographs import default_cache, write_photographs
+
+    return write_photographs(default_cache())
 
 
 def write_json(path: Path | None, results: Mapping[str, Any]) -> None:

@@ -4,8 +4,8 @@ A training epoch (batches of 64, crop of 224, flip; the folder is in the page ca
 cores, a round each, the ratio being the median of the rounds' ratios. torchvision stands for what people write: an
 ImageFolder, v2's RandomResizedCrop, RandomHorizontalFlip, ToDtype and Normalize, and a DataLoader with persistent
 workers; the best number of workers and prefetching is found first. Its batches are normalized floats, ours uint8, as
-in a run, where the device normalizes them; "ours, floats" is what a loader read by hand gives. CPU time is that of all
-processes.
+in a run, where the device normalizes them; "ours, floats" is what your own loop over the loader gets. CPU time is that
+of all processes. The default of ``--photos`` is ../shared/photos where it exists, else the demo's photographs.
 
 With --run: an epoch under Lightning's Trainer with a step of 20 ms that leaves the CPU free, with batches that go to
 torch's meta device, where transfers cost nothing: plain Lightning with its best workers against ours with its defaults,
@@ -13,7 +13,6 @@ with the monitor's ledger of both. With --accuracy: the difference to torchvisio
 it is decoded.
 """
 
-import argparse
 import io
 import os
 import statistics
@@ -36,7 +35,6 @@ from torchvision.transforms import v2
 from lightning_fastdata import ImageFolderDataModule
 
 BATCH, SIZE, STEP_S = image_peers.BATCH, image_peers.SIZE, 0.02
-PHOTOS = Path(__file__).parents[1].parent / "shared" / "photos"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -122,8 +120,8 @@ def best_torchvision(folder: Path, most_workers: int) -> tuple[int, int | None]:
     return max(tried, key=lambda key: tried[key])
 
 
-def compare(folder: Path, place: Path, rounds: int, cpus: int) -> dict[str, Any]:
-    """Every loader on one folder; `place` takes what peers convert it to."""
+def compare(folder: Path, converted: Path, rounds: int, cpus: int) -> dict[str, Any]:
+    """Every loader on one folder; `converted` takes what peers make of it."""
     workers, prefetch = best_torchvision(folder, cpus + 1)
     reference = f"torchvision, {workers} workers"
     loaders = {
@@ -138,7 +136,9 @@ def compare(folder: Path, place: Path, rounds: int, cpus: int) -> dict[str, Any]
         f"ours, no worker, {cpus} threads": ("uint8", lambda: our_loader(folder, 0, cpus)),
         f"ours, floats, {cpus} workers": ("normalized floats", lambda: our_loader(folder, cpus, 1, floats=True)),
     }
-    peers = {f"{one.peer.name}, {one.ready.setting}": one for one in image_peers.served(folder / "train", place, epoch)}
+    peers = {
+        f"{one.peer.name}, {one.ready.setting}": one for one in image_peers.served(folder / "train", converted, epoch)
+    }
     facts = {name: {"gives": gives, "convert_s": 0.0} for name, (gives, _) in loaders.items()}
     facts |= {name: {"gives": one.peer.gives, "convert_s": one.ready.convert_s} for name, one in peers.items()}
     warmed = {name: warm(make()) for name, (_, make) in loaders.items()}
@@ -280,9 +280,7 @@ def print_loaders(figures: dict[str, Any], title: str) -> None:
 
 
 def main() -> None:
-    parser = harness.parser(__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--photos", type=Path, default=PHOTOS, help="train/<class>/*.jpg")
+    parser = harness.parser(__doc__, photos=True)
     parser.add_argument(
         "--copies", type=int, default=5, help="how often the folder has every photograph; 1: the photographs (count)"
     )
@@ -292,16 +290,17 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     cpus = len(os.sched_getaffinity(0))
+    photos = harness.photos_folder(arguments.photos)
     results: dict[str, Any] = {"batch_size": BATCH, "image_size": SIZE}
     with tempfile.TemporaryDirectory() as temporary:
         if arguments.accuracy:
-            results["accuracy"] = accuracy(arguments.photos)
+            results["accuracy"] = accuracy(photos)
             rows = [[name, *(f"{value:.3f}" for value in one.values())] for name, one in results["accuracy"].items()]
             harness.print_table("Shrinking while decoding", ["way", "mean", "most", "shrunk", "CPU ms"], rows)
         else:
-            folder = arguments.photos
+            folder = photos
             if arguments.copies > 1:
-                folder = write_folder(arguments.photos, Path(temporary) / "copies", arguments.copies)
+                folder = write_folder(photos, Path(temporary) / "copies", arguments.copies)
             results["copies"] = arguments.copies
             if arguments.run:
                 results["run"] = compare_runs(folder, arguments.rounds, cpus)

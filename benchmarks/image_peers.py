@@ -66,39 +66,39 @@ class _LitDataAugment:
         return self.steps(sample["image"]), sample["label"]
 
 
-def convert_litdata(folder: Path, place: Path) -> Path:
+def convert_litdata(folder: Path, target: Path) -> Path:
     import litdata
 
     cpus = len(os.sched_getaffinity(0))
-    litdata.optimize(_litdata_sample, labeled(folder), str(place), chunk_bytes="16MB", num_workers=cpus, verbose=False)
-    return place
+    litdata.optimize(_litdata_sample, labeled(folder), str(target), chunk_bytes="16MB", num_workers=cpus, verbose=False)
+    return target
 
 
-def litdata_loader(place: Path, workers: int) -> Any:
+def litdata_loader(target: Path, workers: int) -> Any:
     import litdata
 
-    data = litdata.StreamingDataset(str(place), shuffle=True, transform=_LitDataAugment())
+    data = litdata.StreamingDataset(str(target), shuffle=True, transform=_LitDataAugment())
     return litdata.StreamingDataLoader(data, batch_size=BATCH, num_workers=workers, persistent_workers=True)
 
 
 # WebDataset: tar files of the JPEGs' own bytes, decoded by Pillow.
 
 
-def convert_webdataset(folder: Path, place: Path) -> Path:
+def convert_webdataset(folder: Path, target: Path) -> Path:
     import webdataset as wds
 
     samples = labeled(folder)
     random.Random(0).shuffle(samples)  # a tar is read in its order
-    with wds.ShardWriter(str(place / "%05d.tar"), maxcount=96, verbose=0) as writer:
+    with wds.ShardWriter(str(target / "%05d.tar"), maxcount=96, verbose=0) as writer:
         for number, (path, label) in enumerate(samples):
             writer.write({"__key__": f"{number:08d}", "jpg": Path(path).read_bytes(), "cls": label})
-    return place
+    return target
 
 
-def webdataset_loader(place: Path, workers: int) -> Any:
+def webdataset_loader(target: Path, workers: int) -> Any:
     import webdataset as wds
 
-    shards = sorted(map(str, place.glob("*.tar")))
+    shards = sorted(map(str, target.glob("*.tar")))
     data = wds.WebDataset(shards, shardshuffle=len(shards), empty_check=False).shuffle(256).decode("pilrgb")
     data = data.to_tuple("jpg", "cls").map_tuple(augment(), int).batched(BATCH)
     return wds.WebLoader(data, batch_size=None, num_workers=workers, persistent_workers=True)
@@ -172,12 +172,12 @@ class DaliLoader:
 # turboloader: threads, out of a tar; decodes the crop alone, normalizes in the same pass. Labels follow from indices.
 
 
-def convert_turboloader(folder: Path, place: Path) -> Path:
+def convert_turboloader(folder: Path, target: Path) -> Path:
     import turboloader
 
     with contextlib.redirect_stdout(None):
-        turboloader.convert_imagefolder(str(folder), str(place / "images.tar"))
-    return place / "images.tar"
+        turboloader.convert_imagefolder(str(folder), str(target / "images.tar"))
+    return target / "images.tar"
 
 
 class TurboLoader:
@@ -204,7 +204,7 @@ def _threads(cpus: int) -> Sequence[int]:
 
 
 def _pools(cpus: int) -> Sequence[int]:
-    return (1, cpus)  # it has one pool of threads for all cores, whatever it is told
+    return (1, cpus)  # it has one pool of threads for all cores, whatever the argument
 
 
 PEERS = (
@@ -224,12 +224,12 @@ class Ready:
     convert_s: float  # seconds; 0 where nothing is converted
 
 
-def _serve(pipe: Connection, peer: Peer, folder: Path, place: Path, measure: Measure) -> None:
+def _serve(pipe: Connection, peer: Peer, folder: Path, target: Path, measure: Measure) -> None:
     """The peer's process: finds the best setting, says so, then measures a pass for every word it gets."""
     warnings.filterwarnings("ignore")
     try:
         started = time.perf_counter()
-        source = peer.convert(folder, place) if peer.convert else folder
+        source = peer.convert(folder, target) if peer.convert else folder
         convert_s = time.perf_counter() - started if peer.convert else 0.0
         loaders, rates = {}, {}  # all are kept: LitData waits for ever where a loader with living workers is freed
         for setting in peer.settings(len(os.sched_getaffinity(0))):
@@ -247,12 +247,12 @@ def _serve(pipe: Connection, peer: Peer, folder: Path, place: Path, measure: Mea
 class Served:
     """A peer in its process; `ready` is a string where it does not work."""
 
-    def __init__(self, peer: Peer, folder: Path, place: Path, measure: Measure) -> None:
-        place.mkdir(parents=True)
+    def __init__(self, peer: Peer, folder: Path, target: Path, measure: Measure) -> None:
+        target.mkdir(parents=True)
         context = multiprocessing.get_context("spawn")
         self.peer = peer
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, peer, folder, place, measure))
+        self.process = context.Process(target=_serve, args=(theirs, peer, folder, target, measure))
         self.process.start()
         theirs.close()
         self.ready: Ready | str = self._answer()
@@ -289,13 +289,13 @@ class Served:
         self.process.join()
 
 
-def served(folder: Path, place: Path, measure: Measure) -> Iterator[Served]:
+def served(folder: Path, target: Path, measure: Measure) -> Iterator[Served]:
     """Every peer that is installed and works; a line about every other."""
     for peer in PEERS:
         if not _importable(peer.package):
             print(f"{peer.name}: left out, not installed (pip install -e '.[bench]')", flush=True)
             continue
-        one = Served(peer, folder, place / peer.package, measure)
+        one = Served(peer, folder, target / peer.package, measure)
         if isinstance(one.ready, Ready):
             print(
                 f"{peer.name}: {one.ready.setting} workers or threads, {one.ready.convert_s:.1f} s to convert",

@@ -64,9 +64,9 @@ def variants(images: torch.Tensor, labels: torch.Tensor, batch_size: int) -> dic
             v2.Normalize(MEAN, STD),
         ]
     )
-    whole = [RandomCrop(32, padding=4), RandomHorizontalFlip(), ToFloat(MEAN, STD)]
+    transforms = [RandomCrop(32, padding=4), RandomHorizontalFlip(), ToFloat(MEAN, STD)]
     plain = TensorDataModule((images, labels), batch_size=batch_size).train_dataloader()
-    augmented = TensorDataModule((images, labels), batch_size=batch_size, train_transform=whole).train_dataloader()
+    augmented = TensorDataModule((images, labels), batch_size=batch_size, train_transform=transforms).train_dataloader()
     data, sampled = Images(images, labels), Images(images, labels, per_sample)
     lists = BatchSampler(RandomSampler(data), batch_size, drop_last=False)
     loaders = {
@@ -114,7 +114,7 @@ def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
-    logging.disable(logging.WARNING)  # plans are told once a loader
+    logging.disable(logging.WARNING)  # plans are logged once a loader
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (SAMPLES, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (SAMPLES,), generator=generator)

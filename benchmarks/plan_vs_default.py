@@ -2,15 +2,12 @@
 
 The same ImageFolderDataModule trains twice: its loaders as planned ("auto"), and with num_workers=0, which is what
 DataLoader and Lightning default to; nothing else differs. The accelerator is emulated by a step that sleeps and so
-leaves the CPU free; torch is told to keep one thread, since nothing is computed on the CPU. The two take turns for
-several rounds; medians and ratios within a round are given.
-
-    python benchmarks/plan_vs_default.py --data FOLDER      # train/<class>/*.jpg; default: the demo's photographs
+leaves the CPU free; torch has one thread, since nothing is computed on the CPU. The two take turns for several rounds;
+medians and ratios within a round are given. The default of ``--photos`` is the demo's photographs.
 """
 
 import logging
 import statistics
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -21,8 +18,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_fastdata import DataWaitMonitor, ImageFolderDataModule
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 
 class EmulatedAccelerator(LightningModule):
@@ -65,19 +60,14 @@ def measure(folder: Path, step_s: float, num_workers: Any) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = harness.parser(__doc__)
-    parser.add_argument("--data", type=Path, help="an image folder; else the demo's photographs")
+    parser = harness.parser(__doc__, photos=True)
     parser.add_argument("--step-ms", type=float, default=100.0, help="length of the emulated step")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    folder = arguments.data
-    if folder is None:
-        from photographs import default_cache, write_photographs
-
-        folder = write_photographs(default_cache())
+    folder = harness.photos_folder(arguments.photos, default=None)
     step_s = arguments.step_ms / 1000
     results = harness.interleaved(
         {"default": lambda: measure(folder, step_s, 0), "plan": lambda: measure(folder, step_s, "auto")},

@@ -56,13 +56,13 @@ def copies(batch_size: int, block_length: int) -> Iterator[Any]:
 
 
 def get_batch(path: Path, batch_size: int, block_length: int) -> Iterator[Any]:
-    """As in nanoGPT's train.py: any place of the file, a map made anew for each batch."""
+    """As in nanoGPT's train.py: any position in the file, a new map for each batch."""
     while True:
         data = np.memmap(path, dtype=np.uint16, mode="r")
-        places = torch.randint(len(data) - block_length, (batch_size,))
+        starts = torch.randint(len(data) - block_length, (batch_size,))
         yield (
-            torch.stack([torch.from_numpy(data[i : i + block_length].astype(np.int64)) for i in places]),
-            torch.stack([torch.from_numpy(data[i + 1 : i + 1 + block_length].astype(np.int64)) for i in places]),
+            torch.stack([torch.from_numpy(data[i : i + block_length].astype(np.int64)) for i in starts]),
+            torch.stack([torch.from_numpy(data[i + 1 : i + 1 + block_length].astype(np.int64)) for i in starts]),
         )
 
 
@@ -84,7 +84,7 @@ def fancy(path: Path, batch_size: int, block_length: int) -> Iterator[Any]:
         yield torch.from_numpy(tokens[:, :-1].astype(np.int64)), torch.from_numpy(tokens[:, 1:].astype(np.int64))
 
 
-def whole(dataset: Any, batch_size: int) -> Iterator[Any]:
+def batched(dataset: Any, batch_size: int) -> Iterator[Any]:
     """The dataset itself."""
     for indices in asked(len(dataset), batch_size):
         yield dataset.__getitems__(indices)
@@ -105,8 +105,8 @@ def readers(path: Path, batch_size: int, block_length: int) -> dict[str, Iterato
     one_by_one = DataLoader(OneByOne(path, block_length), batch_size, shuffle=True, drop_last=True)
     return {
         COPY: copies(batch_size, block_length),
-        "ours, the dataset": whole(data.train_dataset, batch_size),
-        "ours, with boundaries": whole(bounded.train_dataset, batch_size),
+        "ours, the dataset": batched(data.train_dataset, batch_size),
+        "ours, with boundaries": batched(bounded.train_dataset, batch_size),
         "ours, its DataLoader": endless(data.train_dataloader()),
         "np.memmap, fancy index": fancy(path, batch_size, block_length),
         "nanoGPT's get_batch": get_batch(path, batch_size, block_length),

@@ -169,7 +169,7 @@ def make_loader(kind: str, board: Board, delay: str, batches: int, first: int = 
     if workers:
         options["multiprocessing_context"] = "spawn" if "spawn" in kind else "fork"
         options["persistent_workers"] = "persistent" in kind
-    # Lightning makes a loader anew on several ranks, and with it only what the class has; so they are the class's.
+    # Lightning builds a loader again on several ranks and keeps the class's attributes only, so these two are some.
     cls = type("Loader", (Loader,), {"board": board, "delay": delay}) if "spawn" not in kind else DataLoader
     return cls(making, batch_size=1, **options)
 

@@ -3,7 +3,7 @@
     python examples/demo.py                     # photographs that scikit-image ships
     python examples/demo.py --data my/folder    # your own: train/<class>/*.jpg and val/<class>/*.jpg
 
-Both runs are measured by the same callback; their reports are printed side by side.
+The same callback measures both runs, and their reports are printed side by side.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from lightning_fastdata.report.text import side_by_side
 
 
 class SmallConvNet(L.LightningModule):
-    """Four convolutions, a mean over the picture, one linear layer."""
+    """Four convolutions, a mean over the image, one linear layer."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def report(plain: RunSummary, packed: RunSummary, data: ImageFolderDataModule, c
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="an image folder of your own; else scikit-image's photographs")
+    parser.add_argument("--data", type=Path, help="your own image folder; else scikit-image's photographs")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where the photographs are kept")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of each of the two runs")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -134,7 +134,7 @@ def leave_a_core_to_the_worker(console: Console) -> None:
 
 
 def quiet() -> None:
-    """Leave the stage to the two runs: no device messages, no hints, no deprecations inside Lightning."""
+    """No device messages, no hints, no deprecations inside Lightning."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -40,7 +40,7 @@ class Step(L.LightningModule):
 
 if __name__ == "__main__":
     images = Path(sys.argv[1]) if sys.argv[1:] else write_photographs(default_cache())
-    with tempfile.TemporaryDirectory() as caches:  # only for this example: the default folder is there next time
+    with tempfile.TemporaryDirectory() as caches:  # only for this example: the default folder stays
         data = ImageFolderDataModule(images, batch_size=64, cache="disk", cache_dir=caches, cache_format="raw")
         trainer = L.Trainer(
             max_epochs=3, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False

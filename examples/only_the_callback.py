@@ -1,4 +1,4 @@
-"""An existing project, unchanged but for one line: the callback. Its loaders stay what they are.
+"""An existing project, unchanged but for one line: the callback. Its loaders do not change.
 
 python examples/only_the_callback.py
 """
@@ -43,4 +43,4 @@ if __name__ == "__main__":
     monitor = DataWaitMonitor(save_to="runs/only_the_callback.jsonl")
     trainer = L.Trainer(max_epochs=2, logger=False, enable_checkpointing=False, callbacks=[monitor])  # <- the line
     trainer.fit(YourModel())
-    print(f"{monitor.summary().wait_share:.0%} of the training time went into waiting for data")
+    print(f"{monitor.summary().wait_share:.0%} of the training time was data wait")

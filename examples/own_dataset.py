@@ -1,4 +1,4 @@
-"""A dataset of your own: write ``setup`` as for any LightningDataModule, inherit from FastDataModule, done.
+"""Your own dataset: inherit from FastDataModule and write ``setup`` as for any LightningDataModule.
 
 python examples/own_dataset.py
 """
@@ -12,7 +12,7 @@ from lightning_fastdata import DataWaitMonitor, FastDataModule
 
 
 class SineWaves(Dataset):
-    """Noisy sine waves; the task is to tell their frequency. Each sample is computed when it is asked for."""
+    """Noisy sine waves; the task is to classify their frequency. Each sample is computed on request."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed

@@ -29,7 +29,7 @@ def default_cache() -> Path:
 
 
 def write_photographs(folder: Path, tiles: dict[str, int] = TILES) -> Path:
-    """Cut the photographs into tiles, once; a folder that is there is used as it is.
+    """Cut the photographs into tiles, once: an existing folder stays unchanged.
 
     Args:
         folder: Where to write ``train/<photograph>/*.jpg`` and ``val/<photograph>/*.jpg``.

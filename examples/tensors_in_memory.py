@@ -1,4 +1,4 @@
-"""Arrays that fit into memory: whole batches are cut out in one operation each, without worker processes.
+"""Arrays that fit into memory: one operation cuts out a batch, without worker processes.
 
 python examples/tensors_in_memory.py
 """
@@ -29,7 +29,7 @@ class Regression(L.LightningModule):
 
 
 def shaken(batch: tuple[torch.Tensor, torch.Tensor], random: SampleRandom) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise for a whole batch at once, which each sample gets by its own number, whoever is in the batch."""
+    """Noise for a batch at once; the noise of a sample depends on that sample alone."""
     x, y = batch
     return x + random.uniform(-0.01, 0.01, size=8), y
 

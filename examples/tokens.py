@@ -1,4 +1,4 @@
-"""A language model on token files: blocks of a memory-mapped file, documents kept apart, workers as planned.
+"""A language model on token files: blocks of a memory-mapped file, boundaries of documents, workers as planned.
 
 python examples/tokens.py
 
@@ -28,7 +28,7 @@ def write_tokens(path: Path, documents: Iterable[Path]) -> None:
 
 
 class TinyModel(L.LightningModule):
-    """One layer of attention, in which a token sees what came before it in its own document."""
+    """One layer of attention, in which a token sees the earlier tokens of its own document."""
 
     def __init__(self, block_length: int, width: int = 64) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class TinyModel(L.LightningModule):
         documents = batch["document_ids"]
         sees = (documents[:, :, None] == documents[:, None, :]).tril()
         x = x + nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=sees)
-        # After the end of a document comes the next one, which nothing foretells: not part of the loss.
+        # The first token of the next document cannot be predicted, so it is not part of the loss.
         targets = batch["targets"].masked_fill(batch["input_ids"] == END, -100)
         return nn.functional.cross_entropy(self.out(x).flatten(0, 1), targets.flatten())
 

@@ -1,4 +1,4 @@
-"""Workers found while training: the tuner measures, changes, verifies, and tells each decision in a line.
+"""The number of workers, tuned while training: the tuner measures, changes, verifies, and logs each decision.
 
 Each sample waits 3 ms, as for a slow disk, and the step waits 8 ms, as for an accelerator that computes.
 

@@ -15,7 +15,7 @@ from lightning_fastdata import FastDataModule
 
 
 class Spirals(FastDataModule):
-    """Points on the arms of a spiral; the task is to tell the arms apart.
+    """Points on the arms of a spiral; the task is to classify the arm.
 
     Args:
         points: Points (count).
