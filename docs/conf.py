@@ -45,7 +45,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|lightning|torchvision|numpy|PIL|multiprocessing)\..*"),
     (r"py:.*", r"(collections|os|pathlib|typing)\..*|(Any|Callable|Mapping|Sequence|Iterable|Iterator|Path|PathLike)"),
-    (r"py:.*", r"DataLoader|Dataset|Image|lightning_fastdata\.(sharding\.T|data\.base\.M|.*Mixin)"),
+    (r"py:.*", r"DataLoader|Dataset|Image|lightning_fastdata\.(loaders\.sharding\.T|datamodules\.base\.M|.*Mixin)"),
 ]
 
 html_theme = "furo"
