@@ -177,8 +177,8 @@ def test_a_value_of_another_type_is_no_figure(read):
         "Line 3: step with an unreadable wait_s, which was left out.",
         "Line 3: step without wait_s, read as not measured.",
     )
-    assert "NaN" in (line := json.dumps(step(0, wait_s=float("nan"))))
-    assert read(HEADER, line).records[0].wait_s is None
+    huge = read(HEADER, step(0, wait_s=10**400))  # it would overflow later, as a float
+    assert (huge.records[0].wait_s, huge.problems[0]) == (None, run.problems[1].replace("3", "2", 1))
 
 
 def test_what_a_newer_version_added_is_passed_over(read):
@@ -226,8 +226,8 @@ def test_a_summary_of_the_first_version_has_no_ledger(read):
         (without(summary_line(), "verdict"), "(no verdict)"),
         (summary_line(train_s="long"), "(train_s)"),
         (summary_line(train_s=float("nan")), "(train_s)"),
-        (summary_line(verdict="bad"), "(a part of it has another form)"),
-        (summary_line(stages=[{"stage": "val"}]), "(a part of it has another form)"),
+        (summary_line(verdict="bad"), "(verdict)"),
+        (summary_line(stages=[{"stage": "val"}]), "(stages)"),
         (summary_line(verdict={"level": 1, "text": "x"}), "(verdict)"),
     ],
 )
@@ -240,12 +240,14 @@ def test_a_summary_that_cannot_be_read_is_made_anew(read, line, words):
     assert run.best_summary().total_s == 3.5
 
 
-def test_a_figure_without_end_is_none(read):
+@pytest.mark.parametrize("figure", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_figure_that_is_no_number_was_not_measured(read, figure):
     """JSON can hold a number that no float can."""
-    line = json.dumps(summary_line(wait_s_p99="huge")).replace('"huge"', "1e999")
-    run = read(HEADER, *map(step, range(4)), line)
+    lines = [json.dumps(line).replace('"?"', figure) for line in (step(0, wait_s="?"), summary_line(wait_s_p99="?"))]
+    run = read(HEADER, lines[0], *map(step, range(1, 4)), lines[1])
+    assert run.records[0].wait_s is None
     assert run.summary == dataclasses.replace(SUMMARY, wait_s_p99=None)
-    assert run.problems == ("The summary in line 6 lacks what cannot be read: wait_s_p99.",)
+    assert run.problems == ()
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,7 @@ def test_a_killed_run_of_schema_1_has_its_kinds_of_waiting(tmp_path):
 
 def test_lines_that_were_lost_are_counted(read):
     run = read(HEADER, step(0), step(3), summary_line())
-    assert run.problems == ("The summary counts 4 steps; 2 of them stand in the file.",)
+    assert run.problems == ("The summary counts 4 steps, the file holds 2.",)
 
 
 def test_a_second_run_in_the_file_is_left_out(read):
@@ -329,7 +331,7 @@ def test_a_header_without_a_schema_is_read_all_the_same(read):
     ("content", "words"),
     [
         (b"", "is empty"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is a PNG image"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is a binary file"),
         (b"\x80\x04\x95\0\0", "is a binary file"),
         (b"plain\0text\n", "is a binary file"),
         (b"step,wait\n1,2\n", "begins with 'step,wait'"),
@@ -368,12 +370,6 @@ def test_of_a_killed_run_the_steps_tell_the_kinds_of_waiting(read):
     half = read(HEADER, step(0, **kinds, refill_s=0.125)).best_summary().waits  # two batches make one step
     assert (half.stalled_s, half.worker_transfer_s, half.unknown_s) == (0.09375, 0.03125, 0.0)
     assert read(HEADER, step(0), step(1)).best_summary().waits is None
-
-
-def test_one_step_of_many_stands_in_the_file(read):
-    assert read(HEADER, step(0), summary_line()).problems == (
-        "The summary counts 4 steps; 1 of them stands in the file.",
-    )
 
 
 def test_an_audit_is_sent_to_its_own_command(tmp_path):

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_fastdata import FastDataError
-from lightning_fastdata.results.tune_file import is_tuning, read_tuning, write_tuning
-from lightning_fastdata.results.tuning import Consumer, Probe, Trial, TuneResult
+from lightning_fastdata.results.tuning import Consumer, Probe, Trial, TuneResult, is_tuning, read_tuning, write_tuning
 
 RESULT = TuneResult(
     4,
