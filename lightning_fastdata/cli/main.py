@@ -152,7 +152,7 @@ def _tune(argv: Sequence[str]) -> int:
 def _report_tuning(arguments: argparse.Namespace) -> int:
     """Print what a saved tuning found."""
     from lightning_fastdata.report.tuning import tuning_view
-    from lightning_fastdata.results.tune_file import read_tuning
+    from lightning_fastdata.results.tuning import read_tuning
 
     for name in ("html", "fail_above"):
         if getattr(arguments, name) is not None:
@@ -171,7 +171,7 @@ def _report_tuning(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     """Print the summary of a saved run, finished or not."""
-    from lightning_fastdata.results.tune_file import is_tuning
+    from lightning_fastdata.results.tuning import is_tuning
 
     if is_tuning(arguments.run_file):
         return _report_tuning(arguments)

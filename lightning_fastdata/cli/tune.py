@@ -17,8 +17,7 @@ from lightning_fastdata.callbacks.monitor.run_info import flattened
 from lightning_fastdata.callbacks.tuner.search import tune_loader
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.report.tuning import trial_line, tuning_view
-from lightning_fastdata.results.tune_file import write_tuning
-from lightning_fastdata.results.tuning import Trial, TuneResult
+from lightning_fastdata.results.tuning import Trial, TuneResult, write_tuning
 
 __all__ = ["run", "train_loader"]
 

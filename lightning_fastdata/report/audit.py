@@ -7,7 +7,7 @@ from rich.table import Table
 
 from lightning_fastdata.report.text import NOT_MEASURED, count
 from lightning_fastdata.results.audit_compare import Comparison, Difference
-from lightning_fastdata.results.audit_lines import EpochDigest
+from lightning_fastdata.results.audit_file import EpochDigest
 
 __all__ = ["audit_table", "comparison_line"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.results.audit_lines import EpochDigest
+from lightning_fastdata.results.audit_file import EpochDigest
 
 __all__ = ["Comparison", "Difference", "compare"]
 
@@ -15,7 +15,7 @@ LOW = 2**32 - 1
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two runs part."""
+    """Where two runs start to differ."""
 
     epoch: int
     """The first epoch that differs, from 0."""
@@ -42,7 +42,7 @@ class Comparison:
     samples: int | None
     """Samples in them (count); None: not known."""
     difference: Difference | None
-    """Where they part; None where they do not."""
+    """Where they start to differ; None where they do not."""
     more: tuple[int, int]
     """Epochs that only the first, only the second has (counts)."""
     from_batch: tuple[tuple[int, int], ...]
@@ -77,9 +77,8 @@ def compare(a: Sequence[EpochDigest], b: Sequence[EpochDigest]) -> Comparison:
         )
     pairs = [(left[number], right[number]) for number in common]
     aspects = [_aspects(one, other) for one, other in pairs]
-    difference = next(
-        (found for pair, names in zip(pairs, aspects, strict=True) if (found := _part(*pair, names))), None
-    )
+    differences = (_difference(*pair, names) for pair, names in zip(pairs, aspects, strict=True))
+    difference = next((one for one in differences if one is not None), None)
     counts = [one.samples for one, _ in pairs]
     return Comparison(
         aspects=tuple(name for name in ("order", "content") if all(name in names for names in aspects)),
@@ -114,7 +113,7 @@ def _aspects(one: EpochDigest, other: EpochDigest) -> tuple[str, ...]:
     return names
 
 
-def _part(one: EpochDigest, other: EpochDigest, names: Sequence[str]) -> Difference | None:
+def _difference(one: EpochDigest, other: EpochDigest, names: Sequence[str]) -> Difference | None:
     """The first difference within an epoch."""
     positions = _shared_positions(one, other)
     spans = {name: span for name in names if (span := _span(_sums(one, name), _sums(other, name), positions))}

@@ -3,15 +3,53 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.results.audit_lines import SCHEMA, EpochDigest
+from lightning_fastdata.results.json_fields import parse
 
-__all__ = ["append_epoch", "check_writable", "read_audit", "start_file"]
+__all__ = ["SCHEMA", "EpochDigest", "append_epoch", "check_writable", "read_audit", "start_file"]
 
+SCHEMA = 1
+"""Version of the lines; a higher one is refused on reading."""
 EXPECTED = "a file written by DataAudit(path=...)"
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+Mark = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}\Z")]
+
+
+@dataclass(frozen=True)
+class EpochDigest:
+    """A line of the file: which samples the global batches of an epoch held, by digest."""
+
+    epoch: Count
+    """Epoch number, from 0."""
+    first_batch: Count
+    """The batch the digests begin with; not 0 where a run on several ranks was resumed in mid-epoch."""
+    batches: Count
+    """Global batches in the digests (count)."""
+    samples: Count | None
+    """Samples in them over all ranks, padding included (count); None: not measured."""
+    digest: Digest | None
+    """Which samples, 16 hexadecimal digits; None: not measured."""
+    content: Digest | None
+    """Which bytes, 16 hexadecimal digits; None: not measured."""
+    stride: Annotated[int, msgspec.Meta(ge=1)]
+    """Batches between two marks (count), a power of two."""
+    marks: tuple[Mark, ...]
+    """Low 32 bits of ``digest`` as it was at each multiple of ``stride`` after ``first_batch``, 8 digits each."""
+    content_marks: tuple[Mark, ...]
+    """The same for ``content``."""
+
+    @property
+    def next_batch(self) -> int:
+        """The batch after the last."""
+        return self.first_batch + self.batches
 
 
 def check_writable(path: Path) -> None:
@@ -60,13 +98,13 @@ def append_epoch(path: Path, epoch: EpochDigest) -> None:
         epoch: What is known of the epoch.
     """
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(epoch.to_dict()) + "\n")
+        file.write(json.dumps({"kind": "epoch", "schema": SCHEMA, **asdict(epoch)}) + "\n")
 
 
 def read_audit(path: str | os.PathLike[str]) -> list[EpochDigest]:
     """Read an audit file.
 
-    A run that was resumed has gone back: a line takes the place of all earlier ones of its epoch and of later epochs.
+    A run that was resumed has gone back: a line replaces all earlier ones of its epoch and of later epochs.
 
     Args:
         path: What was given to ``DataAudit(path=...)``.
@@ -112,10 +150,10 @@ def _parse(path: Path, text: str) -> Iterator[EpochDigest]:
 
 def _epoch(path: Path, number: int, line: str) -> EpochDigest:
     try:
-        values: Any = json.loads(line)
+        values: Any = parse(line.encode())
     except ValueError as error:
         raise _bad_line(path, number, f"no JSON ({error})") from error
-    if not isinstance(values, dict) or values.get("kind") != "epoch" or not isinstance(values.get("schema"), int):
+    if not isinstance(values, dict) or values.get("kind") != "epoch" or type(values.get("schema")) is not int:
         raise _bad_line(path, number, "no line of an audit")
     if values["schema"] > SCHEMA:
         raise FastDataError(
@@ -124,9 +162,14 @@ def _epoch(path: Path, number: int, line: str) -> EpochDigest:
             fix="Update lightning_fastdata: a newer version wrote this file.",
         )
     try:
-        return EpochDigest.from_dict(values)
-    except (KeyError, TypeError, ValueError) as error:
+        epoch = msgspec.convert(values, EpochDigest)
+    except msgspec.ValidationError as error:
         raise _bad_line(path, number, f"epoch is incomplete ({error})") from error
+    positions = epoch.next_batch // epoch.stride - epoch.first_batch // epoch.stride
+    for digest, marks in ((epoch.digest, epoch.marks), (epoch.content, epoch.content_marks)):
+        if len(marks) != (0 if digest is None else positions):
+            raise _bad_line(path, number, f"epoch is incomplete ({len(marks)} marks instead of {positions})")
+    return epoch
 
 
 def _bad_line(path: Path, number: int, what: str) -> FastDataError:

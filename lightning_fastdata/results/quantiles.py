@@ -5,7 +5,6 @@ bin of what is reported for it, so the relative error is bounded whatever the di
 """
 
 import math
-from collections.abc import Mapping
 
 __all__ = ["Quantiles"]
 
@@ -32,8 +31,8 @@ class Quantiles:
         if value < _SMALLEST:
             self._zeros += 1
             return
-        place = math.ceil(math.log(min(value, _LARGEST)) * _PER_LOG)
-        self._bins[place] = self._bins.get(place, 0) + 1
+        number = math.ceil(math.log(min(value, _LARGEST)) * _PER_LOG)
+        self._bins[number] = self._bins.get(number, 0) + 1
 
     def quantile(self, q: float) -> float | None:
         """The value at rank ``q * (count - 1)``, rounded down.
@@ -49,12 +48,8 @@ class Quantiles:
         left = int(q * (self.count - 1)) - self._zeros
         if left < 0:
             return 0.0
-        for place in sorted(self._bins):
-            left -= self._bins[place]
+        for number in sorted(self._bins):
+            left -= self._bins[number]
             if left < 0:
-                return float(2 * _GROWTH**place / (_GROWTH + 1))
+                return float(2 * _GROWTH**number / (_GROWTH + 1))
         raise AssertionError("the bins hold as many values as were counted")
-
-    def bins(self) -> Mapping[int, int]:
-        """Values by bin, as they are (count)."""
-        return dict(self._bins)

@@ -1,19 +1,18 @@
 """All ranks' steps on one scale: how a rank's steps become bytes, and what the ranks together say.
 
-Standard library and NumPy only; how the bytes get from one process to another is ``monitor.exchange``'s business.
+``callbacks/monitor/rank_exchange.py`` carries the bytes from one process to another.
 
-Where ranks wait for each other in every step, the waiting of one of them is everybody's: a rank that loads fast spends
-the rest of the step in the all-reduce and believes that it computes. So each step counts with the largest wait of any
+Where ranks wait for each other in every step, the slowest rank stalls all ranks: a rank that loads fast spends the rest
+of the step in the all-reduce, and that stall shows up as compute. So each step counts with the largest wait of any
 rank. Steps are matched by epoch and step index; only steps that every rank present has are compared.
 """
 
 import copy
-import json
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -27,16 +26,14 @@ MOST_STEPS = 10_000
 
 # Four blocks hold the running epoch and at least the two before it, also where one of them lies across a border.
 _BLOCKS = 4
-# Below these nobody is said to have held the others up: it is noise.
-_HELD_UP_S = 1e-3
-_HELD_UP_SHARE = 0.05
+# Below these a difference is noise, and no rank counts as the straggler of the step.
+_STALL_S = 1e-3
+_STALL_SHARE = 0.05
 
-_MAGIC = b"LFD1"
-_PREFIX = struct.Struct("<4sI")
-_MOST_HEADER = 8192  # bytes; a host name takes up to 12 a character
 _MOST_HOST = 255
 _COLUMNS = (("steps", "<i8"), ("wait_s", "<f4"), ("step_s", "<f4"))
 
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 Floats = npt.NDArray[np.float64]
 
 
@@ -73,8 +70,8 @@ class RankSteps:
         good = _are_times(times).all(axis=1)
         return cls(rank, host[:_MOST_HOST], epoch, indices[good], times[good, 0], times[good, 1])
 
-    def part(self, chosen: npt.NDArray[np.bool_]) -> "RankSteps":
-        """The steps for which ``chosen`` is True."""
+    def select(self, chosen: npt.NDArray[Any]) -> "RankSteps":
+        """Some of the steps, by a mask or by positions."""
         return RankSteps(self.rank, self.host, self.epoch, self.steps[chosen], self.wait_s[chosen], self.step_s[chosen])
 
     def joined(self, more: "RankSteps") -> "RankSteps":
@@ -98,29 +95,35 @@ class Message:
     number: int
     """Messages of this rank before it (count)."""
     last: bool
-    """Whether the rank says goodbye."""
+    """Whether it is the rank's last message."""
     steps: RankSteps
-    """Its steps; a goodbye may have none."""
+    """Its steps; the last message may have none."""
+
+
+@dataclass(frozen=True)
+class _Wire:
+    """A message as it travels; the columns are little-endian arrays."""
+
+    number: Count
+    last: bool
+    rank: Count
+    host: Annotated[str, msgspec.Meta(max_length=_MOST_HOST)]
+    epoch: Count
+    steps: bytes
+    wait_s: bytes
+    step_s: bytes
 
 
 def pack(message: Message) -> bytes:
-    """The message as bytes: a magic word, a short JSON header, three little-endian arrays.
+    """The message as bytes.
 
     Args:
-        message: What is to be sent.
+        message: What to send.
     """
     sent = message.steps
-    header = {
-        "number": message.number,
-        "last": message.last,
-        "rank": sent.rank,
-        "host": sent.host,
-        "epoch": sent.epoch,
-        "count": len(sent.steps),
-    }
-    text = json.dumps(header).encode("ascii")
-    arrays = (getattr(sent, name).astype(kind).tobytes() for name, kind in _COLUMNS)
-    return b"".join((_PREFIX.pack(_MAGIC, len(text)), text, *arrays))
+    columns = {name: getattr(sent, name).astype(kind).tobytes() for name, kind in _COLUMNS}
+    wire = _Wire(message.number, message.last, sent.rank, sent.host, sent.epoch, **columns)
+    return msgspec.msgpack.encode(wire)
 
 
 def unpack(data: Any, *, rank: int) -> Message | None:
@@ -131,36 +134,17 @@ def unpack(data: Any, *, rank: int) -> Message | None:
         rank: Whose they should be (index).
     """
     try:
-        return _unpack(data, rank)
+        wire = msgspec.msgpack.decode(data, type=_Wire)
+        steps, wait_s, step_s = (np.frombuffer(getattr(wire, name), dtype=kind) for name, kind in _COLUMNS)
     except Exception:  # nothing that another process sends may be an error here
         return None
-
-
-def _unpack(data: bytes, rank: int) -> Message | None:
-    magic, length = _PREFIX.unpack_from(data)
-    if magic != _MAGIC or length > _MOST_HEADER:
+    if wire.rank != rank or not len(steps) == len(wait_s) == len(step_s) <= MOST_STEPS:
         return None
-    start = _PREFIX.size + length
-    header = json.loads(data[_PREFIX.size : start].decode("ascii"))
-    numbers = [header[name] for name in ("number", "rank", "epoch", "count")]
-    host, last = header["host"], header["last"]
-    if any(type(number) is not int or not 0 <= number < 2**62 for number in numbers) or type(last) is not bool:
-        return None
-    number, sender, epoch, count = numbers
-    if sender != rank or type(host) is not str or len(host) > _MOST_HOST or count > MOST_STEPS:
-        return None
-    if len(data) != start + count * sum(np.dtype(kind).itemsize for _, kind in _COLUMNS):
-        return None
-    arrays = []
-    for _, kind in _COLUMNS:
-        arrays.append(np.frombuffer(data, dtype=kind, count=count, offset=start))
-        start += arrays[-1].nbytes
-    steps, wait_s, step_s = arrays
     if not (_are_times(wait_s).all() and _are_times(step_s).all()):
         return None
-    if count and (steps[0] < 0 or not (np.diff(steps) > 0).all()):
+    if len(steps) and (steps[0] < 0 or not (np.diff(steps) > 0).all()):
         return None
-    return Message(number, last, RankSteps(rank, host, epoch, steps, wait_s, step_s))
+    return Message(wire.number, wire.last, RankSteps(rank, wire.host, wire.epoch, steps, wait_s, step_s))
 
 
 @dataclass
@@ -172,23 +156,23 @@ class _Sums:
     mean_s: float = 0.0
     step_s: float = 0.0
     lost_s: float = 0.0
-    held_up: dict[int, int] = field(default_factory=dict)
+    stalls: dict[int, int] = field(default_factory=dict)
     waited_s: dict[int, float] = field(default_factory=dict)
     took_s: dict[int, float] = field(default_factory=dict)
     largest: Quantiles = field(default_factory=Quantiles)
 
     def add(self, present: Mapping[int, RankSteps]) -> None:
-        """The steps that all of ``present`` have; one rank alone has nobody to be compared with."""
-        parts = [present[rank] for rank in sorted(present)]
-        common = parts[0].steps
-        for part in parts[1:]:
-            if not np.array_equal(part.steps, common):
-                common = np.intersect1d(part.steps, common, assume_unique=True)
-        if len(parts) < 2 or not len(common):
+        """The steps that all of ``present`` have; there is no comparison with one rank alone."""
+        ranks = [present[rank] for rank in sorted(present)]
+        common = ranks[0].steps
+        for one in ranks[1:]:
+            if not np.array_equal(one.steps, common):
+                common = np.intersect1d(one.steps, common, assume_unique=True)
+        if len(ranks) < 2 or not len(common):
             return
-        places = [np.searchsorted(part.steps, common) for part in parts]
-        waits = np.stack([part.wait_s[place].astype(np.float64) for part, place in zip(parts, places, strict=True)])
-        times = np.stack([part.step_s[place].astype(np.float64) for part, place in zip(parts, places, strict=True)])
+        shared = [one.select(np.searchsorted(one.steps, common)) for one in ranks]
+        waits = np.stack([one.wait_s for one in shared], dtype=np.float64)
+        times = np.stack([one.step_s for one in shared], dtype=np.float64)
         largest, step_s, lost = waits.max(axis=0), times.max(axis=0), excess(waits)
         self.steps += len(common)
         self.largest_s += float(largest.sum())
@@ -197,16 +181,15 @@ class _Sums:
         self.lost_s += float(lost.sum())
         for value in largest.tolist():
             self.largest.add(value)
-        holds = waits.argmax(axis=0)[(lost > _HELD_UP_S) & (lost > _HELD_UP_SHARE * step_s)]
-        for row, part in enumerate(parts):
-            rank = part.rank
-            self.held_up[rank] = self.held_up.get(rank, 0) + int((holds == row).sum())
+        stalled_by = waits.argmax(axis=0)[(lost > _STALL_S) & (lost > _STALL_SHARE * step_s)]
+        for row, rank in enumerate(sorted(present)):
+            self.stalls[rank] = self.stalls.get(rank, 0) + int((stalled_by == row).sum())
             self.waited_s[rank] = self.waited_s.get(rank, 0.0) + float(waits[row].sum())
             self.took_s[rank] = self.took_s.get(rank, 0.0) + float(times[row].sum())
 
 
 def excess(waits: Floats) -> Floats:
-    """How much longer the slowest rank waited in each step than the others: what a typical one of these lost (s).
+    """How much longer the slowest rank waited in each step than the others: what a typical other rank lost to it (s).
 
     The largest wait less the median of the *other* ranks' waits. With many ranks that is the largest less the median of
     all. With two it is the difference between them, where the median of all would be halfway and give half of it.
@@ -224,7 +207,7 @@ class RankMerge:
     """Compares the ranks of a run, in memory that does not grow with the run.
 
     Steps wait in blocks of one epoch and up to 10,000 step indices until they are compared. Of more than four blocks
-    the oldest is compared over the ranks that are there, added to running sums, and dropped.
+    the oldest is compared over the ranks that arrived, added to running sums, and dropped.
 
     Args:
         world_size: Ranks of the run (count).
@@ -239,7 +222,7 @@ class RankMerge:
         self._arrived: set[int] = set()
 
     def add(self, steps: RankSteps) -> None:
-        """Take over steps of one rank, at any time and in any number of parts.
+        """Add steps of one rank, at any time and in any number of parts.
 
         Args:
             steps: They are kept, not copied.
@@ -254,13 +237,13 @@ class RankMerge:
         numbers = steps.steps // MOST_STEPS
         for number in np.unique(numbers).tolist():
             block = self._blocks.setdefault((steps.epoch, number), {})
-            part = steps.part(numbers == number)
+            part = steps.select(numbers == number)
             before = block.get(steps.rank)
             block[steps.rank] = part if before is None else before.joined(part)
         self._compare(_BLOCKS)
 
     def close(self) -> None:
-        """Nothing more will come: compare the rest and drop it."""
+        """Compare the rest and drop it; nothing more comes."""
         self._compare(0)
 
     def _compare(self, keep: int) -> None:
@@ -273,15 +256,15 @@ class RankMerge:
         return sum(len(part.steps) for block in self._blocks.values() for part in block.values())
 
     def times(self) -> RankTimes | None:
-        """All ranks together, so far; None where no two ranks had a step in common. It changes nothing."""
+        """All ranks together, so far; None where no two ranks have a step in common. It changes nothing."""
         sums = copy.deepcopy(self._sums)
-        for place in sorted(self._blocks):
-            sums.add(self._blocks[place])
+        for block in sorted(self._blocks):
+            sums.add(self._blocks[block])
         if not sums.steps:
             return None
         ranks = sorted(sums.waited_s)
-        slowest = max(ranks, key=lambda rank: sums.held_up[rank])  # of equals the first
-        held = sums.held_up[slowest]
+        slowest = max(ranks, key=lambda rank: sums.stalls[rank])  # of equals the first
+        stalls = sums.stalls[slowest]
         return RankTimes(
             ranks=len(ranks),
             world_size=self._world_size,
@@ -290,9 +273,9 @@ class RankMerge:
             wait_s_max_mean=sums.largest_s / sums.steps,
             wait_s_max_p95=sums.largest.quantile(0.95) or 0.0,
             imbalance=sums.largest_s / sums.mean_s if sums.mean_s > 0 else None,
-            slowest_rank=slowest if held else None,
-            slowest_host=self._hosts[slowest] if held else "",
-            slowest_share=held / sums.steps,
+            slowest_rank=slowest if stalls else None,
+            slowest_host=self._hosts[slowest] if stalls else "",
+            slowest_share=stalls / sums.steps,
             lost_s=sums.lost_s,
             rank_wait_share=tuple(
                 (rank, self._hosts[rank], _share(sums.waited_s[rank], sums.took_s[rank])) for rank in ranks

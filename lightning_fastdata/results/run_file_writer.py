@@ -6,7 +6,7 @@
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +18,7 @@ from lightning_fastdata.results.summary import RunSummary
 __all__ = ["RunFileWriter"]
 
 _FIELDS = StepRecord.__slots__
-# What a reader fills in by itself is left out: most runs never measure some of it, and every step has a line.
+# Defaults are left out: most runs never measure some of the fields, and every step has a line.
 _NOTHING = object()
 _DEFAULTS = tuple(entry.default if entry.default in (None, 0.0) else _NOTHING for entry in fields(StepRecord))
 # json.dumps with an argument makes an encoder at every call.
@@ -31,11 +31,11 @@ class RunFileWriter:
     """Writes a header line, a line a step, a line a span, the account so far now and then, and a summary line.
 
     Args:
-        path: The file; folders above it are made, a file that is there is replaced.
+        path: The file; folders above it are made, an existing file is replaced.
         header: Facts about the run for the first line.
 
     Raises:
-        FastDataError: The file cannot be written; said at once, before any training.
+        FastDataError: The file cannot be written; raised before any training.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -44,7 +44,6 @@ class RunFileWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: TextIO | None = path.open("w", encoding="utf-8")
             self._write({"kind": "header", "schema": SCHEMA, **header})
-            self._file.flush()
         except OSError as error:
             raise FastDataError(
                 f"DataWaitMonitor(save_to={str(path)!r}): cannot write there ({error.strerror or error}).",
@@ -58,57 +57,48 @@ class RunFileWriter:
         Args:
             rows: Their values in the order of the fields of ``StepRecord``; fields at the end may be absent.
         """
-        if self._file is None:
-            return
-        for row in rows:
-            told: dict[str, Any] = {"kind": "step"}
-            for name, default, value in zip(_FIELDS, _DEFAULTS, row, strict=False):
-                if value is not default and value != default:
-                    told[name] = round(value, _DIGITS) if type(value) is float else value
-            self._write(told)
-        self._file.flush()
+        self._write(*({"kind": "step", **_step(row)} for row in rows))
 
     def write_span(self, span: Span) -> None:
         """Write a stretch of the time line, so that it is on disk; its own kind stands under "span"."""
-        if self._file is None:
-            return
-        values = {name: _short(value) for name, value in asdict(span).items()}
-        self._write({"kind": "span", "span": values.pop("kind"), **values})
-        self._file.flush()
+        self._write({"kind": "span", "span": span.kind, **_rounded({**vars(span), "kind": "span"})})
 
     def write_so_far(self, total_s: float, ledger: Mapping[str, float]) -> None:
         """Write the account of a run that goes on, so that a run that is killed has one.
 
         Args:
             total_s: Wall time since the callback's ``setup`` (s).
-            ledger: Accounts of ``findings.ACCOUNTS`` (s).
+            ledger: Accounts of ``stats.ACCOUNTS`` (s).
         """
-        if self._file is None:
-            return
-        accounts = {name: _short(value) for name, value in ledger.items()}
-        self._write({"kind": "so far", "total_s": _short(total_s), "ledger": accounts})
-        self._file.flush()
+        self._write({"kind": "so far", "total_s": round(total_s, _DIGITS), "ledger": _rounded(ledger)})
 
     def close(self, summary: RunSummary | None) -> None:
         """Write the summary and close the file; a second call does nothing."""
-        if self._file is None:
-            return
         if summary is not None:
             self._write({"kind": "summary", **summary.to_dict()})
         file, self._file = self._file, None
-        file.close()
+        if file is not None:
+            file.close()
 
     def abandon(self) -> None:
-        """Close the file as it is; it could not be written to."""
-        file, self._file = self._file, None
-        if file is not None:
-            with contextlib.suppress(OSError):
-                file.close()
+        """Close the file without a summary, also where it can no longer be written to."""
+        with contextlib.suppress(OSError):
+            self.close(None)
 
-    def _write(self, line: Mapping[str, Any]) -> None:
-        assert self._file is not None
-        self._file.write(_encode(line) + "\n")
+    def _write(self, *lines: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.writelines(_encode(line) + "\n" for line in lines)
+            self._file.flush()
 
 
-def _short(value: Any) -> Any:
-    return round(value, _DIGITS) if type(value) is float else value
+def _step(row: Row) -> dict[str, Any]:
+    """The fields of a step that a reader does not fill in by itself."""
+    return {
+        name: round(value, _DIGITS) if type(value) is float else value
+        for name, default, value in zip(_FIELDS, _DEFAULTS, row, strict=False)
+        if value is not default and value != default
+    }
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: round(value, _DIGITS) if type(value) is float else value for name, value in values.items()}

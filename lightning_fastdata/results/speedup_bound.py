@@ -1,4 +1,4 @@
-"""How much faster a run could get at most if its data cost nothing, from what the run itself has measured."""
+"""The max speedup of a run at zero data wait, from what the run itself has measured."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ _MEASURED_SHARE = 0.9
 
 
 def estimate_speedup_bound(summary: RunSummary, records: Sequence[StepRecord]) -> SpeedupBound | None:
-    """The bound ``of_s / (of_s - exposed_s)``: all exposed waiting gone and nothing else changed.
+    """The bound ``of_s / (of_s - exposed_s)``: all exposed data wait gone and nothing else changed.
 
     Its interval comes from the spread of the exposed share between up to 20 blocks of consecutive steps (batch means,
-    which allow for neighbouring steps being alike), so it says how the figure would differ in another stretch of such
-    a run. The start-up is left out: it would hide the waiting of a short trial, and is paid once.
+    which allow for neighboring steps being alike). It says how the figure would differ in another stretch of such a
+    run. The start-up is left out: it would hide the data wait of a short trial, and is paid once.
 
     Args:
         summary: A run with a ledger.
@@ -62,7 +62,7 @@ def estimate_speedup_bound(summary: RunSummary, records: Sequence[StepRecord]) -
 
 
 def _steady(summary: RunSummary, wait_s: float) -> tuple[float, str]:
-    """Waiting in training steps that was really lost (s), and who measured it."""
+    """Data wait in training steps that was really lost (s), and what it is measured by."""
     ranks, device = summary.ranks, summary.device
     first_batches_s = max(0.0, (summary.wait_s or 0.0) - wait_s)
     if ranks is not None:
@@ -78,7 +78,7 @@ def _steady(summary: RunSummary, wait_s: float) -> tuple[float, str]:
 
 
 def _error_s(records: Sequence[StepRecord], exposed_by: str) -> tuple[float | None, int]:
-    """Half the width of the 95 % interval of the waiting (s), and the steps it rests on (count).
+    """Half the width of the 95 % interval of the data wait (s), and the steps it rests on (count).
 
     None for all ranks together, whose steps are not known one by one, and for too few steps.
     """

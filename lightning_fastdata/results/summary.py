@@ -1,21 +1,17 @@
 """One run, reduced to its figures: sums, shares, percentiles, the ledger and what it all means."""
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
+import msgspec
+
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.results.records import SCHEMA, Span, StageWait, StepRecord
-from lightning_fastdata.results.stats import (
-    Boundary,
-    DeviceTimes,
-    Loading,
-    RankTimes,
-    SpeedupBound,
-    WaitKinds,
-    known,
-    read_finding,
-)
+from lightning_fastdata.results.json_fields import with_new_names
+from lightning_fastdata.results.records import NAMES_OF_SCHEMA_1, SCHEMA, Span, StageWait, StepRecord
+from lightning_fastdata.results.stats import Boundary, DeviceTimes, Loading, RankTimes, SpeedupBound, WaitKinds
 from lightning_fastdata.results.verdict import Verdict, judge
 
 __all__ = ["RunSummary", "Totals", "summarize"]
@@ -23,7 +19,7 @@ __all__ = ["RunSummary", "Totals", "summarize"]
 
 @dataclass(frozen=True)
 class Totals:
-    """Running sums over every step of a run, exact whatever number of records was kept."""
+    """Running sums over every step of a run, exact whatever the number of kept records."""
 
     steps: int = 0
     """Optimizer steps (count)."""
@@ -32,7 +28,7 @@ class Totals:
     samples: int | None = None
     """Samples in all steps (count); None where a batch did not show its size."""
     wait_s: float | None = None
-    """Waiting in all steps and in fetches that no step used (s); None where no fetch was seen."""
+    """Data wait in all steps and in fetches that no step used (s); None where no fetch was seen."""
     transfer_s: float | None = None
     """Transfer to the device (s)."""
     compute_s: float | None = None
@@ -88,15 +84,15 @@ class RunSummary:
     train_s: float
     """Training time: first train fetch to last step, without validation and sanity check (s)."""
     wait_s: float | None
-    """Total time spent waiting for training data (s); None where it was not measured."""
+    """Total data wait, first batches included (s); None where it was not measured."""
     wait_share: float | None
-    """``wait_s / train_s``: near 0 means the data was always ready, near 1 means nothing but waiting."""
+    """``wait_s / train_s``: near 0 means the data was always ready, near 1 means nothing but data wait."""
     transfer_s: float | None
     """Total host time of moving batches to the device (s)."""
     compute_s: float | None
     """Total host time of training steps, backward passes and optimizer steps (s)."""
     other_s: float
-    """Total of the rest: callbacks, loggers, checkpoints, epoch ends, workers started at ``iter()`` (s)."""
+    """Total of the rest: callbacks, loggers, checkpoints, epoch ends, worker startup at ``iter()`` (s)."""
     tail_wait_s: float
     """Part of ``wait_s`` in fetches that no step used (s)."""
     samples_per_s: float | None
@@ -126,9 +122,9 @@ class RunSummary:
     world_size: int = 1
     """Processes in the run (count)."""
     notes: tuple[str, ...] = ()
-    """What a reader has to know to read the figures rightly."""
+    """What you need to know to read the figures correctly."""
     resumed_from: Mapping[str, float] | None = None
-    """``steps``, ``train_s`` and ``wait_s`` of the runs before the checkpoint this run went on from."""
+    """``steps``, ``train_s`` and ``wait_s`` of the runs before the checkpoint that this run resumed."""
     plans: Mapping[str, Any] = field(default_factory=dict)
     """The DataModule's loader plans by split, where it keeps any."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -140,28 +136,27 @@ class RunSummary:
     date: str = ""
     """Start of the run, ISO 8601 with time zone."""
     total_s: float | None = None
-    """Wall time from the callback's ``setup`` to its ``teardown`` (s); what was before reads "not measured". None where
-    no fit was measured."""
+    """Wall time from the callback's ``setup`` to its ``teardown`` (s); None where no fit was measured."""
     ledger: Mapping[str, float] = field(default_factory=dict)
-    """Where ``total_s`` went: the accounts of ``findings.ACCOUNTS`` in s; they sum to it. Empty where not measured."""
+    """Where ``total_s`` went: the accounts of ``stats.ACCOUNTS`` in s; they sum to it. Empty where not measured."""
     not_measured: tuple[str, ...] = ()
     """Accounts that could not be measured here; they read 0 in ``ledger``, and their time is in ``loop_s``."""
     wait_s_p99: float | None = None
     """99th percentile of the wait of a step (s)."""
     validation_wait_s: float | None = None
-    """Waiting for data in the validations of the fit (s); None where no fit was measured."""
+    """Data wait in the validations of the fit (s); None where no fit was measured."""
     boundary: Boundary | None = None
-    """What the change of epochs costs."""
+    """What the epoch boundaries cost."""
     waits: WaitKinds | None = None
-    """What kind of waiting it was."""
+    """The data wait by cause."""
     loading: Loading | None = None
     """Loading as the workers measured it."""
     device: DeviceTimes | None = None
-    """How the device saw the fetches; None = not measured."""
+    """The fetches on the device's clock; None = not measured."""
     ranks: RankTimes | None = None
     """All ranks together; None with one rank, and on every rank but 0."""
-    ceiling: SpeedupBound | None = None
-    """What an instant loader could gain at most."""
+    speedup_bound: SpeedupBound | None = None
+    """Max speedup at zero data wait."""
     spans: tuple[Span, ...] = ()
     """Validations, checkpoints and epoch boundaries on the time line; the last 1,000 of a longer run."""
     schema: int = SCHEMA
@@ -169,26 +164,16 @@ class RunSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain values that JSON can hold."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        values["first_batch_wait_s"] = [list(pair) for pair in self.first_batch_wait_s]
-        values["stages"] = [stage.to_dict() for stage in self.stages]
-        values["verdict"] = asdict(self.verdict)
-        values["notes"] = list(self.notes)
-        for name in ("plans", "versions", "hardware", "ledger"):
-            values[name] = dict(values[name])
-        for name in ("boundary", "waits", "loading", "device", "ranks", "ceiling"):
-            values[name] = None if values[name] is None else asdict(values[name])
-        values["not_measured"] = list(self.not_measured)
-        values["spans"] = [asdict(span) for span in self.spans]
-        values["resumed_from"] = None if self.resumed_from is None else dict(self.resumed_from)
-        return values
+        plain: dict[str, Any] = json.loads(json.dumps(vars(self), default=_plain))
+        return plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunSummary":
         """The summary that ``to_dict`` gave.
 
         Raises:
-            FastDataError: The layout is newer than this package knows.
+            FastDataError: The schema is newer than this package knows.
+            ValueError: An entry is missing, or of another type.
         """
         schema = values.get("schema", SCHEMA)
         if not isinstance(schema, int) or schema > SCHEMA:
@@ -197,23 +182,17 @@ class RunSummary:
                 expected=f"a schema up to {SCHEMA}",
                 fix="Read it with the version of lightning_fastdata that wrote it, or a newer one.",
             )
-        read = known(cls, values)
-        read["first_batch_wait_s"] = tuple((int(epoch), wait) for epoch, wait in read["first_batch_wait_s"])
-        read["stages"] = tuple(StageWait.from_dict(stage) for stage in read["stages"])
-        read["verdict"] = Verdict(**known(Verdict, read["verdict"]))
-        for name in ("notes", "not_measured"):
-            read[name] = tuple(read.get(name, ()))
-        for name, kind in (
-            ("boundary", Boundary),
-            ("waits", WaitKinds),
-            ("device", DeviceTimes),
-            ("ceiling", SpeedupBound),
-        ):
-            read[name] = read_finding(kind, read.get(name))
-        read["loading"] = Loading.from_dict(read.get("loading"))
-        read["ranks"] = RankTimes.from_dict(read.get("ranks"))
-        read["spans"] = tuple(Span(**known(Span, span)) for span in read.get("spans", ()))
-        return cls(**read)
+        read = dict(values) if schema == SCHEMA else with_new_names(dict(values), NAMES_OF_SCHEMA_1)
+        return msgspec.convert({**read, "schema": SCHEMA}, cls)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form of: a record, a mapping that is no dict, or anything that a DataModule put into a plan."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, StageWait):
+        return {**vars(value), "wait_share": value.wait_share}
+    return vars(value) if is_dataclass(value) else str(value)
 
 
 def summarize(
@@ -255,7 +234,7 @@ def summarize(
     stages = tuple(stages)
     measured = totals.wait_s is not None if totals.steps else any(stage.wait_s is not None for stage in stages)
     share = None if totals.wait_s is None or train_s <= 0 else min(1.0, totals.wait_s / train_s)
-    summary = RunSummary(
+    return RunSummary(
         steps=totals.steps,
         epochs=totals.epochs,
         samples=totals.samples,
@@ -274,28 +253,25 @@ def summarize(
         percentile_steps=totals.steps if from_totals else len(waits),
         first_batch_wait_s=tuple(first_waits),
         stages=stages,
-        verdict=Verdict("unknown", "No training step was measured."),
+        verdict=_verdict_of(share, totals.steps, num_workers, stages),
         timing_source="fetch" if measured else "not measured",
         num_workers=num_workers,
     )
-    return replace(summary, verdict=_verdict_of(summary))
 
 
-def _verdict_of(summary: RunSummary) -> Verdict:
-    if summary.steps:
-        return judge(summary.wait_share, summary.steps, num_workers=summary.num_workers)
-    if summary.stages:
-        # An evaluation on its own; the stage that took longest speaks for it.
-        stage = max(summary.stages, key=lambda entry: entry.elapsed_s)
-        return stage.verdict
-    return summary.verdict
+def _verdict_of(share: float | None, steps: int, num_workers: int | None, stages: Sequence[StageWait]) -> Verdict:
+    if steps:
+        return judge(share, steps, num_workers=num_workers)
+    if stages:
+        # An evaluation on its own: the stage that took longest speaks for it.
+        return max(stages, key=lambda stage: stage.elapsed_s).verdict
+    return Verdict("unknown", "No training step was measured.")
 
 
 def _quantile(ordered: Sequence[float], q: float) -> float | None:
     """Linear interpolation between the two nearest of ``ordered``; None where it is empty."""
     if not ordered:
         return None
-    place = q * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    rank = q * (len(ordered) - 1)
+    below, above = ordered[int(rank)], ordered[math.ceil(rank)]
+    return below + (above - below) * (rank - int(rank))

@@ -149,7 +149,7 @@ def test_report_shows_a_saved_run(run_file, capsys):
     assert main.main(["report", str(run_file)]) == 0
     printed = capsys.readouterr().out
     assert "50.0 %" in printed
-    assert "at most 2.00x faster" in printed
+    assert "Max speedup at zero data wait: 2.00x" in printed
 
 
 def without_its_end(path):

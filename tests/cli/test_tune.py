@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader
 from lightning_fastdata import FastDataError
 from lightning_fastdata.cli import tune
 from lightning_fastdata.cli.main import main
-from lightning_fastdata.results.tune_file import read_tuning, write_tuning
-from lightning_fastdata.results.tuning import Trial, TuneResult
+from lightning_fastdata.results.tuning import Trial, TuneResult, read_tuning, write_tuning
 
 RESULT = TuneResult(4, 2, "because", trials=(Trial(4, 2, 0.021, 0.0205, 0.001),))
 

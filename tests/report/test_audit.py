@@ -4,7 +4,7 @@ from rich.console import Console
 
 from lightning_fastdata.report.audit import audit_table, comparison_line
 from lightning_fastdata.results.audit_compare import Comparison, Difference
-from lightning_fastdata.results.audit_lines import EpochDigest
+from lightning_fastdata.results.audit_file import EpochDigest
 
 
 def told(difference=None, *, more=(0, 0), from_batch=(), **changes):

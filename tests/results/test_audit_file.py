@@ -1,12 +1,19 @@
 """The audit file: what is written can be read, and what cannot be read says so."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.results.audit_file import append_epoch, check_writable, read_audit, start_file
-from lightning_fastdata.results.audit_lines import EpochDigest
+from lightning_fastdata.results.audit_file import (
+    SCHEMA,
+    EpochDigest,
+    append_epoch,
+    check_writable,
+    read_audit,
+    start_file,
+)
 
 
 def line(epoch=0, **changes):
@@ -75,7 +82,7 @@ def test_a_path_that_cannot_be_written(tmp_path):
     assert caught.value.fix
 
 
-GOOD = json.dumps(line().to_dict()) + "\n"
+GOOD = json.dumps({"kind": "epoch", "schema": SCHEMA, **asdict(line())}) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -89,12 +96,12 @@ GOOD = json.dumps(line().to_dict()) + "\n"
         ('{"kind": "header", "schema": 1}\n', "line 1: no line of an audit"),
         ('{"kind": "epoch"}\n', "no line of an audit"),
         (GOOD.replace('"schema": 1', '"schema": 2'), "schema 2"),
-        (GOOD.replace('"samples": 12, ', ""), "incomplete .'samples'"),
+        (GOOD.replace('"samples": 12, ', ""), "incomplete .*`samples`"),
         (GOOD.replace('"batches": 3', '"batches": -3'), "incomplete"),
         (GOOD.replace('"stride": 2', '"stride": 0'), "incomplete"),
         (GOOD.replace('"stride": 2', '"stride": 1'), "1 marks instead of 3"),
         (GOOD.replace("0123456789", "wxyz456789"), "incomplete"),
-        (GOOD.replace("0123456789", ""), "16 hexadecimal digits"),
+        (GOOD.replace("0123456789", ""), "incomplete .*digest"),
         (GOOD.replace('"marks": ["89abcdef"]', '"marks": 7'), "incomplete"),
     ],
 )

@@ -1,19 +1,18 @@
 """Records: sums, percentiles, the verdict, and the way to a file and back."""
 
+import ast
 import dataclasses
+import inspect
 import itertools
 import json
 import random
 import statistics
-import subprocess
-import sys
 
 import pytest
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.results import records
-from lightning_fastdata.results.records import StageWait, StepRecord
-from lightning_fastdata.results.summary import RunSummary, Totals, summarize
+from lightning_fastdata.results import RunSummary, StageWait, StepRecord, Verdict
+from lightning_fastdata.results.summary import Totals, summarize
 from lightning_fastdata.results.verdict import judge
 
 
@@ -21,19 +20,9 @@ def record(step=0, wait_s=0.5, *, epoch=0, samples=4, first=False):
     return StepRecord(epoch, step, samples, wait_s, 0.1, 0.3, 0.1, first, 1, 1, 0)
 
 
-def test_records_need_neither_torch_nor_lightning():
-    code = (
-        "import lightning_fastdata.results.records, sys; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize("cls", [StepRecord, StageWait, Totals, records.Verdict, RunSummary])
+@pytest.mark.parametrize("cls", [StepRecord, StageWait, Totals, Verdict, RunSummary])
 def test_every_field_says_what_it_means(cls):
     """A docstring line below each field."""
-    import ast
-    import inspect
-
     body = ast.parse(inspect.getsource(cls)).body[0].body
     for field, after in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign):
@@ -44,37 +33,27 @@ def test_every_field_says_what_it_means(cls):
 def test_a_step_goes_to_a_dict_and_back():
     step = record()
     assert StepRecord.from_dict({**step.to_dict(), "from_the_future": 1}) == step
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        step.wait_s = 1.0
+    with pytest.raises(ValueError, match="wait_s"):
+        StepRecord.from_dict({**step.to_dict(), "wait_s": "long"})
 
 
 def test_a_summary_goes_through_json_and_back():
-    stage = StageWait("val", 2, 10, 1.0, 0.4, 4.0)
-    summary = dataclasses.replace(
-        summarize([record(first=True), record(1)], stages=[stage], num_workers=2), notes=("a note",), host="here"
-    )
-    assert RunSummary.from_dict(json.loads(json.dumps(summary.to_dict()))) == summary
-
-
-def test_the_loaders_of_a_stage_go_with_it():
+    """With the loaders of its stages; what an older version did not write has its default."""
     parts = (StageWait("val/0", 2, 6, 0.2, 0.1, 1.0), StageWait("val/1", 2, 4, None, None, 2.5))
-    summary = summarize([], stages=[StageWait("val", 2, 10, 1.0, 0.4, 4.0, parts)])
-    written = json.loads(json.dumps(summary.to_dict()))
-    assert written == summary.to_dict()
+    stages = [StageWait("val", 2, 10, 1.0, 0.4, 4.0, parts), StageWait("test", 1, 1, 1.0, 0.4, 4.0)]
+    summary = summarize([record(first=True), record(1)], stages=stages, num_workers=2)
+    summary = dataclasses.replace(summary, notes=("a note",), host="here", plans={"train": {"dataset": object}})
+    written = summary.to_dict()
+    assert json.loads(json.dumps(written)) == written
     assert written["stages"][0]["loaders"][0]["wait_share"] == 0.2
-    assert RunSummary.from_dict(written) == summary
+    assert written["plans"] == {"train": {"dataset": str(object)}}
+    del written["stages"][1]["loaders"]
+    assert RunSummary.from_dict(written) == dataclasses.replace(summary, plans=written["plans"])
 
 
-def test_a_summary_from_before_there_were_loaders_can_be_read():
-    """Of the same schema: a reader of either age passes over what it does not know."""
-    written = summarize([], stages=[StageWait("val", 2, 10, 1.0, 0.4, 4.0)]).to_dict()
-    del written["stages"][0]["loaders"]
-    assert RunSummary.from_dict(written).stages[0].loaders == ()
-
-
-def test_a_summary_of_a_later_layout_is_refused():
-    with pytest.raises(FastDataError, match="schema 2"):
-        RunSummary.from_dict({**summarize([]).to_dict(), "schema": 2})
+def test_a_summary_of_a_later_schema_is_refused():
+    with pytest.raises(FastDataError, match="schema 3"):
+        RunSummary.from_dict({**summarize([]).to_dict(), "schema": 3})
 
 
 def test_the_parts_add_up_and_the_share_is_a_ratio_of_sums():
@@ -108,22 +87,21 @@ def test_totals_count_what_is_no_longer_kept_and_the_summary_says_so():
 def test_without_a_measured_wait_nothing_is_claimed():
     summary = summarize([record(wait_s=None)] * 30)
     assert (summary.wait_s, summary.wait_share, summary.wait_s_median) == (None, None, None)
-    assert summary.timing_source == "not measured"
-    assert summary.verdict.level == "unknown"
-
-
-def test_an_empty_run_has_a_summary_too():
-    summary = summarize([])
-    assert (summary.steps, summary.wait_share, summary.verdict.text) == (0, None, "No training step was measured.")
+    assert (summary.timing_source, summary.verdict.level) == ("not measured", "unknown")
+    empty = summarize([])
+    assert (empty.steps, empty.wait_share, empty.verdict.text) == (0, None, "No training step was measured.")
 
 
 def test_an_evaluation_alone_gets_its_own_verdict():
-    summary = summarize([], stages=[StageWait("test", 1, 40, 3.0, 0.4, 4.0)])
-    assert summary.verdict.text.startswith("Input-bound: 75 % of the test time was spent waiting for data;")
+    summary = summarize([], stages=[StageWait("test", 1, 9, 3.0, 0.4, 4.0)])
+    assert summary.verdict.text == (
+        "Input-bound: 75 % of the test time was data wait. Max speedup at zero data wait: 4.00x. The figure rests on"
+        " only 9 batches."
+    )
     assert summary.timing_source == "fetch"
 
 
-def test_first_batches_are_found_by_epoch():
+def test_first_batches_are_listed_by_epoch():
     summary = summarize([record(0, 0.9, first=True), record(1), record(2, 0.7, epoch=1, first=True)])
     assert summary.first_batch_wait_s == ((0, 0.9), (1, 0.7))
     assert summary.epochs == 2
@@ -132,47 +110,17 @@ def test_first_batches_are_found_by_epoch():
 @pytest.mark.parametrize(
     ("share", "arguments", "level", "text"),
     [
-        (0.0, {}, "fine", "Not input-bound: 0.0 % of the training time was spent waiting for data."),
-        (0.049, {}, "fine", "Not input-bound: 5 % of the training time was spent waiting for data."),
-        (
-            0.05,
-            {},
-            "moderate",
-            "Moderately input-bound: 5 % of the training time was spent waiting for data; an instant loader would make"
-            " this run at most 1.05x faster.",
-        ),
-        (
-            0.38,
-            {},
-            "input-bound",
-            "Input-bound: 38 % of the training time was spent waiting for data; an instant loader would make this run"
-            " at most 1.61x faster.",
-        ),
-        (
-            0.38,
-            {"num_workers": 0},
-            "input-bound",
-            "Input-bound: 38 % of the training time was spent waiting for data (num_workers=0: the training process"
-            " itself loads it); an instant loader would make this run at most 1.61x faster.",
-        ),
-        (
-            0.02,
-            {"steps": 7},
-            "fine",
-            "Not input-bound: 2 % of the training time was spent waiting for data; the figure rests on only 7 steps.",
-        ),
-        (
-            None,
-            {},
-            "unknown",
-            "The data wait was not measured, so nothing can be said about the loader.",
-        ),
+        (0.0, {}, "fine", "Not input-bound: 0.0 % of the training time was data wait."),
+        (0.049, {}, "fine", "Not input-bound: 5 % of the training time was data wait."),
+        (0.05, {}, "moderate", "Moderately input-bound: 5 % of the training time was data wait. {}1.05x."),
+        (0.38, {}, "input-bound", "Input-bound: 38 % of the training time was data wait. {}1.61x."),
+        (1.0, {}, "input-bound", "Input-bound: 100 % of the training time was data wait. {}about 100x or more."),
+        (0.38, {"num_workers": 0}, "input-bound", "was data wait (num_workers=0: the main process loads). {}1.61x."),
+        (0.02, {"steps": 1}, "fine", "was data wait. The figure rests on only 1 step."),
+        (None, {}, "unknown", "The data wait was not measured, so nothing can be said about the loader."),
     ],
 )
-def test_the_verdict_is_one_plain_sentence(share, arguments, level, text):
+def test_the_verdict_is_plain(share, arguments, level, text):
     verdict = judge(share, **{"steps": 100, **arguments})
-    assert (verdict.level, verdict.text) == (level, text)
-
-
-def test_nothing_but_waiting_gives_a_bound_and_no_division_by_zero():
-    assert "more than" in judge(1.0, 100).text
+    assert verdict.level == level
+    assert verdict.text.endswith(text.format("Max speedup at zero data wait: "))

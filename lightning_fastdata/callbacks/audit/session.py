@@ -10,7 +10,7 @@ from lightning_fastdata.callbacks.audit.content import content_words
 from lightning_fastdata.callbacks.audit.digest import BatchSums, EpochSums, NotMeasured, Words, sum_of_words
 from lightning_fastdata.callbacks.audit.served_samples import ServedSamples
 from lightning_fastdata.callbacks.audit.tensors import tensor_block
-from lightning_fastdata.results.audit_lines import SCHEMA
+from lightning_fastdata.results.audit_file import SCHEMA
 
 __all__ = ["NOTHING", "AuditSession"]
 
