@@ -1,4 +1,4 @@
-"""A fault in a callback of this package ends what the callback does, never the training."""
+"""A fault of this package in a callback ends what the callback does, never the training."""
 
 import functools
 from collections.abc import Callable
@@ -8,10 +8,10 @@ __all__ = ["GivesUp", "guarded"]
 
 
 class GivesUp(Protocol):
-    """A callback that knows what to do after a fault of its own."""
+    """A callback, or a part of one, that knows what to do after a fault of its own."""
 
     def _give_up(self, error: Exception) -> None:
-        """Stop what the callback does, and warn of it once; called again, do nothing."""
+        """Do no more from here on, and let the user know once."""
 
 
 P = ParamSpec("P")
@@ -20,23 +20,23 @@ C = TypeVar("C", bound=GivesUp)
 
 
 def guarded(hook: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R | None]:
-    """Hand what a method raises to the callback's own ``_give_up``, and let the training go on.
+    """Hand what a method raises to ``_give_up`` of its object, and let the training go on.
 
-    Exceptions that are no ``Exception``, such as ``KeyboardInterrupt``, pass.
+    What is no ``Exception``, such as ``KeyboardInterrupt``, passes.
 
     Args:
-        hook: A hook, or another method of the callback.
+        hook: A hook, or another method.
 
     Returns:
         The method; after a fault it gives None.
     """
 
     @functools.wraps(hook)
-    def run_hook(callback: C, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+    def run_hook(owner: C, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
         try:
-            return hook(callback, *args, **kwargs)
+            return hook(owner, *args, **kwargs)
         except Exception as error:
-            callback._give_up(error)
+            owner._give_up(error)
             return None
 
     return run_hook

@@ -81,25 +81,21 @@ class LoaderInfo:
             loaders: ``trainer.train_dataloader``: a loader or a collection of loaders.
         """
         single = list(iter_loaders(loaders))
-        workers = [loader.num_workers for loader in single if _shows_workers(loader)]
+        workers = list(_num_workers(single))
         kept = [loader.persistent_workers for loader in single if getattr(loader, "num_workers", 0)]
         kept = [persistent for persistent in kept if isinstance(persistent, bool)]
         return cls(
-            num_workers=max(_num_workers(single), default=None),
+            num_workers=max(workers, default=None),
             all_workers=sum(workers) if workers else None,
             persistent_workers=all(kept) if kept else None,
             dataset=_reference(getattr(single[0], "dataset", None)) if len(single) == 1 else _no_dataset,
         )
 
 
-def _shows_workers(loader: Any) -> bool:
-    return isinstance(getattr(loader, "num_workers", None), int)
-
-
 def _num_workers(loaders: Any) -> Iterator[int]:
     """Worker processes of each loader; WebDataset's WebLoader has its DataLoader in ``pipeline``."""
     for loader in loaders:
-        if _shows_workers(loader):
+        if isinstance(getattr(loader, "num_workers", None), int):
             yield loader.num_workers
         elif isinstance(stages := getattr(loader, "pipeline", None), (list, tuple)):
             yield from _num_workers(stages)

@@ -16,12 +16,12 @@ message after that is not noticed yet. So a rank that stops sends its last steps
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from math import nan
 from typing import Any
 
+from lightning_fastdata.callbacks.guard import guarded
 from lightning_fastdata.results.rank_merge import Message, RankMerge, RankSteps, pack, unpack
 from lightning_fastdata.results.records import StepRecord
 from lightning_fastdata.results.stats import RankTimes
@@ -77,11 +77,16 @@ class RankExchange:
         self._taken = dict.fromkeys(range(1, world_size), 0) if rank == 0 else {}
         if world_size > 1 and store is None:
             self.note = "The ranks were not compared, because there is no torch.distributed process group."
-        if self._store is not None and rank == 0:
-            with self._quietly():
-                run = uuid.uuid4().hex.encode()
-                self._store.set(self._run_key, run)
-                self._run = run
+        if rank == 0:
+            self._open_run()
+
+    @guarded
+    def _open_run(self) -> None:
+        """Leave a new run's name in the store."""
+        if self._store is not None:
+            run = uuid.uuid4().hex.encode()
+            self._store.set(self._run_key, run)
+            self._run = run
 
     def publish_new(self, records: Sequence[StepRecord], steps: int) -> None:
         """Take down the steps that were not published before, by epoch.
@@ -94,6 +99,7 @@ class RankExchange:
         for epoch, group in groupby(tuple(records)[-new:] if new else (), key=lambda record: record.epoch):
             self.publish(epoch, [_steady(record) for record in group])
 
+    @guarded
     def publish(self, epoch: int, steps: Sequence[tuple[int, float, float]]) -> None:
         """Take down steps that were not published before; the last 10,000 of them.
 
@@ -107,13 +113,13 @@ class RankExchange:
         """
         if self._store is None or not len(steps):
             return
-        with self._quietly():
-            part = RankSteps.of(self._rank, self._host, epoch, steps)
-            if self._merge is not None:
-                self._merge.add(part)
-            else:
-                self._unsent.append(part)
+        part = RankSteps.of(self._rank, self._host, epoch, steps)
+        if self._merge is not None:
+            self._merge.add(part)
+        else:
+            self._unsent.append(part)
 
+    @guarded
     def collect(self) -> None:
         """On rank 0, take what has arrived; on others, send what was published.
 
@@ -122,13 +128,13 @@ class RankExchange:
         """
         if self._store is None:
             return
-        with self._quietly():
-            if self._merge is None:
-                self._send()
-            elif self._run is not None:
-                for rank in tuple(self._taken):
-                    self._take_from(rank)
+        if self._merge is None:
+            self._send()
+        elif self._run is not None:
+            for rank in tuple(self._taken):
+                self._take_from(rank)
 
+    @guarded
     def finish(self, *, at_most_s: float = _MOST_WAIT_S) -> None:
         """Nothing more will be published here: say goodbye, or on rank 0 wait for those who have not; then let go.
 
@@ -138,25 +144,21 @@ class RankExchange:
         """
         if self._store is None:
             return
-        with self._quietly():
-            if self._merge is None:
-                self._send(goodbye=True)
-            else:
-                self._await_others(self._clock() + at_most_s)
-                self._merge.close()
-                if self._store is not None:
-                    self._store.set(self._run_key, _CLOSED)
-                if self.note is None and self._merge.times() is None:
-                    self.note = "The ranks were not compared, because nothing arrived from the others in time."
+        if self._merge is None:
+            self._send(goodbye=True)
+        else:
+            self._await_others(self._clock() + at_most_s)
+            self._merge.close()
+            if self._store is not None:
+                self._store.set(self._run_key, _CLOSED)
+            if self.note is None and self._merge.times() is None:
+                self.note = "The ranks were not compared, because nothing arrived from the others in time."
         self._store = None
 
+    @guarded
     def times(self) -> RankTimes | None:
         """What is known of all ranks so far; None on other ranks than 0, and where nothing of the others arrived."""
-        try:
-            return None if self._merge is None else self._merge.times()
-        except Exception as error:
-            self._give_up(error)
-            return None
+        return None if self._merge is None else self._merge.times()
 
     # The store.
 
@@ -215,17 +217,8 @@ class RankExchange:
             self._sleep(_PAUSE_S)
             self.collect()
 
-    # Faults.
-
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        """Whatever goes wrong in here ends the comparison, not the training."""
-        try:
-            yield
-        except Exception as error:
-            self._give_up(error)
-
     def _give_up(self, error: Exception) -> None:
+        """End the comparison, not the training."""
         self._store = None
         reason = (str(error).splitlines() or [""])[0][:200]
         self.note = f"The ranks were not compared to the end, because of {type(error).__name__}: {reason}"

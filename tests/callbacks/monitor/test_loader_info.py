@@ -61,7 +61,7 @@ WEB = SimpleNamespace(pipeline=[TWO, len])  # WebDataset's WebLoader
         ([TWO, {"a": (AGAIN,)}], (3, 5, False)),
         (FOREIGN, (1, 1, None)),
         (SimpleNamespace(flattened=[NONE, SimpleNamespace(flattened=[TWO])]), (2, 2, True)),
-        (WEB, (2, None, None)),
+        (WEB, (2, 2, None)),
         (SimpleNamespace(pipeline="text"), (None, None, None)),
         (object(), (None, None, None)),
         ([], (None, None, None)),
