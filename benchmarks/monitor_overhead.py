@@ -151,7 +151,7 @@ def report(results: dict[str, list[tuple[float, float]]], steps: int) -> dict[st
 
 
 class Switch(Callback):
-    """Takes a monitor's seam and hook away in every second block of steps, and times the blocks."""
+    """Takes a monitor's tap and hook away in every second block of steps, and times the blocks."""
 
     def __init__(self, monitor: DataWaitMonitor, block: int = 50) -> None:
         self.monitor, self.block = monitor, block
@@ -159,8 +159,8 @@ class Switch(Callback):
         self.step_us: dict[bool, list[float]] = {True: [], False: []}
 
     def on_train_start(self, trainer, pl_module):
-        self.run = self.monitor._run
-        self.seam = self.run.listening.seam
+        self.run = self.monitor._session
+        self.tap = self.run.instrumentation.tap
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.steps += 1
@@ -171,14 +171,14 @@ class Switch(Callback):
             self.step_us[self.on].append((now - self.since) / self.block * 1e6)
         self.on = not self.on
         if self.on:
-            self.seam.install()
+            self.tap.install()
         else:
-            self.seam.restore()
-        self.monitor._run = self.run if self.on else None
+            self.tap.restore()
+        self.monitor._session = self.run if self.on else None
         self.since = time.thread_time()
 
     def on_train_end(self, trainer, pl_module):
-        self.monitor._run = self.run
+        self.monitor._session = self.run
 
 
 def switched(steps: int) -> dict[str, Any]:

@@ -6,10 +6,11 @@ in 0..1.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from lightning_fastdata.results.json_fields import convert_fields
 from lightning_fastdata.results.verdict import Verdict, judge
 
 __all__ = ["NAMES_OF_SCHEMA_1", "RECENT_STEPS", "SCHEMA", "STAGE_NAMES", "Span", "StageWait", "StepRecord"]
@@ -34,9 +35,8 @@ STAGE_NAMES = {"val": "validation", "test": "test", "predict": "prediction"}
 RECENT_STEPS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """One optimizer step of one rank: the sum over its micro-batches.
+class StepRecord(NamedTuple):
+    """One optimizer step of one rank: the sum over its micro-batches. A tuple, since a run keeps 10,000 of them.
 
     The four times add up to the wall time from the end of the previous step to the end of this one, validation left
     out. A time that was not measured is None, never 0; it is then part of ``other_s``.
@@ -85,7 +85,7 @@ class StepRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain values, in field order."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return self._asdict()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "StepRecord":
@@ -94,7 +94,14 @@ class StepRecord:
         Raises:
             ValueError: An entry is missing, or of another type.
         """
-        return msgspec.convert(dict(values), cls)
+        needed = [name for name in cls._fields if name not in values and name not in cls._field_defaults]
+        try:
+            ordered = [values.get(name, cls._field_defaults.get(name)) for name in cls._fields]
+            if not needed:
+                return msgspec.convert(ordered, cls)
+        except msgspec.ValidationError:
+            needed = convert_fields(cls, values)[1]
+        raise ValueError(f"a step without a readable {', '.join(needed)}")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict, get_args
+from typing import Any, BinaryIO, TypedDict, get_args, get_type_hints
 
 import msgspec
 
@@ -29,8 +29,8 @@ _NOISE_S = 1e-6
 _NAMED_LINES = 3
 _SHOWN = 40
 _OF_HEADER = ("rank", "world_size", "host", "date", "plans", "versions", "hardware", "num_workers")
-_NEEDED_OF_STEP = tuple(entry.name for entry in fields(StepRecord) if entry.default is MISSING)
-_NULLABLE_OF_STEP = {entry.name for entry in fields(StepRecord) if type(None) in get_args(entry.type)}
+_NEEDED_OF_STEP = tuple(name for name in StepRecord._fields if name not in StepRecord._field_defaults)
+_NULLABLE_OF_STEP = {name for name, kind in get_type_hints(StepRecord).items() if type(None) in get_args(kind)}
 _NEEDED_OF_SUMMARY = tuple(
     entry.name for entry in fields(RunSummary) if entry.default is MISSING and entry.default_factory is MISSING
 )
@@ -267,9 +267,9 @@ class _Reading:
     def read_step(self, number: int, line: dict[str, Any]) -> None:
         """One step; a time that is missing was not measured, without anything else it is no step."""
         try:
-            self.records.append(msgspec.convert(line, StepRecord))
+            self.records.append(StepRecord.from_dict(line))
             return
-        except msgspec.ValidationError:
+        except ValueError:  # msgspec's errors are such
             values, misfits = convert_fields(StepRecord, line)
         if misfits:
             self.fault(number, f"step with an unreadable {', '.join(misfits)}, which was left out")

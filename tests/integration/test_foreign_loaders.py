@@ -246,7 +246,7 @@ def test_a_strategy_without_a_device_is_measured(monkeypatch):
     monkeypatch.setattr(type(trainer.strategy), "root_device", None)
     monitor.setup(trainer, Net(), "fit")
     try:
-        assert monitor._run.listening.seam.labels["[Strategy]SingleDeviceStrategy.batch_to_device"] is not None
+        assert monitor._session.instrumentation.tap.labels["[Strategy]SingleDeviceStrategy.batch_to_device"] is not None
     finally:
         monitor.teardown(trainer, Net(), "fit")
 

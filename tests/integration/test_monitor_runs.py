@@ -490,9 +490,9 @@ def test_a_renamed_label_gives_one_warning_and_no_figures(monkeypatch):
         )
     monitor, log = quiet_monitor(log_every_n_steps=2), Log()
     trainer = quiet_trainer(monitor, logger=log, log_every_n_steps=2, max_epochs=2)
-    with pytest.warns(UserWarning, match="heard no fetch in 5 batches") as caught:
+    with pytest.warns(UserWarning, match="saw no fetch in 5 batches") as caught:
         trainer.fit(Net(), Sleeper(8))
-    assert len([entry for entry in caught if "heard no fetch" in str(entry.message)]) == 1
+    assert len([entry for entry in caught if "saw no fetch" in str(entry.message)]) == 1
     summary = monitor.summary()
     assert (summary.steps, summary.wait_s, summary.timing_source) == (16, None, "not measured")
     assert monitor.records()[0].wait_s is None
@@ -640,7 +640,7 @@ def test_a_fault_of_ours_is_spoken_of_once():
 
     class Odd(Net):
         def on_train_epoch_start(self):
-            monitor._run.end_batch = lambda *args: 1 / 0
+            monitor._session.end_batch = lambda *args: 1 / 0
 
     with pytest.warns(UserWarning, match="stopped measuring: ZeroDivisionError") as caught:
         quiet_trainer(monitor).fit(Odd(), Sleeper(8))
@@ -653,7 +653,7 @@ def test_a_fault_in_evaluation_does_not_end_the_training():
 
     class Odd(EvalNet):
         def on_train_start(self):
-            monitor._run.meter.add_stage_batch = None
+            monitor._session.meter.add_stage_batch = None
 
     trainer = quiet_trainer(monitor)
     with pytest.warns(UserWarning, match="stopped measuring: TypeError"):

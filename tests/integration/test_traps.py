@@ -17,7 +17,7 @@ from monitor_cases import Net, Sleeper, near, quiet_monitor, quiet_trainer, thre
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-import lightning_fastdata.callbacks.monitor.instrumentation as listening_module
+from lightning_fastdata.callbacks.monitor import instrumentation
 from lightning_fastdata.callbacks.monitor.fetch_probe import FetchProbe
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.loaders.build import build_loader
@@ -278,7 +278,7 @@ class FakeTimer:
 @pytest.mark.filterwarnings("ignore")
 def test_a_callback_that_synchronises_every_batch_is_named(monkeypatch):
     """Trap 16: starvation is measured in another program than the one without it."""
-    monkeypatch.setattr(listening_module, "device_timer", lambda device: FakeTimer())
+    monkeypatch.setattr(instrumentation, "device_timer", lambda device: FakeTimer())
     monitor = quiet_monitor()
     throughput = ThroughputMonitor(batch_size_fn=lambda batch: 4, window_size=2)
     quiet_trainer(monitor, throughput).fit(Net(), Sleeper(3))
@@ -292,9 +292,7 @@ def hide(monkeypatch, name):
     """As if torch's iterator no longer had an attribute, for us alone."""
 
     def hidden(self, wanted):
-        if wanted == name and sys._getframe(1).f_globals["__name__"].startswith(
-            "lightning_fastdata.compat.lightning_loops"
-        ):
+        if wanted == name and sys._getframe(1).f_globals["__name__"].startswith("lightning_fastdata.compat."):
             raise AttributeError(wanted)
         return object.__getattribute__(self, wanted)
 
@@ -330,7 +328,7 @@ def test_a_queue_that_torch_keeps_elsewhere_is_not_measured(fetched, name):
 def iterators_elsewhere(monkeypatch):
     """As if Lightning kept the iterators of the training loaders under another name than ``_combined_loader``."""
     elsewhere = SimpleNamespace(fit_loop=SimpleNamespace())
-    monkeypatch.setattr(listening_module, "FetchProbe", lambda trainer: FetchProbe(elsewhere))
+    monkeypatch.setattr(instrumentation, "FetchProbe", lambda trainer: FetchProbe(elsewhere))
 
 
 @three_tries

@@ -1,10 +1,11 @@
 """The ledger's arithmetic: intervals that lie within each other, and the gaps between them, as accounts that close.
 
 Pure: times come in, sums go out. Every moment from the beginning to now is in exactly one account, so the accounts sum
-to the total whatever was listened to.
+to the total whatever was timed.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from lightning_fastdata.results.stats import ACCOUNTS
 
@@ -28,11 +29,21 @@ _GAP_OF = {
     "shutdown": "boundary_s",
     "after": "unattributed_s",
 }
-# Between two labels Lightning does some ten to some thousand microseconds of work. What is longer is somebody's whom no
-# label names: metrics that are computed at an epoch's end, for instance.
+# Between two labels Lightning does some ten to some thousand microseconds of work. What is longer is work that has no
+# label: metrics that are computed at an epoch's end, for instance.
 _LONGEST_LOOP_GAP_S = 0.02
 # A callback's hook within a validation or a checkpoint is part of that; within a training step it is the callback's.
 _ABSORBS = {"validation": ("callback",), "checkpoint": ("callback",), "callback": ("callback",)}
+
+
+class _Booked(NamedTuple):
+    """An interval that is in an account."""
+
+    start: float
+    took: float
+    kind: str
+    own: float
+    """What it took beside the intervals that lie in it (s)."""
 
 
 class Accounts:
@@ -55,8 +66,7 @@ class Accounts:
         self._sums = dict.fromkeys(ACCOUNTS, 0.0)
         self._edge = began
         self._ended: float | None = None
-        # (start, time taken, kind, own time) of the intervals since the edge that are in no other one so far
-        self._within: list[tuple[float, float, str, float]] = []
+        self._within: list[_Booked] = []  # the intervals since the edge that lie in no other one so far
 
     def add(self, kind: str, start: float, end: float) -> None:
         """One interval that has ended.
@@ -71,15 +81,14 @@ class Accounts:
         start = max(start, self._edge)  # what lies before is in an account already
         took = own = max(0.0, end - start)
         within, absorbed = self._within, _ABSORBS.get(kind, ())
-        while within and within[-1][0] >= start:
-            _, inner_took, inner_kind, inner_own = within.pop()
-            if inner_kind in absorbed:
-                self._sums[_ACCOUNT_OF[inner_kind]] -= inner_own
-                own -= inner_took - inner_own
-            else:
-                own -= inner_took
+        while within and within[-1].start >= start:
+            inner = within.pop()
+            own -= inner.took
+            if inner.kind in absorbed:
+                self._sums[_ACCOUNT_OF[inner.kind]] -= inner.own
+                own += inner.own
         self._sums[_ACCOUNT_OF[kind]] += own
-        within.append((start, took, kind, own))
+        within.append(_Booked(start, took, kind, own))
 
     def enter(self, phase: str, now: float, *, began_before: bool = False) -> None:
         """From now on, time in no interval belongs to another phase; while the same one is on nothing changes.
@@ -93,15 +102,15 @@ class Accounts:
             return
         early = 0.0
         if began_before and self.phase == "loop":
-            start, took = self._within[-1][:2] if self._within else (self._edge, 0.0)
-            early = max(0.0, now - start - took - _LONGEST_LOOP_GAP_S)
+            idle_since = self._within[-1].start + self._within[-1].took if self._within else self._edge
+            early = max(0.0, now - idle_since - _LONGEST_LOOP_GAP_S)
         self.settle(now)
         self._sums["unattributed_s"] -= early
         self._sums[_GAP_OF[phase]] += early
         self.phase = phase
 
     def settle(self, now: float) -> None:
-        """Account for everything until now; no interval that is worth telling may be open.
+        """Account for everything until now; no interval that counts may be open.
 
         Args:
             now: When (s).
@@ -121,14 +130,14 @@ class Accounts:
             self._ended = now
 
     def _gaps(self, now: float) -> tuple[float, float]:
-        """Time in no interval since the edge (s): what belongs to the phase, and what nobody knows."""
-        gap = now - self._edge - sum(took for _, took, _, _ in self._within)
+        """Time in no interval since the edge (s): what belongs to the phase, and what is unknown."""
+        gap = now - self._edge - sum(inner.took for inner in self._within)
         if self.phase != "loop" or gap <= _LONGEST_LOOP_GAP_S:
             return gap, 0.0
         unknown, edge = 0.0, self._edge
-        for start, took, _, _ in self._within:
-            unknown += max(0.0, start - edge - _LONGEST_LOOP_GAP_S)
-            edge = start + took
+        for inner in self._within:
+            unknown += max(0.0, inner.start - edge - _LONGEST_LOOP_GAP_S)
+            edge = inner.start + inner.took
         unknown += max(0.0, now - edge - _LONGEST_LOOP_GAP_S)
         return gap - unknown, unknown
 

@@ -1,19 +1,19 @@
-"""The callback: carries what Lightning's hooks know to the meter, and what the meter finds to the outside."""
+"""The callback: hands Lightning's hooks on to the session, and reports what the session measured."""
 
-import functools
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lightning_fastdata.callbacks.guard import guarded
 from lightning_fastdata.callbacks.monitor.arguments import check_arguments
 from lightning_fastdata.callbacks.monitor.console import end_progress_bar, print_summary
-from lightning_fastdata.callbacks.monitor.live_metrics import LiveReport, NoReport
+from lightning_fastdata.callbacks.monitor.live_metrics import LiveReport
 from lightning_fastdata.callbacks.monitor.run_info import RunInfo
 from lightning_fastdata.callbacks.monitor.session import MonitorSession
-from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
+from lightning_fastdata.callbacks.monitor.step_meter import Window
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.results.records import SCHEMA, StepRecord
@@ -32,42 +32,29 @@ M = TypeVar("M", bound="DataWaitMonitorMixin")
 _STAGE_OF = {"validate": "val", "test": "test", "predict": "predict"}
 
 
-def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
-    """Let a fault in a hook end the measurement, not the training."""
-
-    @functools.wraps(hook)
-    def run_hook(self: "DataWaitMonitorMixin", *args: Any, **kwargs: Any) -> None:
-        try:
-            hook(self, *args, **kwargs)
-        except Exception as error:
-            self._give_up(error)
-
-    return run_hook
-
-
 class DataWaitMonitorMixin(Base):
     """Reports how long each training step waited for data.
 
     Add it to any Trainer, with any loader; nothing else changes. The wait is timed at the real fetch, on the training
-    thread, so transfers, other callbacks, loggers, checkpoints and validation are no part of it. Starting the workers
-    of an epoch is none either: Lightning does it outside the fetch; it is in the step's ``other_s``.
+    thread, so transfers, other callbacks, loggers, checkpoints and validation are no part of it. Starting an epoch's
+    workers is no part of it either, because Lightning does that outside the fetch: it is in the step's ``other_s``.
 
     Args:
         log_every_n_steps: Steps between two reports (count); None takes the Trainer's own.
-        prog_bar: Whether the share of waiting appears in the progress bar, as ``data_wait``.
-        save_to: File for the steps of each fit, as JSON lines; one that is there is replaced. Rank 1 writes to
+        prog_bar: Whether the data wait appears in the progress bar, as ``data_wait``.
+        save_to: File for the steps of each fit, as JSON lines; an older one is replaced. Rank 1 writes to
             ``name.rank1.suffix``, and so on. ``run_file.read_run`` reads it.
         summary: Whether a table is printed at the end, also of a run that was interrupted.
-        warn_above: Share of waiting above which a warning is given, 0..1; None for never.
+        warn_above: Data wait above which a warning is given (share of the training time, 0..1); None for never.
         max_warnings: Warnings in one run (count).
-        device_events: Whether, on CUDA, a pair of events around each fetch tells how long the device had nothing to do.
+        device_events: Whether, on CUDA, a pair of events around each fetch measures how long the device was starved.
 
     While training, ``data_wait/train_s`` (mean wait of a step since the last report, in s), ``data_wait/train_s_max``
     and ``data_wait/train_share`` go to every logger and to ``trainer.callback_metrics``; after each evaluation
     ``data_wait/val_s``, ``_s_max`` and ``_share`` (or ``test``). Each rank measures itself; rank 0 logs and prints.
 
     Raises:
-        FastDataError: An argument that cannot be meant; or, when a run begins, a file that cannot be written.
+        FastDataError: An argument has no meaning; or, when a run begins, the file cannot be written.
 
     Example::
 
@@ -95,9 +82,9 @@ class DataWaitMonitorMixin(Base):
         self._warn_above = warn_above
         self._max_warnings = max_warnings
         self._device_events = bool(device_events)
-        self._tells = True
+        self._silent = False
         self._state_key = self._make_state_key()
-        self._run: MonitorSession | None = None
+        self._session: MonitorSession | None = None
 
     # Results.
 
@@ -107,7 +94,7 @@ class DataWaitMonitorMixin(Base):
         Raises:
             FastDataError: Nothing was run yet.
         """
-        return list(self._measured().up_to_date.records())
+        return list(self._measured().meter.records)
 
     def summary(self) -> RunSummary:
         """What was measured so far, in the middle of a run or after it; sums count every step.
@@ -131,132 +118,137 @@ class DataWaitMonitorMixin(Base):
         return plot_run(self.summary(), self.records())
 
     def _measured(self) -> MonitorSession:
-        if self._run is None:
+        if self._session is None:
             raise FastDataError(
                 "DataWaitMonitor has nothing to report: no run has begun in this process.",
                 expected="a Trainer that was given this very object and has started",
                 fix="Call trainer.fit(...) with Trainer(callbacks=[monitor]) first; under a spawning strategy the"
                 " figures stay in the child processes, so pass save_to and read the file.",
             )
-        return self._run
+        return self._session
 
     # A run begins.
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Start listening. A new fit starts from zero; an evaluation keeps the training figures before it."""
-        if self._run is not None and self._run.listening is not None:
-            self._run.stop(trainer, "interrupted")  # whoever ran before did not say goodbye
-            self._run.close_sink()
-        fitting = stage == "fit"
-        if fitting or self._run is None:
-            self._run = self._new_run(trainer, to_file=fitting)
+        """Start to measure. A new fit starts from zero; an evaluation keeps the training figures before it."""
+        session, fitting = self._session, stage == "fit"
+        if session is not None and session.instrumentation is not None:
+            session.stop(trainer, "interrupted")  # the run before ended without a hook
+        if fitting or session is None:
+            self._session = session = self._new_session(trainer, to_file=fitting)
         else:
-            self._run.up_to_date.forget_stage(_STAGE_OF.get(stage, stage))
+            session.meter.forget_stage(_STAGE_OF.get(stage, stage))
         try:
-            self._run.listen(trainer, pl_module, self, self._give_up, fitting=fitting)
+            session.install(trainer, pl_module, self, fitting=fitting)
         except Exception as error:
             self._give_up(error)
 
-    def _new_run(self, trainer: Any, *, to_file: bool) -> MonitorSession:
-        facts = RunInfo.of(trainer)
+    def _new_session(self, trainer: Any, *, to_file: bool) -> MonitorSession:
+        info = RunInfo.of(trainer)
         sink, hardware = None, probe().to_dict()
         if to_file and self._save_to is not None:
-            header = {**asdict(facts), "hardware": hardware}  # for the report of a run that is killed
-            sink = RunFileWriter(path_of_rank(self._save_to, facts.rank), header)
+            header = {**asdict(info), "hardware": hardware}  # for the report of a run that is killed
+            sink = RunFileWriter(path_of_rank(self._save_to, info.rank), header)
         interval = self._log_every_n_steps
-        live = LiveReport(prog_bar=self._prog_bar, warn_above=self._warn_above, max_warnings=self._max_warnings)
+        interval = int(trainer.log_every_n_steps or 0) if interval is None else interval
+        monitors = [callback for callback in trainer.callbacks if isinstance(callback, DataWaitMonitorMixin)]
         return MonitorSession(
-            facts=facts,
-            live=live if self._tells else NoReport(),
-            meter=StepMeter(time.perf_counter, rank=facts.rank),
+            info=info,
+            live=LiveReport(
+                prog_bar=self._prog_bar,
+                warn_above=self._warn_above,
+                max_warnings=self._max_warnings,
+                silent=self._silent,
+            ),
+            on_error=self._give_up,
             sink=sink,
-            interval=0 if not self._tells else int(trainer.log_every_n_steps or 0) if interval is None else interval,
+            interval=0 if self._silent else interval,
             device_events=self._device_events,
             hardware=hardware,
-            place=_place(self, trainer),
+            # Other callbacks may be on one rank only, monitors are on all.
+            exchange_key=f"lightning_fastdata/{next((n for n, one in enumerate(monitors) if one is self), 0)}",
         )
 
     # Training.
 
-    @_guarded
+    @guarded
     def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
-        """The sanity check is nobody's time."""
-        if self._run is not None:
-            self._run.up_to_date.go_away(time.perf_counter())
+        """The sanity check is no part of the training."""
+        if self._session is not None:
+            self._session.meter.go_away(time.perf_counter())
 
-    @_guarded
+    @guarded
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
         """The sanity check is over."""
-        if self._run is not None:
-            self._run.up_to_date.come_back(time.perf_counter())
+        if self._session is not None:
+            self._session.meter.come_back(time.perf_counter())
 
+    @guarded
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Learn what is being trained."""
-        if self._run is None:
-            return
-        try:
-            self._run.start_training(trainer, pl_module)
-        except Exception as error:
-            self._give_up(error)
+        if self._session is not None:
+            self._session.start_training(trainer, pl_module)
 
-    @_guarded
+    @guarded
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """The next step is the first of its epoch."""
-        if self._run is not None:
-            self._run.start_epoch(trainer)
+        if self._session is not None:
+            self._session.start_epoch(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """End the step, if the optimizer did."""
-        run = self._run
-        if run is None:
+        session = self._session
+        if session is None:
             return
         try:
-            due = run.end_batch(trainer, batch, batch_idx)
+            due = session.end_batch(trainer, batch, batch_idx)
         except Exception as error:
             self._give_up(error)
             return
         if due:
-            self._tell_window(run, trainer)
-        if not run.hears and (warning := run.heard_nothing()) and trainer.is_global_zero:
+            self._report_window(session, trainer)
+        if not session.saw_fetch and (warning := session.check_labels()) and trainer.is_global_zero:
             warnings.warn(warning, stacklevel=2)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Report what is left of the epoch, however short it was."""
-        if self._run is not None:
-            self._end_epoch(self._run)
-            self._tell_window(self._run, trainer, step_offset=-1)
+        if self._session is not None:
+            self._end_epoch(self._session)
+            self._report_window(self._session, trainer, step_offset=-1)
 
-    @_guarded
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Loaders and loops are shut down now."""
-        if self._run is not None:
-            self._run.enter("shutdown")
+    @guarded
+    def _end_epoch(self, session: MonitorSession) -> None:
+        session.end_epoch()
 
-    @_guarded
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """They are shut down."""
-        if self._run is not None:
-            self._run.enter("after")
-
-    def _end_epoch(self, run: MonitorSession) -> None:
-        try:
-            run.end_epoch()
-        except Exception as error:
-            self._give_up(error)
-
-    def _tell_window(self, run: MonitorSession, trainer: Any, *, step_offset: int = 0) -> None:
-        try:
-            window = run.take_window()
-            if window is None:
-                return
-            run.live.tell_window(trainer, window, to_loggers=run.interval > 0, step_offset=step_offset)
-            loss = run.loss()
-        except Exception as error:
-            self._give_up(error)
-            return
+    def _report_window(self, session: MonitorSession, trainer: Any, *, step_offset: int = 0) -> None:
+        # Warnings stay outside of the guard: where they are errors, they are the user's.
+        window, loss = self._publish_window(session, trainer, step_offset) or (None, None)
         if loss and trainer.is_global_zero:
             warnings.warn(f"DataWaitMonitor: {loss} The training is not affected.", stacklevel=2)
-        run.live.warn_if_slow(trainer, window, run.advice)
+        if window is not None:
+            session.live.warn_if_slow(trainer, window, session.advice)
+
+    @guarded
+    def _publish_window(
+        self, session: MonitorSession, trainer: Any, step_offset: int
+    ) -> tuple[Window, str | None] | None:
+        window = session.take_window()
+        if window is None:
+            return None
+        session.live.report_window(trainer, window, to_loggers=session.interval > 0, step_offset=step_offset)
+        return window, session.loss()
+
+    @guarded
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Loaders and loops are shut down now."""
+        if self._session is not None:
+            self._session.enter("shutdown")
+
+    @guarded
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """They are shut down."""
+        if self._session is not None:
+            self._session.enter("after")
 
     # Evaluation.
 
@@ -272,54 +264,32 @@ class DataWaitMonitorMixin(Base):
         """From here on the time is prediction's."""
         self._start_stage(trainer, pl_module, "predict")
 
-    @_guarded
+    @guarded
     def _start_stage(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if self._run is not None and not trainer.sanity_checking:
-            self._run.start_stage(pl_module, stage)
+        if self._session is not None and not trainer.sanity_checking:
+            self._session.start_stage(pl_module, stage)
 
-    # Lightning leaves dataloader_idx out where there is one loader, or where a batch is of several.
+    # Their arguments are outputs, batch, batch_idx and dataloader_idx. Lightning leaves the last one out where there is
+    # one loader, or where a batch is of several.
 
-    @_guarded
-    def on_validation_batch_end(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int | None = None,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         """Count the batch."""
-        if self._run is not None and not trainer.sanity_checking:
-            self._run.end_stage_batch("val", dataloader_idx)
+        self._end_stage_batch(trainer, "val", *args, **kwargs)
 
-    @_guarded
-    def on_test_batch_end(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int | None = None,
-    ) -> None:
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         """Count the batch."""
-        if self._run is not None:
-            self._run.end_stage_batch("test", dataloader_idx)
+        self._end_stage_batch(trainer, "test", *args, **kwargs)
 
-    @_guarded
-    def on_predict_batch_end(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int | None = None,
-    ) -> None:
+    def on_predict_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         """Count the batch."""
-        if self._run is not None:
-            self._run.end_stage_batch("predict", dataloader_idx)
+        self._end_stage_batch(trainer, "predict", *args, **kwargs)
+
+    @guarded
+    def _end_stage_batch(
+        self, trainer: Any, stage: str, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int | None = None
+    ) -> None:
+        if self._session is not None and not trainer.sanity_checking:
+            self._session.end_stage_batch(stage, dataloader_idx)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Report this validation; the time is training's again."""
@@ -333,21 +303,19 @@ class DataWaitMonitorMixin(Base):
         """Report the prediction; Lightning has no logger step for it."""
         self._end_stage(trainer, "predict")
 
+    @guarded
     def _end_stage(self, trainer: Any, stage: str) -> None:
-        if self._run is None or trainer.sanity_checking:
+        if self._session is None or trainer.sanity_checking:
             return
-        try:
-            stage_run = self._run.end_stage(stage)
-            if stage_run is not None:
-                to_loggers = stage != "predict" and self._run.interval > 0
-                self._run.live.tell_stage(trainer, stage_run, to_loggers=to_loggers)
-        except Exception as error:
-            self._give_up(error)
+        run = self._session.end_stage(stage)
+        if run is not None:
+            to_loggers = stage != "predict" and self._session.interval > 0
+            self._session.live.report_stage(trainer, run, to_loggers=to_loggers)
 
     # A run ends. After an exception Lightning calls on_exception and no teardown.
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Undo the seam, close the file, print the table."""
+        """Remove the instrumentation, close the file, print the table."""
         self._finish(trainer, pl_module, "finished", stage)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -355,28 +323,25 @@ class DataWaitMonitorMixin(Base):
         function = getattr(getattr(trainer, "state", None), "fn", None)
         self._finish(trainer, pl_module, "interrupted", str(getattr(function, "value", "fit")))
 
+    @guarded
     def _finish(self, trainer: Any, pl_module: Any, status: str, stage: str) -> None:
-        run = self._run
-        if run is None or run.listening is None:
+        session = self._session
+        if session is None or session.instrumentation is None:
             return
-        try:
-            run.stop(trainer, status, fitting=stage == "fit")
-            run.close_sink()
-            if self._print_summary and trainer.is_global_zero:
-                end_progress_bar(trainer, pl_module, stage)
-                print_summary(run.summary(), _STAGE_OF.get(stage))
-        except Exception as error:
-            self._give_up(error)
+        session.stop(trainer, status, fitting=stage == "fit")
+        if self._print_summary and trainer.is_global_zero:
+            end_progress_bar(trainer, pl_module, stage)
+            print_summary(session.summary(), _STAGE_OF.get(stage))
 
     def _give_up(self, error: Exception) -> None:
-        """A fault of our own must not cost anybody a training."""
-        run = self._run
-        if run is None or "fault" in run.notes:
+        """Stop measuring, and say so once."""
+        session = self._session
+        if session is None or "fault" in session.notes:
             return
-        run.notes["fault"] = f"The measurement stopped on an error of its own ({type(error).__name__}: {error})."
-        run.steps = None
-        if run.listening is not None:
-            run.listening.restore()
+        session.notes["fault"] = f"The measurement stopped on an error of its own ({type(error).__name__}: {error})."
+        session.steps = None
+        if session.instrumentation is not None:
+            session.instrumentation.restore()
         warnings.warn(
             f"DataWaitMonitor stopped measuring: {type(error).__name__}: {error}. The training goes on; please report"
             " this.",
@@ -387,7 +352,7 @@ class DataWaitMonitorMixin(Base):
 
     @property
     def state_key(self) -> str:
-        """Tells monitors with different arguments apart in a checkpoint."""
+        """The monitor's name in a checkpoint; monitors with other arguments have other names."""
         return self._state_key
 
     def _make_state_key(self) -> str:
@@ -404,36 +369,40 @@ class DataWaitMonitorMixin(Base):
         return f"{type(self).__qualname__}{changed or ''}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Three sums, so that a run that goes on from a checkpoint knows what came before."""
-        state = {} if self._run is None or not self._tells else self._run.state()
-        return {"schema": SCHEMA, **state} if state else {}
+        """The sums of this run and of those before it, for a run that goes on from the checkpoint."""
+        session = self._session
+        if session is None or self._silent or not (totals := session.meter.totals()).steps:
+            return {}
+        before = session.resumed_from or {"steps": 0, "train_s": 0.0, "wait_s": 0.0}
+        return {
+            "schema": SCHEMA,
+            "run_id": session.run_id,
+            "steps": int(before["steps"]) + totals.steps,
+            "train_s": before["train_s"] + totals.train_s,
+            "wait_s": before["wait_s"] + (totals.wait_s or 0.0),
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over the sums; what another version wrote and this one cannot read is left alone."""
-        run = self._run
-        if run is None or state_dict.get("run_id") == run.run_id:  # a tuner restores its own run
+        session = self._session
+        if session is None or state_dict.get("run_id") == session.run_id:  # a tuner restores its own run
             return
         before = {name: state_dict.get(name) for name in ("steps", "train_s", "wait_s")}
         if all(isinstance(value, (int, float)) for value in before.values()):
-            run.resumed_from = {name: value for name, value in before.items() if value is not None}
+            session.resumed_from = {name: value for name, value in before.items() if value is not None}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Clocks, files and the seam stay in their process; Lightning itself hangs log and log_dict onto callbacks.
-        return {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")} | {"_run": None}
+        # Clocks, files and the tap stay in their process; Lightning itself hangs log and log_dict onto callbacks.
+        state = {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
+        return state | {"_session": None}
 
 
 def only_measuring(monitor_class: type[M]) -> M:
-    """A monitor that tells nobody and leaves nothing in checkpoints, for a callback that reads it.
+    """A monitor that reports nothing and leaves nothing in checkpoints, for a callback that reads it.
 
     Args:
         monitor_class: The monitor of the Lightning package in use.
     """
     monitor = monitor_class(prog_bar=False, summary=False, warn_above=None)
-    monitor._tells = False
+    monitor._silent = True
     return monitor
-
-
-def _place(monitor: DataWaitMonitorMixin, trainer: Any) -> int:
-    """Which of the monitors it is (index); other callbacks may be on one rank only."""
-    monitors = [callback for callback in trainer.callbacks if isinstance(callback, DataWaitMonitorMixin)]
-    return next((place for place, other in enumerate(monitors) if other is monitor), 0)

@@ -12,12 +12,15 @@ nothing on that stream. The device is never waited for: events are asked with ``
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-__all__ = ["DeviceTimer", "Event", "device_timer"]
+from lightning_fastdata.callbacks.guard import guarded
+
+__all__ = ["DeviceTimer", "Event", "StepTimes", "device_timer"]
 
 # By then the device is done with a step, unless it is far behind; to ask earlier would be to ask in vain.
 _STEPS_BEHIND = 2
@@ -25,8 +28,16 @@ _EVENTS_OF_A_FETCH = 3
 # Events resolve 0.5 us. Of two on one stream the later one is never earlier by more: these were on different streams.
 _RESOLUTION_MS = 1e-3
 
-StepTimes = tuple[int, float | None, float | None]
-"""The number of a step, its exposed starvation (s) and its copies' own time (s)."""
+
+class StepTimes(NamedTuple):
+    """What the device measured of a step."""
+
+    number: int
+    """Which step, from 0."""
+    idle_s: float | None
+    """Exposed starvation: the stream had nothing to do during its fetches (s); None = not measured."""
+    copy_s: float | None
+    """Its copies' own time (s); None = not measured."""
 
 
 class Event(Protocol):
@@ -42,34 +53,30 @@ class Event(Protocol):
         """Time from this event to the other, both complete (ms)."""
 
 
+@dataclass(slots=True)
 class _Step:
     """A step: the sums over its fetches so far."""
 
-    __slots__ = ("copy_lost", "copy_s", "idle_s", "lost", "number")
-
-    def __init__(self, number: int, *, lost: bool = False) -> None:
-        self.number = number
-        self.idle_s = 0.0
-        self.copy_s: float | None = None
-        self.lost = lost
-        self.copy_lost = False
+    number: int
+    lost: bool = False
+    idle_s: float = 0.0
+    copy_s: float | None = None
+    copy_lost: bool = False
 
     def times(self) -> StepTimes:
         if self.lost:
-            return self.number, None, None
-        return self.number, self.idle_s, None if self.copy_lost else self.copy_s
+            return StepTimes(self.number, None, None)
+        return StepTimes(self.number, self.idle_s, None if self.copy_lost else self.copy_s)
 
 
+@dataclass(slots=True)
 class _Fetch:
     """A fetch whose events are waited for."""
 
-    __slots__ = ("copied", "end", "start", "step")
-
-    def __init__(self, step: _Step, start: Event, end: Event) -> None:
-        self.step = step
-        self.start = start
-        self.end = end
-        self.copied: Event | None = None
+    step: _Step
+    start: Event
+    end: Event
+    copied: Event | None = None
 
     def done(self) -> bool:
         # The latest first: mostly it decides. All are asked, for they may have been on different streams.
@@ -78,13 +85,11 @@ class _Fetch:
     def add_up(self) -> None:
         """Add the times between its events, all complete, to its step."""
         step, idle_ms = self.step, self.start.elapsed_time(self.end)
-        if idle_ms < -_RESOLUTION_MS:
-            step.lost = True
+        step.lost |= idle_ms < -_RESOLUTION_MS
         step.idle_s += max(0.0, idle_ms) / 1e3
         if self.copied is not None:
             copy_ms = self.end.elapsed_time(self.copied)
-            if copy_ms < -_RESOLUTION_MS:
-                step.copy_lost = True
+            step.copy_lost |= copy_ms < -_RESOLUTION_MS
             step.copy_s = (step.copy_s or 0.0) + max(0.0, copy_ms) / 1e3
 
 
@@ -92,7 +97,7 @@ class DeviceTimer:
     """How long the current stream had nothing to do during the fetches of each step, and how long the copies took.
 
     It never waits for the device and never raises into the training: a fault of the event API turns it off for good,
-    and every step that was not told of by then reads None. One thread only.
+    and every step that was not reported by then reads None. One thread only.
 
     Args:
         make_event: Makes an event that can be timed; they are kept and used again.
@@ -116,7 +121,7 @@ class DeviceTimer:
         """What turned the timer off, in one line; None as long as nothing did."""
         self._make_event = make_event
         self._is_capturing = is_capturing
-        self._stream: Callable[[], Any] = _events_own_choice if stream is None else stream
+        self._stream: Callable[[], Any] = stream or (lambda: None)
         self._most = most_pending - _EVENTS_OF_A_FETCH
         self._pool: list[Event] = []
         self._pending: deque[_Fetch] = deque()
@@ -126,7 +131,7 @@ class DeviceTimer:
         self._start: Event | None = None
         self._open: _Fetch | None = None  # the fetch whose copy has not ended
         self._at_end = False
-        self._heard = False
+        self._any_fetch = False
         self._off = False
 
     # Around each fetch. In the training loop: no more than needs be.
@@ -134,42 +139,40 @@ class DeviceTimer:
     def before_fetch(self) -> None:
         """A fetch begins. One that never ended before it counts as none."""
         self._open, self._at_end = None, False
-        if self._off:
-            return
-        try:
-            if self._waiting > self._most:
-                self._make_room()
-            start, self._start = self._start, None
-            if start is None:
-                start = self._pool.pop() if self._pool else self._make_event()
-            if self._is_capturing():
-                self._pool.append(start)
-                return
-            start.record(self._stream())
-            self._start = start
-        except Exception as error:
-            self._give_up(error)
+        if self._start is not None:
+            self._pool.append(self._start)
+            self._start = None
+        if self._waiting > self._most:
+            self._make_room()
+        if not self._off:
+            self._start = self._record()
 
     def after_fetch(self) -> None:
         """The fetch ended."""
         start, self._start = self._start, None
-        if start is None:  # its beginning was in a capture, or the timer is off
+        end = None if start is None else self._record()  # without a start it began in a capture, or the timer is off
+        if start is None or end is None:
             self._step.lost = True
-            return
-        try:
-            if self._is_capturing():
+            if start is not None and not self._off:
                 self._pool.append(start)
-                self._step.lost = True
-                return
-            end = self._pool.pop() if self._pool else self._make_event()
-            end.record(self._stream())
+            return
+        self._open = _Fetch(self._step, start, end)
+        self._pending.append(self._open)
+        self._waiting += 2
+        self._any_fetch = True
+
+    def _record(self) -> Event | None:
+        """An event that is recorded now; None while a graph is being captured, or after a fault."""
+        try:
+            event = self._pool.pop() if self._pool else self._make_event()
+            if self._is_capturing():
+                self._pool.append(event)
+                return None
+            event.record(self._stream())
+            return event
         except Exception as error:
             self._give_up(error)
-            return
-        self._open = fetch = _Fetch(self._step, start, end)
-        self._pending.append(fetch)
-        self._waiting += 2
-        self._heard = True
+            return None
 
     def found_the_end(self) -> None:
         """The fetch that ended last gave no batch, the loader is at its end: there was no wait for one."""
@@ -181,7 +184,7 @@ class DeviceTimer:
     def after_transfer(self) -> None:
         """A batch was moved to the device; only the first call after a fetch counts.
 
-        So validation's batches, which follow no fetch of training, do not count, and a caller may tell of a copy's end
+        So validation's batches, which follow no fetch of training, do not count, and a caller may report a copy's end
         before ``on_after_batch_transfer``, whose kernels are no copying, and again after it. Where Lightning reads
         ahead, the batch is that of an earlier fetch, but its copy still comes after this one. What is measured begins
         with the end of the fetch, so it holds what the host did in between if the stream was idle then.
@@ -191,28 +194,21 @@ class DeviceTimer:
             if self._at_end:  # the last batch of a loader that was read ahead
                 self._step.copy_lost = True
             return
-        try:
-            if self._is_capturing():
-                fetch.step.copy_lost = True
-                return
-            copied = self._pool.pop() if self._pool else self._make_event()
-            copied.record(self._stream())
-        except Exception as error:
-            self._give_up(error)
-            return
-        fetch.copied = copied
-        self._waiting += 1
+        fetch.copied = self._record()
+        if fetch.copied is None:
+            fetch.step.copy_lost = True
+        else:
+            self._waiting += 1
 
     def end_step(self) -> None:
         """An optimizer step ended: what was fetched since the one before belongs to it, summed.
 
         The sum is as measured. ``0 <= idle <= wait`` of the host holds up to the resolution of events (0.5 us) and the
-        time that it takes to record them, so whoever puts the two side by side has to clip: ``min(idle_s, wait_s)``.
-        A step without any fetch had no starvation: 0.0, not None, once fetches were heard at all.
+        time that it takes to record them, so a comparison of the two has to clip: ``min(idle_s, wait_s)``. A step
+        without any fetch had no starvation: 0.0, not None, once there were fetches at all.
         """
         step = self._step
-        if not self._heard:
-            step.lost = True
+        step.lost |= not self._any_fetch
         self._ended.append(step)
         self._step = _Step(step.number + 1, lost=self._off)
         self._open, self._at_end = None, False
@@ -228,65 +224,59 @@ class DeviceTimer:
     # What came out.
 
     def resolved(self) -> list[StepTimes]:
-        """The steps, in order, of which the device has told since the last call, without waiting for any.
+        """The steps, in order, that the device has measured since the last call, without waiting for any.
 
-        Only steps at least two behind the latest ``end_step`` are asked for.
-
-        Returns:
-            For each the number of the step as ``end_step`` counts them, from 0; its exposed starvation (s); its copies'
-            own time (s). None where it was not measured.
+        Only steps at least two behind the latest ``end_step`` are asked for. They are numbered as ``end_step`` counts
+        them.
         """
         newest = self._step.number - 1 - _STEPS_BEHIND
-        pending = self._pending
-        try:
-            if pending and not self._is_capturing():
-                while pending and pending[0].step.number <= newest and pending[0].done():
-                    pending[0].add_up()
-                    self._release(pending.popleft())
-        except Exception as error:
-            self._give_up(error)
-        if pending:
-            newest = min(newest, pending[0].step.number - 1)
-        return self._report(newest)
+        self._take_in(lambda: self._pending[0].step.number <= newest)
+        return self._report(min(newest, self._pending[0].step.number - 1) if self._pending else newest)
 
     def close(self) -> list[StepTimes]:
         """The end of the run: ask once more, give up what is not done, let go of all events.
 
         Returns:
-            The steps that ended and were not told of before, as ``resolved`` does. What was fetched after the last
-            of them is in none.
+            The steps that ended and were not reported before, as ``resolved`` does. What was fetched after the
+            last of them is in none.
         """
-        try:
-            can_ask = bool(self._pending) and not self._is_capturing()
-            for fetch in self._pending:
-                if can_ask and fetch.done():
-                    fetch.add_up()
-                else:
-                    fetch.step.lost = True
-        except Exception as error:
-            self._give_up(error)
+        self._take_all()
         self._let_go()
         return self._report(self._step.number)
 
+    @guarded
+    def _take_all(self) -> None:
+        can_ask = bool(self._pending) and not self._is_capturing()
+        for fetch in self._pending:
+            if can_ask and fetch.done():
+                fetch.add_up()
+            else:
+                fetch.step.lost = True
+
     def _report(self, newest: int) -> list[StepTimes]:
-        ended, told = self._ended, []
+        ended, measured = self._ended, []
         while ended and ended[0].number <= newest:
-            told.append(ended.popleft().times())
-        return told
+            measured.append(ended.popleft().times())
+        return measured
+
+    @guarded
+    def _take_in(self, wanted: Callable[[], bool]) -> None:
+        """Add up the oldest fetches that are done, as long as they are wanted."""
+        pending = self._pending
+        if pending and not self._is_capturing():
+            while pending and wanted() and pending[0].done():
+                pending[0].add_up()
+                self._release(pending.popleft())
 
     def _make_room(self) -> None:
         """Take in the older half if it is done, many at a time; what stands in the way beyond that is given up."""
-        pending = self._pending
-        if not self._is_capturing():
-            while pending and self._waiting > self._most // 2 and pending[0].done():
-                pending[0].add_up()
-                self._release(pending.popleft())
-        while pending and self._waiting > self._most:
-            pending[0].step.lost = True
-            self._release(pending.popleft())
+        self._take_in(lambda: self._waiting > self._most // 2)
+        while self._pending and self._waiting > self._most:
+            self._pending[0].step.lost = True
+            self._release(self._pending.popleft())
 
     def _release(self, fetch: _Fetch) -> None:
-        """Its events can be used again, complete or not: recording anew replaces what was recorded."""
+        """Its events can be used again, complete or not: to record one again replaces what was recorded."""
         self._pool += (fetch.start, fetch.end)
         self._waiting -= 2
         if fetch.copied is not None:
@@ -309,10 +299,6 @@ class DeviceTimer:
         self._pending.clear()
         self._pool.clear()
         self._waiting = 0
-
-
-def _events_own_choice() -> None:
-    """No stream: an event then decides for itself."""
 
 
 def device_timer(device: torch.device | None) -> DeviceTimer | None:

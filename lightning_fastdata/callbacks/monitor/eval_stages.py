@@ -1,4 +1,4 @@
-"""Adding up the waiting of evaluation: each stage over its runs, and its loaders where they can be told apart."""
+"""Adds up the waiting of evaluation: each stage over its runs, and each of its loaders where that can be known."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from lightning_fastdata.results.records import StageWait
 
 __all__ = ["LoaderSums", "Stage", "Sums"]
 
-# Evaluation batches that were fetched and not yet dealt with: one, or two where Lightning reads ahead. More there are
-# only where the model fetches for itself, and those are not told apart.
+# Evaluation batches that were fetched and not yet evaluated: one, or two where Lightning reads ahead. There are more
+# only where the model fetches for itself, and then no batch is given to a loader.
 _MOST_UNDER_WAY = 4
 
 
@@ -76,14 +76,14 @@ class Stage:
         if self.opened_at is None:
             self.opened_at = now
             self.runs += 1
-            self.read_anew(now)
+            self.reopen(now)
 
-    def read_anew(self, now: float) -> None:
-        """Another iterator is read: what was fetched and not dealt with is nobody's batch."""
+    def reopen(self, now: float) -> None:
+        """Another iterator is read: what was fetched and not evaluated will be no batch."""
         self._under_way.clear()
         self._edge, self._waited = now, 0.0
         if not self.run.batches:
-            # The evaluation itself begins only here: what came between was a batch-size finder's trials, or training.
+            # The evaluation itself begins only here: what came between were a batch-size finder's trials, or training.
             self.opened_at = now - self.run.wait_s
 
     def add_fetch(self, took: float) -> None:
@@ -93,7 +93,7 @@ class Stage:
         self._waited += took
 
     def add_batch(self, loader: str | None, now: float) -> None:
-        """Batches are dealt with in the order in which they were fetched, so the oldest fetch was this one's."""
+        """Batches are evaluated in the order in which they were fetched, so the oldest fetch was this one's."""
         self.run.batches += 1
         if loader is None:
             self._under_way.clear()

@@ -5,67 +5,102 @@ what it costs in a loop. While training, events are only appended to a list; the
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import NamedTuple
 
-from lightning_fastdata.callbacks.monitor.fetch_probe import interpret
+from lightning_fastdata.callbacks.monitor.fetch_probe import Fetch, interpret
+from lightning_fastdata.callbacks.monitor.profiler_tap import Interval
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 
-__all__ = ["EventBuffer"]
+__all__ = ["Event", "EventBuffer", "LoadersOpened", "MicroBatch", "StepEnd"]
+
+
+class MicroBatch(NamedTuple):
+    """A micro-batch that ended no step."""
+
+    samples: int | None
+    """Samples in it (count); None where it does not show them."""
+
+
+class StepEnd(NamedTuple):
+    """The last micro-batch of a step."""
+
+    epoch: int
+    """Epoch of the step, from 0."""
+    step: int
+    """Index of the step."""
+    samples: int | None
+    """Samples in the micro-batch (count); None where it does not show them."""
+    end: float
+    """When the step ended (s)."""
+
+
+class LoadersOpened(NamedTuple):
+    """Training's loaders are about to be read from their beginning."""
+
+    start: float
+    """When (s)."""
+    replaced: bool
+    """Whether they are new ones."""
+
+
+Event = Interval | Fetch | MicroBatch | StepEnd | LoadersOpened
 
 
 class EventBuffer:
-    """Events for a meter, in these forms.
-
-    - (kind, start, end): an interval that the seam heard
-    - (snapshots, start, end): a training fetch, with what ``FetchProbe.after`` gave
-    - (samples,): a micro-batch that ended no step
-    - (epoch, step, samples, now): the last micro-batch of a step
-    - ("opening", now): training's loaders are about to be read from their beginning; "made anew" where they were
+    """Events on their way to a meter.
 
     Args:
-        meter: Where the events go.
+        meter: Where they go.
+        on_error: Called with a fault of the meter.
 
-    ``note`` takes one event and is a plain list's ``append``. Whoever reads the meter calls ``replay`` first.
+    ``note`` takes one event and is a plain list's ``append``.
     """
 
-    def __init__(self, meter: StepMeter) -> None:
-        self._meter = meter
-        self._events: list[tuple[Any, ...]] = []
+    def __init__(self, meter: StepMeter, on_error: Callable[[Exception], None]) -> None:
+        self._meter, self._on_error = meter, on_error
+        self._events: list[Event] = []
         self._intervals: dict[str, Callable[[float, float], None]] = {
-            "train": meter.train_fetch,
             "transfer": meter.transfer,
             "after_transfer": meter.after_transfer,
             "compute": meter.compute,
-            "checkpoint": partial(meter.ledger.add, "checkpoint"),
-            "callback": partial(meter.ledger.add, "callback"),
-            "sync": partial(meter.ledger.add, "sync"),
-            "validation": partial(meter.ledger.add, "validation"),
         }
-        self.note: Callable[[tuple[Any, ...]], None] = self._events.append
+        self.note: Callable[[Event], None] = self._events.append
 
     def __len__(self) -> int:
         return len(self._events)
 
+    @property
+    def meter(self) -> StepMeter:
+        """The meter, after everything that was noted until now."""
+        self.replay()
+        return self._meter
+
     def replay(self) -> None:
-        """Hand everything to the meter, in order."""
+        """Hand the meter everything that was noted, in order."""
         if not self._events:
             return
         events = self._events.copy()
         self._events.clear()
+        try:
+            self._replay(events)
+        except Exception as error:
+            self._on_error(error)
+
+    def _replay(self, events: list[Event]) -> None:
         meter, intervals = self._meter, self._intervals
         for event in events:
-            if len(event) == 3:
+            if isinstance(event, Interval):
                 kind, start, end = event
-                if type(kind) is str:
+                if kind in intervals:
                     intervals[kind](start, end)
                 else:
-                    meter.train_fetch(start, end, interpret(kind, start, end))
-            elif len(event) == 4:
-                epoch, step, samples, now = event
-                meter.add_batch(samples)
-                meter.close_step(epoch, step, now)
-            elif len(event) == 2:
-                meter.ledger.open_boundary(event[1], replaces_loader=event[0] == "made anew")
+                    meter.ledger.add(kind, start, end)
+            elif isinstance(event, Fetch):
+                meter.train_fetch(event.start, event.end, interpret(event))
+            elif isinstance(event, StepEnd):
+                meter.add_batch(event.samples)
+                meter.close_step(event.epoch, event.step, event.end)
+            elif isinstance(event, MicroBatch):
+                meter.add_batch(event.samples)
             else:
-                meter.add_batch(event[0])
+                meter.ledger.open_boundary(event.start, replaces_loader=event.replaced)

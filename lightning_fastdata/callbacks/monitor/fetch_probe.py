@@ -1,12 +1,11 @@
 """What kind of waiting a training fetch was, and how full the queue was when it began.
 
-Two ways to know when the wanted batch was there. Loaders of this package carry the time with each batch. Of any other
-torch loader, the queue is looked at before and after: a batch that comes before its turn is set aside, so the growth
-of that heap tells how many batches were taken from the queue, and whether the wanted one was among those that were in
-it from the start.
+There are two ways to know when the wanted batch was there. Loaders of this package carry the time with each batch. Of
+any other torch loader, the queue is looked at before and after: a batch that comes before its turn is set aside, so the
+growth of that heap shows how many batches were taken from the queue, and whether the wanted one was among those that
+were in it from the start.
 """
 
-from collections.abc import Iterable
 from sys import exc_info
 from typing import Any, NamedTuple
 
@@ -15,17 +14,17 @@ from lightning_fastdata.compat.torch_internals import QueueState, loads_inline, 
 from lightning_fastdata.loaders.batch_requests import InlineBatches, LoadedBatch
 from lightning_fastdata.loaders.resumable import Batches
 
-__all__ = ["FetchInfo", "FetchProbe", "Load", "found_the_end", "interpret"]
+__all__ = ["STALL_S", "Fetch", "FetchInfo", "FetchProbe", "Load", "WaitSplit", "interpret"]
 
-# A wait shorter than that is none that anybody would notice.
-_NOTICED_S = 1e-3
+STALL_S = 1e-3
+"""A shorter wait is no stall (s); taking a tensor out of a queue alone takes as long."""
 
 _NO_ITERATORS = (
     "queue occupancy: not measured, this Lightning keeps the iterators of the training loaders elsewhere; first batches"
     " of epochs count as waiting."
 )
 _NO_QUEUE = "queue occupancy: not measured, this torch keeps the batches that are ready elsewhere."
-_NO_LENGTH = "queue occupancy: not measured, this system does not tell how long a queue between processes is."
+_NO_LENGTH = "queue occupancy: not measured, this system does not say how long a queue between processes is."
 
 
 class Load(NamedTuple):
@@ -45,21 +44,36 @@ class Load(NamedTuple):
     """Epoch it was loaded for, from 0."""
 
 
+class WaitSplit(NamedTuple):
+    """The time of a fetch by cause; the three add up to it."""
+
+    main_process_s: float
+    """The training process loaded the data itself (s)."""
+    stalled_s: float
+    """The wanted batch was not there yet (s)."""
+    worker_transfer_s: float
+    """It was there, and was pickled, pinned, taken out of the queue and unpickled (s)."""
+
+    def plus(self, other: "WaitSplit") -> "WaitSplit":
+        """The two added up."""
+        return WaitSplit(
+            self.main_process_s + other.main_process_s,
+            self.stalled_s + other.stalled_s,
+            self.worker_transfer_s + other.worker_transfer_s,
+        )
+
+
 class FetchInfo(NamedTuple):
-    """What a fetch was; ``main_process_s``, ``stalled_s`` and ``worker_transfer_s`` sum to it where they are known."""
+    """What a fetch was."""
 
     exhausted: bool
     """Whether it only found the loader at its end."""
     from_workers: bool | None
     """Whether any of the loaders has worker processes; None where that cannot be known."""
-    main_process_s: float | None
-    """The training process loaded the data itself (s)."""
-    stalled_s: float | None
-    """The wanted batch was not there yet (s)."""
-    worker_transfer_s: float | None
-    """It was there, and was handed over: pickled, pinned, taken out of the queue, unpickled (s)."""
+    split: WaitSplit | None
+    """Its time by cause; None where the loaders leave that open."""
     exact: bool
-    """Whether the three come from stamps, or are all inline; else the fetch as a whole was given to one kind."""
+    """Whether the split comes from stamps, or is all inline; else the whole fetch was given to one cause."""
     head_of_line: bool
     """Whether it was blocked for more than 1 ms although other batches of the same loader were ready."""
     ready: int | None
@@ -67,13 +81,13 @@ class FetchInfo(NamedTuple):
     capacity: int | None
     """``num_workers * prefetch_factor`` of that loader (count)."""
     restarted: bool
-    """Whether a loader began anew within the fetch, a shorter one of several: then its time is no steady wait. A loader
-    that loads inline has nothing to start and does not count."""
+    """Whether a loader started again within the fetch, a shorter one of several: then its time is no steady wait. A
+    loader that loads inline has nothing to start and does not count."""
     worker_start_s: float | None
     """From the beginning of a pass until its first batch began to load in a worker, as far as that lies in the fetch;
-    several loaders added up (s). None where no pass began, and where loaders do not tell."""
+    several loaders added up (s). None where no pass began, and where loaders do not stamp it."""
     loads: tuple[Load, ...]
-    """The batches that tell how they were loaded, those of this package's loaders."""
+    """How its batches were loaded, for those of this package's loaders."""
 
 
 class _Look(NamedTuple):
@@ -87,12 +101,32 @@ class _Look(NamedTuple):
     """Whether it loads in the training process; None where unknown or not decided yet."""
     queue: QueueState | None
     """Where its batches are; None without workers."""
-    fetched: LoadedBatch | None
-    """How its last batch had been loaded, for one of ours."""
+    loaded: LoadedBatch | None
+    """How its last batch was loaded, for one of ours."""
+
+
+class Fetch(NamedTuple):
+    """One ``next`` of training, as it was noted; ``interpret`` says what it was."""
+
+    before: tuple[_Look, ...]
+    """The loaders right before it."""
+    after: tuple[_Look, ...]
+    """The loaders right after it."""
+    raised: type[BaseException] | None
+    """What it raised."""
+    start: float
+    """When it began (s)."""
+    end: float
+    """When it ended (s)."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it found the loader at its end."""
+        return self.raised is not None and issubclass(self.raised, StopIteration)
 
 
 class FetchProbe:
-    """Takes down how the training loaders stand right before and right after a fetch.
+    """Looks at the training loaders right before and right after a fetch.
 
     Args:
         trainer: The Trainer.
@@ -118,21 +152,22 @@ class FetchProbe:
         """Right before a fetch."""
         # A loader that shows no queue looks the same before and after.
         self._before = self._last if self._plain else self._look()
-        # A fit may run where somebody handles a StopIteration of his own.
+        # A fit may run in a handler of another StopIteration.
         self._handled = id(exc_info()[1])
 
-    def after(self) -> tuple[Any, ...]:
+    def after(self, start: float, end: float) -> Fetch:
         """Right after it.
 
-        Returns:
-            What ``interpret`` takes, later.
+        Args:
+            start: When the fetch began (s, on ``time.perf_counter()``).
+            end: When it ended (s).
         """
         kind, error, _ = exc_info()
         raised = None if id(error) == self._handled else kind
         before, self._before = self._before, ()
         after = self._last = self._look()
         self._plain = len(after) == 1 and after[0].queue is None and not after[0].ours
-        return before, after, raised
+        return Fetch(before, after, raised, start, end)
 
     def _look(self) -> tuple[_Look, ...]:
         iterators = training_iterators(self._trainer)
@@ -143,17 +178,17 @@ class FetchProbe:
 
     def _look_at(self, iterator: Any) -> _Look:
         ours = isinstance(iterator, Batches)
-        inner, fetched = (iterator.inner, iterator.fetched) if ours else (iterator, None)
+        inner, loaded = (iterator.inner, iterator.fetched) if ours else (iterator, None)
         kind = type(inner)
         if kind in self._without_queue:
-            return _Look(id(iterator), ours, self._without_queue[kind], None, fetched)
+            return _Look(id(iterator), ours, self._without_queue[kind], None, loaded)
         queue = queue_state(inner)
         if queue is None:
             self._without_queue[kind] = inline = self._miss_queue(inner)
-            return _Look(id(iterator), ours, inline, None, fetched)
+            return _Look(id(iterator), ours, inline, None, loaded)
         if queue.in_queue is None:
             self.lost = self.lost or _NO_LENGTH
-        return _Look(id(iterator), ours, False, queue, fetched)
+        return _Look(id(iterator), ours, False, queue, loaded)
 
     def _miss_queue(self, iterator: Any) -> bool | None:
         """Whether an iterator that shows no queue loads inline; where torch's should have one, that is said."""
@@ -161,6 +196,9 @@ class FetchProbe:
         if not inline and (inline is False or type(iterator).__module__.startswith("torch.utils.data.")):
             self.lost = self.lost or _NO_QUEUE
         return inline
+
+
+_EXACT = ("inline", "stamped")
 
 
 class _Part(NamedTuple):
@@ -176,84 +214,65 @@ class _Part(NamedTuple):
     """The most of them (count); None without workers."""
 
 
-def found_the_end(raw: tuple[Any, ...]) -> bool:
-    """Whether a fetch found the loader at its end.
-
-    Args:
-        raw: What ``FetchProbe.after`` gave.
-    """
-    raised = raw[2]
-    return raised is not None and issubclass(raised, StopIteration)
+def interpret(fetch: Fetch) -> FetchInfo:
+    """What a fetch was."""
+    if fetch.raised is None and len(fetch.before) == len(fetch.after) == 1:  # nearly always, so it is made short
+        return _of_one(fetch, fetch.before[0], fetch.after[0])
+    return _of_several(fetch)
 
 
-def interpret(raw: tuple[Any, ...], start: float, end: float) -> FetchInfo:
-    """What a fetch was.
-
-    Args:
-        raw: What ``FetchProbe.after`` gave.
-        start: When the fetch began (s, on ``time.perf_counter()``).
-        end: When it ended (s).
-    """
-    before, after, raised = raw
-    if raised is None and len(before) == len(after) == 1:  # nearly always, so it is made short
-        return _of_one(before[0], after[0], start, end)
-    return _of_several(before, after, raised, start, end)
-
-
-def _of_one(was: _Look, now: _Look, start: float, end: float) -> FetchInfo:
+def _of_one(fetch: Fetch, was: _Look, now: _Look) -> FetchInfo:
     """A fetch that gave a batch of the only loader; the same as ``_of_several`` would find."""
     part = _part_of(was, now)
-    fetched = [now.fetched] if _has_stamp(was, now) else []
+    loaded = [now.loaded] if now.loaded is not None and _has_stamp(was, now) else []
     ready = None if part is None else part.ready
-    main_process_s, stalled_s, worker_transfer_s = (None, None, None) if part is None else _split([part], start, end)
+    split = None if part is None else _split([part], fetch)
     return FetchInfo(
         False,
         None if now.inline is None else not now.inline,
-        main_process_s,
-        stalled_s,
-        worker_transfer_s,
-        main_process_s is not None and part is not None and part.kind in ("inline", "stamped"),
-        stalled_s is not None and part is not None and _held_up(part, start, end),
+        split,
+        split is not None and part is not None and part.kind in _EXACT,
+        split is not None and part is not None and _is_head_of_line(part, fetch),
         ready,
         None if part is None or ready is None else part.capacity,
-        not now.inline and _began_anew(was, now),
-        _worker_start_s(fetched, start, end) if fetched else None,
-        (_load_of(now.fetched),) if fetched else (),
+        not now.inline and _restarted(was, now),
+        _worker_start_s(loaded, fetch) if loaded else None,
+        (_load_of(loaded[0]),) if loaded else (),
     )
 
 
-def _of_several(
-    before: tuple[_Look, ...], after: tuple[_Look, ...], raised: Any, start: float, end: float
-) -> FetchInfo:
+def _of_several(fetch: Fetch) -> FetchInfo:
     """A fetch of whatever number of loaders, or one that gave no batch."""
-    known: Iterable[_Look | None] = before if len(before) == len(after) else [None] * len(after)
-    pairs = list(zip(known, after, strict=True))
-    fetched = [] if raised else [now.fetched for was, now in pairs if _has_stamp(was, now)]
+    after, same = fetch.after, len(fetch.before) == len(fetch.after)
+    pairs: list[tuple[_Look | None, _Look]] = list(
+        zip(fetch.before if same else [None] * len(after), after, strict=True)
+    )
+    loaded = [now.loaded for was, now in pairs if now.loaded is not None and _has_stamp(was, now)]
+    loaded = [] if fetch.raised else loaded
     parts = [part for was, now in pairs if (part := _part_of(was, now)) is not None]
     counted = [part for part in parts if part.ready is not None]
     least = min(counted, key=lambda part: part.ready or 0, default=None)
-    main_process_s, stalled_s, worker_transfer_s = (None, None, None) if raised else _split(parts, start, end)
+    split = None if fetch.raised else _split(parts, fetch)
     return FetchInfo(
-        exhausted=found_the_end((before, after, raised)),
+        exhausted=fetch.exhausted,
         from_workers=_from_workers(after),
-        main_process_s=main_process_s,
-        stalled_s=stalled_s,
-        worker_transfer_s=worker_transfer_s,
-        exact=main_process_s is not None and all(part.kind in ("inline", "stamped") for part in parts),
-        head_of_line=stalled_s is not None and any(_held_up(part, start, end) for part in parts),
+        split=split,
+        exact=split is not None and all(part.kind in _EXACT for part in parts),
+        head_of_line=split is not None and any(_is_head_of_line(part, fetch) for part in parts),
         ready=None if least is None else least.ready,
         capacity=None if least is None else least.capacity,
-        restarted=any(was is not None and not now.inline and _began_anew(was, now) for was, now in pairs),
-        worker_start_s=_worker_start_s(fetched, start, end),
-        loads=tuple(map(_load_of, fetched)),
+        restarted=any(was is not None and not now.inline and _restarted(was, now) for was, now in pairs),
+        worker_start_s=_worker_start_s(loaded, fetch),
+        loads=tuple(map(_load_of, loaded)),
     )
 
 
 def _has_stamp(was: _Look | None, now: _Look) -> bool:
-    return now.fetched is not None and (was is None or now.fetched is not was.fetched)
+    return now.loaded is not None and (was is None or now.loaded is not was.loaded)
 
 
-def _began_anew(was: _Look, now: _Look) -> bool:
+def _restarted(was: _Look, now: _Look) -> bool:
+    """Whether a loader is read from its beginning again: a new iterator, or the same workers on their next pass."""
     if was.iterator != now.iterator:
         return True
     return was.queue is not None and now.queue is not None and was.queue.turn != now.queue.turn
@@ -264,13 +283,13 @@ def _part_of(was: _Look | None, now: _Look) -> _Part | None:
     ready = _ready_before(was, now)
     capacity = None if now.queue is None else now.queue.capacity
     if now.ours:
-        if not _has_stamp(was, now) or now.fetched is None:
+        if not _has_stamp(was, now) or now.loaded is None:
             return None
-        kind = "inline" if now.fetched.worker is None else "stamped"
-        return _Part(kind, now.fetched.times.ready_s, ready, capacity)
+        kind = "inline" if now.loaded.worker is None else "stamped"
+        return _Part(kind, now.loaded.times.ready_s, ready, capacity)
     if now.inline:
         return _Part("inline", 0.0, None, None)
-    if was is None or was.queue is None or now.queue is None or _began_anew(was, now):
+    if was is None or was.queue is None or now.queue is None or _restarted(was, now):
         return _Part("unknown", 0.0, ready, capacity)
     if was.queue.given == now.queue.given:
         return None
@@ -297,28 +316,26 @@ def _kind_of(was: QueueState, now: QueueState) -> str:
     return "handoff" if taken <= was.in_queue else "blocked"
 
 
-def _split(parts: list[_Part], start: float, end: float) -> tuple[float | None, float | None, float | None]:
-    """Inline, blocked, and handed over (s); all None where the loaders of a fetch leave it open."""
-    took = end - start
-    if len(parts) == 1 and parts[0].kind == "inline":
-        return took, 0.0, 0.0
+def _split(parts: list[_Part], fetch: Fetch) -> WaitSplit | None:
+    """The time of a fetch by cause; None where its loaders leave that open."""
+    took = fetch.end - fetch.start
     kinds = {part.kind for part in parts}
     if kinds == {"inline"}:
-        return took, 0.0, 0.0
+        return WaitSplit(took, 0.0, 0.0)
     if kinds == {"blocked"}:
-        return 0.0, took, 0.0
+        return WaitSplit(0.0, took, 0.0)
     if kinds and kinds <= {"stamped", "handoff"}:
-        ready_s = max((part.ready_s for part in parts if part.kind == "stamped"), default=start)
-        blocked = min(max(ready_s - start, 0.0), took)
-        return 0.0, blocked, took - blocked
-    return None, None, None
+        ready_s = max((part.ready_s for part in parts if part.kind == "stamped"), default=fetch.start)
+        blocked = min(max(ready_s - fetch.start, 0.0), took)
+        return WaitSplit(0.0, blocked, took - blocked)
+    return None
 
 
-def _held_up(part: _Part, start: float, end: float) -> bool:
+def _is_head_of_line(part: _Part, fetch: Fetch) -> bool:
     """Whether a loader's batch was not there though others were."""
     if not part.ready or part.kind not in ("stamped", "blocked"):
         return False
-    return (min(part.ready_s, end) if part.kind == "stamped" else end) - start > _NOTICED_S
+    return (min(part.ready_s, fetch.end) if part.kind == "stamped" else fetch.end) - fetch.start > STALL_S
 
 
 def _from_workers(after: tuple[_Look, ...]) -> bool | None:
@@ -328,16 +345,17 @@ def _from_workers(after: tuple[_Look, ...]) -> bool | None:
     return False if kinds == {True} else None
 
 
-def _worker_start_s(fetched: list[Any], start: float, end: float) -> float | None:
+def _worker_start_s(loaded: list[LoadedBatch], fetch: Fetch) -> float | None:
     spans = [
-        max(0.0, min(end, batch.times.began_s) - max(start, batch.pass_began[0]))
-        for batch in fetched
+        max(0.0, min(fetch.end, batch.times.began_s) - max(fetch.start, batch.pass_began[0]))
+        for batch in loaded
         if batch.pass_began is not None and batch.worker is not None
     ]
     return sum(spans) if spans else None
 
 
-def _load_of(fetched: Any) -> Load:
-    times = fetched.times
-    load_s = times.ready_s - times.began_s
-    return Load(times.samples, load_s, fetched.slowest_index, times.slowest_s, fetched.worker, fetched.epoch)
+def _load_of(loaded: LoadedBatch) -> Load:
+    times = loaded.times
+    return Load(
+        times.samples, times.ready_s - times.began_s, loaded.slowest_index, times.slowest_s, loaded.worker, loaded.epoch
+    )

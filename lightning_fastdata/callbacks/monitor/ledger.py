@@ -1,4 +1,4 @@
-"""The ledger of a run: the accounts, the changes of epochs, and what stands out on the time line. Pure."""
+"""The ledger of a run: the accounts, the epoch boundaries, and what stands out on the time line. Pure."""
 
 from collections import deque
 
@@ -30,13 +30,13 @@ class Ledger:
         self._worker_starts = self._boundaries = 0
         self._booked_s = 0.0
         self._stepped = self._ever_stepped = False
-        self._end_s = 0.0  # found at the end of the epoch that is on; the last one's is no change of epochs
+        self._end_s = 0.0  # found at the end of this epoch; the last one's is no epoch boundary
         self._validation_since: float | None = None
         self.validation_wait_s = 0.0
         """Waiting for data in the validations of the fit (s)."""
 
     def add(self, kind: str, start: float, end: float) -> None:
-        """A transfer, a computation, a checkpoint, a callback's or logger's work, a meeting of ranks.
+        """A transfer, a computation, a checkpoint, a callback's or logger's work, ranks that wait for each other.
 
         Args:
             kind: "transfer", "compute", "checkpoint", "callback" or "sync".
@@ -47,16 +47,16 @@ class Ledger:
         if kind == "checkpoint":
             self._add_span(kind, start, end)
 
-    def fetch(self, start: float, end: float, facts: FetchInfo | None) -> bool:
+    def fetch(self, start: float, end: float, info: FetchInfo | None) -> bool:
         """One ``next`` that gave a batch.
 
         Returns:
             Whether it filled an empty pipeline of workers, which is start-up or boundary, rather than went on reading.
         """
         accounts = self.accounts
-        from_workers = facts is not None and bool(facts.from_workers)
+        from_workers = info is not None and bool(info.from_workers)
         if accounts.phase == "loop":
-            restarted = from_workers and facts is not None and facts.restarted
+            restarted = from_workers and info is not None and info.restarted
             accounts.add("boundary" if restarted else "wait", start, end)
             self._restart_s += end - start if restarted else 0.0
             return restarted
@@ -65,8 +65,8 @@ class Ledger:
             self._iterator_s += accounts.booked_s("boundary_s") - self._booked_s
             if from_workers:
                 self._refill_s += end - start
-            if facts is not None and facts.worker_start_s is not None:
-                self._worker_start_s += facts.worker_start_s
+            if info is not None and info.worker_start_s is not None:
+                self._worker_start_s += info.worker_start_s
                 self._worker_starts += 1
             self._add_span("boundary", self._boundary_since, end if from_workers else start)
         accounts.enter("loop", end if from_workers else start)
@@ -84,7 +84,7 @@ class Ledger:
 
         Args:
             now: When (s).
-            replaces_loader: Whether they were made anew just before, and an iterator of them tried, which has no label.
+            replaces_loader: Whether they were made just before, and an iterator of them tried, which has no label.
         """
         if self.accounts.phase != "loop" or not self._ever_stepped:
             return  # a loader without a length is read ahead in the start-up already
@@ -92,7 +92,7 @@ class Ledger:
         self.accounts.enter("boundary", now, began_before=replaces_loader)
         self._boundary_since = now
         self._refill_s, self._end_s = self._refill_s + self._end_s, 0.0
-        # With loaders made anew for each epoch, Lightning asks for an iterator twice.
+        # With new loaders for each epoch, Lightning asks for an iterator twice.
         self._boundaries += self._stepped
         self._stepped = False
 
@@ -133,21 +133,21 @@ class Ledger:
         return spans
 
     def boundary(self, persistent: bool | None, epochs: int) -> Boundary | None:
-        """What the changes of epochs cost.
+        """What the epoch boundaries cost.
 
         Args:
-            persistent: Whether the training loaders keep their workers; None where they have none, or do not tell.
+            persistent: Whether the training loaders keep their workers; None where they have none, or do not show it.
             epochs: Epochs that were trained (count).
 
         Returns:
-            The sums; None where a change of epochs was not seen although there was one.
+            The sums; None where a boundary was not seen although there was one.
         """
         number = self._boundaries
         if not number and epochs > 1:
             return None
         exact = self._worker_starts >= number
         started = self._worker_start_s if exact else 0.0
-        anew = persistent is False and number > 0
+        restarts = persistent is False and number > 0
         return Boundary(
             boundaries=number,
             per_epoch_s=(self._iterator_s + self._refill_s) / number if number else None,
@@ -156,6 +156,6 @@ class Ledger:
             shutdown_s=self.accounts.shutdown_s,
             restart_s=self._restart_s,
             persistent_workers=persistent,
-            saving_s_per_epoch=(self._iterator_s + started) / number if anew else None,
-            saving_is_exact=anew and exact,
+            saving_s_per_epoch=(self._iterator_s + started) / number if restarts else None,
+            saving_is_exact=restarts and exact,
         )

@@ -1,6 +1,6 @@
-"""What is told while the run goes on: loggers, ``callback_metrics``, the progress bar, warnings.
+"""Reports while the run goes on: loggers, ``callback_metrics``, the progress bar, warnings.
 
-Nothing here runs per step, copies to a device, or makes ranks meet.
+Nothing here runs per step, copies to a device, or makes ranks wait for each other.
 """
 
 import warnings
@@ -14,7 +14,7 @@ from lightning_fastdata.compat.lightning_loops import logger_step, publish_metri
 from lightning_fastdata.report.text import milliseconds
 from lightning_fastdata.results.records import StageWait
 
-__all__ = ["LiveReport", "NoReport"]
+__all__ = ["LiveReport"]
 
 # Below this a window says more about its one slow step than about the loader.
 _FEWEST_STEPS_TO_WARN = 5
@@ -24,19 +24,21 @@ class LiveReport:
     """Hands windows of steps to the outside.
 
     Args:
-        prog_bar: Whether the share appears in the progress bar.
-        warn_above: Share of waiting above which a warning is given, 0..1; None for never.
+        prog_bar: Whether the data wait appears in the progress bar.
+        warn_above: Data wait above which a warning is given (share of the training time, 0..1); None for never.
         max_warnings: Warnings in one run (count).
+        silent: Whether nothing is reported, for a monitor that another callback reads.
     """
 
-    def __init__(self, *, prog_bar: bool, warn_above: float | None, max_warnings: int) -> None:
+    def __init__(self, *, prog_bar: bool, warn_above: float | None, max_warnings: int, silent: bool = False) -> None:
+        self._silent = silent
         self._prog_bar = prog_bar
         self._warn_above = warn_above
         self._warnings_left = max_warnings
         self._windows = 0
         self._logger_failed = False
 
-    def tell_window(self, trainer: Any, window: Window, *, to_loggers: bool, step_offset: int = 0) -> None:
+    def report_window(self, trainer: Any, window: Window, *, to_loggers: bool, step_offset: int = 0) -> None:
         """Report the steps since the last time.
 
         Args:
@@ -54,7 +56,7 @@ class LiveReport:
         bar = {"data_wait": round(window.wait_share, 3)} if self._prog_bar else {}
         self._publish(trainer, metrics, bar, to_loggers=to_loggers, step_offset=step_offset)
 
-    def tell_stage(self, trainer: Any, run: StageWait, *, to_loggers: bool) -> None:
+    def report_stage(self, trainer: Any, run: StageWait, *, to_loggers: bool) -> None:
         """Report one evaluation run."""
         if run.wait_s is None or not run.batches:
             return
@@ -74,6 +76,8 @@ class LiveReport:
         to_loggers: bool,
         step_offset: int,
     ) -> None:
+        if self._silent:
+            return
         # Tensors, because EarlyStopping and ModelCheckpoint expect them; on the CPU, because a copy would synchronize.
         tensors = {key: torch.tensor(value, device="cpu") for key, value in metrics.items()}
         publish_metrics(trainer, tensors, progress_bar)
@@ -92,12 +96,12 @@ class LiveReport:
             )
 
     def warn_if_slow(self, trainer: Any, window: Window, advice: Callable[[], str]) -> None:
-        """Warn, a few times a run, when a window waited too much; the first window is warm-up.
+        """Warn, a few times a run, when a window waited too long; the first window is warm-up.
 
         Args:
             trainer: The Trainer.
             window: The steps.
-            advice: Gives what to try first; asked only where there is something to warn of.
+            advice: Gives what to try first; called only where there is a warning.
         """
         self._windows += 1
         if (
@@ -115,13 +119,3 @@ class LiveReport:
             f" ({milliseconds(window.wait_s / window.steps)} a step). {advice()}",
             stacklevel=2,
         )
-
-
-class NoReport(LiveReport):
-    """Tells nobody, for a monitor that another callback reads."""
-
-    def __init__(self) -> None:
-        super().__init__(prog_bar=False, warn_above=None, max_warnings=0)
-
-    def _publish(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing."""

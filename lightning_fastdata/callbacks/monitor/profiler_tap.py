@@ -1,17 +1,18 @@
-"""Where the Trainer is listened to: its profiler's labels, and the fetches that it does not label.
+"""Times what the Trainer does: by its profiler's labels, and by the fetches that it does not label.
 
-Lightning brackets every phase with ``trainer.profiler.start(name)`` and ``.stop(name)``. While a seam is installed,
-these two are replaced on the profiler object itself, so that its type and its own report stay what they are.
+Lightning brackets every phase with ``trainer.profiler.start(name)`` and ``.stop(name)``. While a tap is installed,
+these two are replaced on the profiler object itself, so that its type and its own report stay the same.
 """
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from threading import get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_fastdata.compat.lightning_loops import watch_fetchers
 
-__all__ = ["FETCHES", "Interval", "Listener", "ProfilerTap"]
+__all__ = ["FETCHES", "Interval", "OnInterval", "ProfilerTap"]
 
 # The ends of the labels that matter, and what we call them. The labels are no typed interface of Lightning's: the
 # monitor notices when none arrives, and says so.
@@ -27,7 +28,7 @@ _ENDS = {
 _LABELS = {
     "run_training_batch": "compute",
     "save_checkpoint": "checkpoint",
-    # The loaders are read from their beginning: made anew (above), or only their iterators.
+    # The loaders are read from their beginning: new ones (above), or new iterators of the same loaders.
     "run_training_epoch": "opening",
 }
 FETCHES = ("train", "val", "test", "predict")
@@ -35,34 +36,53 @@ _STAGES = {"train": "train", "validate": "val", "sanity_check": "val", "test": "
 # A run has some sixty labels; this only keeps a user's own changing labels from filling the memory.
 _MOST_LABELS = 4096
 
-Interval = tuple[str, float, float]
-Listener = Callable[[Interval], None]
-Before = Callable[[], None]
-Began = Callable[[float], None]
+
+class Interval(NamedTuple):
+    """Something that took time."""
+
+    kind: str
+    """"train", "val", "test", "predict": a fetch; "transfer", "after_transfer", "compute", "checkpoint", "callback",
+    "validation" or "sync"."""
+    start: float
+    """When it started (s)."""
+    end: float
+    """When it ended (s)."""
 
 
+OnInterval = Callable[[Interval], None]
+OnError = Callable[[Exception], None]
+
+
+@dataclass(slots=True)
 class _Slot:
-    """One kind of interval: when the running one started, and who wants to know when it starts and ends."""
+    """One kind of interval: when the running one started, and what is called as it starts and ends."""
 
-    __slots__ = ("before", "began", "heard", "kind", "since")
+    kind: str
+    on_end: OnInterval | None
+    before: Callable[[], None] | None
+    on_start: Callable[[float], None] | None
+    since: float | None = None
 
-    def __init__(self, kind: str, heard: Listener, before: Before | None, began: Began | None) -> None:
-        self.kind = kind
-        self.since: float | None = None
-        self.heard = heard
-        self.before = before
-        self.began = began
-
-    def start(self, clock: Callable[[], float], failed: Callable[[Exception], None]) -> None:
-        """The interval starts; the clock is read last, so that no one's bookkeeping is inside it."""
+    def start(self, clock: Callable[[], float], on_error: OnError) -> None:
+        """The interval starts; the clock is read last, so that no bookkeeping is inside it."""
         try:
             if self.before is not None:
                 self.before()
             self.since = now = clock()
-            if self.began is not None:
-                self.began(now)
+            if self.on_start is not None:
+                self.on_start(now)
         except Exception as error:
-            failed(error)
+            on_error(error)
+
+    def stop(self, end: float, on_error: OnError) -> None:
+        """The interval ended, if its start was seen."""
+        since, self.since = self.since, None
+        if since is None or self.on_end is None:
+            return
+        try:
+            self.on_end(Interval(self.kind, since, end))
+        except Exception as error:
+            on_error(error)
 
 
 class _Labels(dict[str, "_Slot | None"]):
@@ -87,119 +107,109 @@ class _Labels(dict[str, "_Slot | None"]):
         return slot
 
 
-class _Unheard(dict[str, None]):
+class _IgnoredLabels(dict[str, None]):
     """The replacement of a profiler method that does nothing: every label that does not matter, and nothing else.
 
     Its ``__getitem__`` takes the method's place, so that a label that does not matter costs one look-up in C, less than
     the empty method did. A label that is not in here, because it matters or is new, comes out at ``__missing__``.
     """
 
-    __slots__ = ("clock", "labels", "owner", "seam")
+    __slots__ = ("clock", "labels", "owner", "tap")
 
-    def __init__(self, seam: "ProfilerTap") -> None:
+    def __init__(self, tap: "ProfilerTap") -> None:
         super().__init__()
-        self.seam, self.labels, self.clock, self.owner = seam, seam.labels, seam.clock, seam.owner
+        self.tap, self.labels, self.clock, self.owner = tap, tap.labels, tap.clock, tap.owner
 
-    def leave_out(self, label: str) -> None:
+    def ignore(self, label: str) -> None:
         if len(self) < _MOST_LABELS:
             self[label] = None
 
 
-class _UnheardStarts(_Unheard):
+class _IgnoredStarts(_IgnoredLabels):
     __slots__ = ()
 
     def __missing__(self, label: str) -> None:
         slot = self.labels[label]
         if slot is None:
-            self.leave_out(label)
+            self.ignore(label)
         elif get_ident() == self.owner:
-            if slot.before is None and slot.began is None:
+            if slot.before is None and slot.on_start is None:
                 slot.since = self.clock()
             else:
-                slot.start(self.clock, self.seam.failed)
+                slot.start(self.clock, self.tap.on_error)
 
 
-class _UnheardStops(_Unheard):
+class _IgnoredStops(_IgnoredLabels):
     __slots__ = ()
 
     def __missing__(self, label: str) -> None:
         end = self.clock()
         slot = self.labels[label]
         if slot is None:
-            self.leave_out(label)
-        elif get_ident() == self.owner and slot.since is not None:
-            since, slot.since = slot.since, None
-            try:
-                slot.heard((slot.kind, since, end))
-            except Exception as error:
-                self.seam.failed(error)
+            self.ignore(label)
+        elif get_ident() == self.owner:
+            slot.stop(end, self.tap.on_error)
 
 
 class ProfilerTap:
-    """Hears the intervals of one trainer on the thread that installed it.
+    """Reports the intervals of one trainer on the thread that installed it.
 
     Args:
-        trainer: The trainer to listen to.
-        listeners: For each kind of interval ("train", "val", "test", "predict": fetches; "transfer",
-            "after_transfer", "compute", "checkpoint"; or a kind of ``labels``) a function of (kind, start, end), the
+        trainer: The Trainer to time.
+        on_interval: For each kind of interval, or kind of ``labels``, a function that gets those that ended, with
             times on ``clock``.
+        on_error: Called with what such a function raised; it never breaks the training.
         before: For a kind a function that is called right before its interval starts.
-        began: For a kind a function of the time at which its interval started; "opening" is when training's loaders are
-            about to be read from their beginning.
+        on_start: For a kind a function of the time at which its interval started; "opening" is when training's loaders
+            are about to be read from their beginning.
         labels: Further labels, as Lightning writes them, and the kind that each is.
-        failed: Called with what a listener raised; a listener never breaks the training.
-        opening: Called with the fetch kind and the time when Lightning starts to set up a loader for reading.
+        on_opening: Called with the fetch kind and the time when Lightning starts to set up a loader for reading.
         clock: A monotonic clock in seconds.
     """
 
     def __init__(
         self,
         trainer: Any,
-        listeners: Mapping[str, Listener],
+        on_interval: Mapping[str, OnInterval],
         *,
-        failed: Callable[[Exception], None],
-        before: Mapping[str, Before] | None = None,
-        began: Mapping[str, Began] | None = None,
+        on_error: OnError,
+        before: Mapping[str, Callable[[], None]] | None = None,
+        on_start: Mapping[str, Callable[[float], None]] | None = None,
         labels: Mapping[str, str] | None = None,
-        opening: Callable[[str, float], None] | None = None,
+        on_opening: Callable[[str, float], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.trainer = trainer
         self.clock = clock
-        self.failed = failed
-        self._opening = opening
-        before, began = before or {}, began or {}
+        self.on_error = on_error
+        self._on_opening = on_opening
+        before, on_start = before or {}, on_start or {}
         self._slots = {
-            kind: _Slot(kind, listeners.get(kind, _unheard), before.get(kind), began.get(kind))
-            for kind in (*listeners, *(kind for kind in began if kind not in listeners))
+            kind: _Slot(kind, on_interval.get(kind), before.get(kind), on_start.get(kind))
+            for kind in on_interval.keys() | on_start.keys()
         }
         self.labels = _Labels(self._slots, labels or {})
         self.owner = 0
         self._profiler: Any = None
-        self._start_there: Callable[[str], Any] = self._start
-        self._stop_there: Callable[[str], Any] = self._stop
+        self._start_there: Callable[[str], Any]
+        self._stop_there: Callable[[str], Any]
         self._had: dict[str, Any] = {}
         self._undo_watch: Callable[[], None] | None = None
-        self.inner_start: Callable[[str], Any] = _ignore
-        self.inner_stop: Callable[[str], Any] = _ignore
+        self.inner_start: Callable[[str], Any]
+        self.inner_stop: Callable[[str], Any]
 
     @property
-    def installed(self) -> bool:
-        """Whether the seam listens."""
-        return self._profiler is not None
-
-    @property
-    def hears_first_fetches(self) -> bool:
-        """Whether fetches before the first label are heard too (only loaders without a length have them)."""
+    def times_first_fetches(self) -> bool:
+        """Whether fetches before the first label are timed too (only loaders without a length have them)."""
         return self._undo_watch is not None
 
     def install(self) -> bool:
-        """Start to listen; once is enough.
+        """Put the tap on the Trainer's profiler; a second call changes nothing.
 
         Returns:
-            False where the profiler is of a kind that cannot be listened to.
+            False where the profiler is of a kind that cannot be tapped.
         """
-        if self.installed:
+        if self._profiler is not None:
             return True
         profiler = self.trainer.profiler
         try:
@@ -209,21 +219,24 @@ class ProfilerTap:
         self.owner = get_ident()
         self._had = {name: own[name] for name in ("start", "stop") if name in own}
         self.inner_start, self.inner_stop = profiler.start, profiler.stop
-        self._start_there, self._stop_there = self._replacements(profiler)
+        if not self._had and type(profiler).__name__ == "PassThroughProfiler":
+            self._start_there, self._stop_there = _IgnoredStarts(self).__getitem__, _IgnoredStops(self).__getitem__
+        else:
+            self._start_there, self._stop_there = self._start, self._stop
         own["start"], own["stop"] = self._start_there, self._stop_there
         self._profiler = profiler
         self._undo_watch = watch_fetchers(self.trainer, self._around_fetch)
         return True
 
     def restore(self) -> None:
-        """Put everything back as it was, in whatever order several seams are taken away."""
+        """Take the tap away; several taps may be taken away in any order."""
         if self._undo_watch is not None:
             self._undo_watch()
             self._undo_watch = None
         if self._profiler is None:
             return
         own = vars(self._profiler)
-        above = _seam_above(own.get("start"), self)
+        above = _tap_above(own.get("start"), self)
         if own.get("start") is self._start_there and own.get("stop") is self._stop_there:
             for name in ("start", "stop"):
                 del own[name]
@@ -231,21 +244,15 @@ class ProfilerTap:
         elif above is not None:
             above.inner_start, above.inner_stop, above._had = self.inner_start, self.inner_stop, self._had
         else:
-            # Something foreign was put on top and still calls us: hand everything on, hear nothing.
+            # Something foreign was put on top and still calls us: hand everything on, time nothing.
             self.labels.forget()
         self._profiler = None
-
-    def _replacements(self, profiler: Any) -> tuple[Callable[[str], Any], Callable[[str], Any]]:
-        """What takes the place of the profiler's two methods."""
-        if self._had or type(profiler).__name__ != "PassThroughProfiler":
-            return self._start, self._stop
-        return _UnheardStarts(self).__getitem__, _UnheardStops(self).__getitem__
 
     def _start(self, label: str) -> None:
         slot = self.labels[label]
         self.inner_start(label)
         if slot is not None and get_ident() == self.owner:
-            slot.start(self.clock, self.failed)
+            slot.start(self.clock, self.on_error)
 
     def _stop(self, label: str) -> None:
         slot = self.labels[label]
@@ -255,61 +262,36 @@ class ProfilerTap:
         end = self.clock()  # first, for the same reason
         self.inner_stop(label)
         if get_ident() == self.owner:
-            self._hear(slot, end)
-
-    def _hear(self, slot: _Slot, end: float) -> None:
-        since = slot.since
-        if since is None:  # a stop whose start came before the seam
-            return
-        slot.since = None
-        try:
-            slot.heard((slot.kind, since, end))
-        except Exception as error:
-            self.failed(error)
+            slot.stop(end, self.on_error)
 
     def _around_fetch(self, stage: str) -> tuple[Callable[[], None], Callable[[], None]]:
         """The two hooks of a new fetcher, for the fetches before Lightning sets its own."""
         slot = self._slots.get(_STAGES.get(stage, ""))
         if slot is None or get_ident() != self.owner:
             return _nothing, _nothing
-        if self._opening is not None:
+        if self._on_opening is not None:
             try:
-                self._opening(_STAGES[stage], self.clock())
+                self._on_opening(_STAGES[stage], self.clock())
             except Exception as error:
-                self.failed(error)
-
-        def start() -> None:
-            slot.start(self.clock, self.failed)
-
-        def stop() -> None:
-            self._hear(slot, self.clock())
-
-        return start, stop
+                self.on_error(error)
+        return lambda: slot.start(self.clock, self.on_error), lambda: slot.stop(self.clock(), self.on_error)
 
 
-def _seam_above(top: Any, below: ProfilerTap) -> ProfilerTap | None:
-    """The seam that calls ``below``, looking down from the outermost replacement."""
-    seam = _seam_behind(top)
-    while seam is not None:
-        inner = _seam_behind(seam.inner_start)
+def _tap_above(top: Any, below: ProfilerTap) -> ProfilerTap | None:
+    """The tap that calls ``below``, looking down from the outermost replacement."""
+    tap = _tap_behind(top)
+    while tap is not None:
+        inner = _tap_behind(tap.inner_start)
         if inner is below:
-            return seam
-        seam = inner
+            return tap
+        tap = inner
     return None
 
 
-def _seam_behind(replacement: Any) -> ProfilerTap | None:
+def _tap_behind(replacement: Any) -> ProfilerTap | None:
     owner = getattr(replacement, "__self__", None)
-    owner = owner.seam if isinstance(owner, _Unheard) else owner
+    owner = owner.tap if isinstance(owner, _IgnoredLabels) else owner
     return owner if isinstance(owner, ProfilerTap) else None
-
-
-def _ignore(label: str) -> None:
-    pass
-
-
-def _unheard(interval: Interval) -> None:
-    pass
 
 
 def _nothing() -> None:

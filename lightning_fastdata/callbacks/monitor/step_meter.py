@@ -5,12 +5,12 @@ accumulation, loaders that are read ahead, ``next`` inside the training step, an
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from lightning_fastdata.callbacks.monitor.eval_stages import Stage
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, WaitSplit
 from lightning_fastdata.callbacks.monitor.ledger import Ledger
 from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadStats, WaitStats
 from lightning_fastdata.results.quantiles import Quantiles
@@ -20,24 +20,19 @@ from lightning_fastdata.results.summary import Totals
 __all__ = ["FIRST_WAITS", "StepMeter", "Window"]
 
 FIRST_WAITS = 100
-
-Row = tuple[Any, ...]
-"""A step as the fields of a ``StepRecord``, in order."""
-
-_IDLE_FIELD = StepRecord.__slots__.index("device_idle_s")
-_REFILL_FIELD = StepRecord.__slots__.index("refill_s")
+_NO_WAIT = WaitSplit(0.0, 0.0, 0.0)
 
 
 class Window(NamedTuple):
-    """The steps since the last time somebody asked."""
+    """The steps since the last report."""
 
-    steps: int
+    steps: int = 0
     """Steps (count)."""
-    wait_s: float
+    wait_s: float = 0.0
     """Sum of their waits (s)."""
-    wait_s_max: float
+    wait_s_max: float = 0.0
     """Largest of their waits (s)."""
-    train_s: float
+    train_s: float = 0.0
     """Sum of their wall times (s)."""
 
     @property
@@ -46,13 +41,13 @@ class Window(NamedTuple):
         return min(1.0, self.wait_s / self.train_s) if self.train_s > 0 else 0.0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Pending:
     """What was timed since the last step ended."""
 
     wait: float = 0.0
     refill: float = 0.0
-    kinds: list[float] | None = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    split: WaitSplit | None = _NO_WAIT
     ready: int | None = None
     load: float | None = None
     transfer: float | None = None
@@ -60,18 +55,16 @@ class _Pending:
     batches: int = 0
     samples: int | None = 0
 
-    def add_facts(self, facts: FetchInfo | None) -> None:
-        """What is known of one more fetch."""
-        if facts is None or facts.stalled_s is None:
-            self.kinds = None
-        elif self.kinds is not None:
-            for place, part in enumerate((facts.main_process_s, facts.stalled_s, facts.worker_transfer_s)):
-                self.kinds[place] += part or 0.0
-        if facts is None:
+    def add_fetch(self, took: float, info: FetchInfo | None) -> None:
+        """One more fetch, and what is known of it."""
+        self.wait += took
+        if info is None:
+            self.split = None
             return
-        if facts.ready is not None:
-            self.ready = facts.ready if self.ready is None else min(self.ready, facts.ready)
-        for load in facts.loads:
+        self.split = None if self.split is None or info.split is None else self.split.plus(info.split)
+        if info.ready is not None:
+            self.ready = info.ready if self.ready is None else min(self.ready, info.ready)
+        for load in info.loads:
             self.load = (self.load or 0.0) + load.load_s
 
     def rest_of(self, elapsed: float) -> float:
@@ -80,7 +73,7 @@ class _Pending:
 
 
 class StepMeter:
-    """Adds up intervals and turns them into one row a step, and into the ledger.
+    """Adds up intervals and turns them into one record a step, and into the ledger.
 
     Args:
         clock: The monotonic clock in seconds that all times come from.
@@ -94,18 +87,19 @@ class StepMeter:
         self._rank = rank
         self.ledger = Ledger(clock())
         self.waits, self.loads, self.device = WaitStats(), LoadStats(), DeviceStats()
-        self.rows: deque[Row] = deque(maxlen=keep)
+        self.records: deque[StepRecord] = deque(maxlen=keep)
+        """The kept steps, oldest first."""
         self.fetches = 0
         self.steps = 0
-        self._new_rows: deque[Row] = deque(maxlen=keep)
+        self._new_records: deque[StepRecord] = deque(maxlen=keep)
         self._epochs = 0
         self._samples: int | None = 0
         self._wait_s = self._other_s = self._tail_wait_s = self._wait_s_max = 0.0
         self._quantiles = Quantiles()
         self._transfer_s: float | None = None
         self._compute_s: float | None = None
-        self._first_wait: tuple[int, float] | None = None
-        self._later_first_waits: deque[tuple[int, float]] = deque(maxlen=FIRST_WAITS - 1)
+        self.first_waits: list[tuple[int, float]] = []
+        """(epoch, wait of its first step): the first epoch and the latest ones."""
         self._stages: dict[str, Stage] = {}
         # Where the step that is running began, and since when the time is not training's.
         self._edge: float | None = None
@@ -114,7 +108,7 @@ class StepMeter:
         self._training = False
         self._first_in_epoch = True
         self._fetches_before = 0
-        self._clear_window()
+        self._window = Window()
         # What was timed since the last step ended.
         self._fetched_since: float | None = None
         self._fetched = self._augment = 0.0
@@ -123,13 +117,9 @@ class StepMeter:
         self.idle_beyond_wait_s = 0.0
         """The most by which a device's idle time was longer than the wait it lay in (s)."""
 
-    def _clear_window(self) -> None:
-        self._window_steps = 0
-        self._window_wait = self._window_max = self._window_train = 0.0
+    # Intervals: start and end on the meter's clock.
 
-    # Intervals, as the seam reports them: start and end on the meter's clock.
-
-    def train_fetch(self, start: float, end: float, facts: FetchInfo | None = None) -> None:
+    def train_fetch(self, start: float, end: float, info: FetchInfo | None = None) -> None:
         """One ``next`` of the training loader, and what is known of it."""
         if self._away_since is not None:
             self.come_back(start)
@@ -140,20 +130,18 @@ class StepMeter:
         self._fetched += took
         if self._fetched_since is None:
             self._fetched_since = start
-        if facts is not None and facts.exhausted:  # no batch, so no wait for one
+        if info is not None and info.exhausted:  # no batch, so no wait for one
             self.ledger.found_the_end(start, end)
             return
         self.fetches += 1
-        if facts is not None:
-            for load in facts.loads:
+        if info is not None:
+            for load in info.loads:
                 self.loads.add(load)
-        pending = self._pending
-        pending.wait += took
-        pending.add_facts(facts)
-        if self.ledger.fetch(start, end, facts):
-            pending.refill += took
+        self._pending.add_fetch(took, info)
+        if self.ledger.fetch(start, end, info):
+            self._pending.refill += took
         else:
-            self.waits.add(took, facts)
+            self.waits.add(took, info)
 
     def transfer(self, start: float, end: float) -> None:
         """One batch moved to the device, with ``on_after_batch_transfer`` inside it."""
@@ -186,7 +174,7 @@ class StepMeter:
     # What the hooks know.
 
     def start_training(self, now: float) -> None:
-        """Training begins now, at the latest: it began with the first fetch, if one was seen."""
+        """Training begins now at the latest; it began with the first fetch, if one was timed."""
         if self._edge is None:
             self._edge = now
 
@@ -206,37 +194,58 @@ class StepMeter:
             pending.samples += samples
 
     def close_step(self, epoch: int, step: int, now: float) -> None:
-        """The optimizer step ended: make its row and start the next one."""
+        """The optimizer step ended: make its record and start the next one."""
         elapsed = self._take_elapsed(now)
         self.ledger.end_step(now)
         pending, seen = self._pending, self.fetches > 0
         other = pending.rest_of(elapsed)
-        row = self._row(pending, epoch, step, other, now)
-        self.rows.append(row)
-        self._new_rows.append(row)
+        record = self._record(pending, epoch, step, other, now)
+        self.records.append(record)
+        self._new_records.append(record)
         self.steps += 1
         if self._samples is not None:
             self._samples = None if pending.samples is None else self._samples + pending.samples
-        if self._first_in_epoch:
-            self._add_first(epoch, pending.wait if seen else None)
         if seen:
             self._quantiles.add(pending.wait)
-        self._window_steps += 1
-        self._window_wait += pending.wait
-        self._window_max = max(self._window_max, pending.wait)
-        self._window_train += elapsed
+        if self._first_in_epoch:
+            self._epochs += 1
+            if seen:
+                if len(self.first_waits) == FIRST_WAITS:
+                    del self.first_waits[1]
+                self.first_waits.append((epoch, pending.wait))
+        self._first_in_epoch = False
+        window = self._window
+        self._window = Window(
+            window.steps + 1,
+            window.wait_s + pending.wait,
+            max(window.wait_s_max, pending.wait),
+            window.train_s + elapsed,
+        )
         self._wait_s_max = max(self._wait_s_max, pending.wait)
         self._add_up(other)
 
-    def _row(self, pending: _Pending, epoch: int, step: int, other: float, now: float) -> Row:
-        """The step as the fields of a record."""
+    def _record(self, pending: _Pending, epoch: int, step: int, other: float, now: float) -> StepRecord:
         fetches = self.fetches - self._fetches_before
-        wait = pending.wait if self.fetches else None
-        kinds = (None, None, None) if pending.kinds is None or not fetches else pending.kinds
-        return (
-            *(epoch, step, pending.samples, wait, pending.transfer, pending.compute, other),
-            *(self._first_in_epoch, pending.batches, fetches, self._rank, now - self.ledger.accounts.began),
-            *(*kinds, pending.refill, pending.ready, pending.load, None, None),
+        main_process_s, stalled_s, worker_transfer_s = (pending.split if fetches else None) or (None, None, None)
+        return StepRecord(
+            epoch=epoch,
+            step=step,
+            samples=pending.samples,
+            wait_s=pending.wait if self.fetches else None,
+            transfer_s=pending.transfer,
+            compute_s=pending.compute,
+            other_s=other,
+            first_in_epoch=self._first_in_epoch,
+            batches=pending.batches,
+            fetches=fetches,
+            rank=self._rank,
+            end_s=now - self.ledger.accounts.began,
+            main_process_s=main_process_s,
+            stalled_s=stalled_s,
+            worker_transfer_s=worker_transfer_s,
+            refill_s=pending.refill,
+            queue_ready=pending.ready,
+            load_s=pending.load,
         )
 
     def end_tail(self, now: float) -> None:
@@ -268,18 +277,8 @@ class StepMeter:
         self._fetches_before = self.fetches
         self._pending = _Pending()
 
-    def _add_first(self, epoch: int, wait: float | None) -> None:
-        self._first_in_epoch = False
-        self._epochs += 1
-        if wait is None:
-            return
-        if self._first_wait is None:
-            self._first_wait = (epoch, wait)
-        else:
-            self._later_first_waits.append((epoch, wait))
-
     def set_device(self, step: int, idle_s: float | None, copy_s: float | None) -> None:
-        """What the device has to say of a step, which it does some steps later.
+        """What the device measured of a step, which is known some steps later.
 
         Args:
             step: Which of the closed steps, from 0.
@@ -287,19 +286,18 @@ class StepMeter:
             copy_s: The copies' own time (s); None = not measured.
         """
         behind = self.steps - step
-        if not 0 < behind <= len(self.rows):
+        if not 0 < behind <= len(self.records):
             return
-        row = self.rows[-behind]
-        wait = row[3] or 0.0
+        record = self.records[-behind]
+        wait = record.wait_s or 0.0
         if idle_s is not None:
             self.idle_beyond_wait_s = max(self.idle_beyond_wait_s, idle_s - wait)
             idle_s = min(max(0.0, idle_s), wait)  # up to the resolution of events
-            if not row[_REFILL_FIELD]:  # an empty pipeline is told of under start-up and boundary
+            if not record.refill_s:  # filling an empty pipeline is start-up or boundary
                 self.device.add(wait, idle_s, copy_s)
-        row = (*row[:_IDLE_FIELD], idle_s, copy_s)
-        self.rows[-behind] = row
-        if behind <= len(self._new_rows):
-            self._new_rows[-behind] = row
+        self.records[-behind] = record = record._replace(device_idle_s=idle_s, copy_s=copy_s)
+        if behind <= len(self._new_records):
+            self._new_records[-behind] = record
 
     # Time that is not training's: validation, the sanity check, the inner fit of a tuner.
 
@@ -330,7 +328,7 @@ class StepMeter:
     def open_loaders(self, stage: str, now: float) -> None:
         """The loaders of an evaluation run are about to be read, from their beginning."""
         self.start_stage(stage, now)
-        self._stages[stage].read_anew(now)
+        self._stages[stage].reopen(now)
 
     def stage_fetch(self, stage: str, start: float, end: float) -> None:
         """One ``next`` of an evaluation loader."""
@@ -362,24 +360,19 @@ class StepMeter:
 
     def take_window(self) -> Window:
         """The steps since the last call."""
-        window = Window(self._window_steps, self._window_wait, self._window_max, self._window_train)
-        self._clear_window()
+        window, self._window = self._window, Window()
         return window
 
-    def take_rows(self, *, hold: int = 0) -> list[Row]:
+    def take_records(self, *, hold: int = 0) -> list[StepRecord]:
         """The steps since the last call, to be written down.
 
         Args:
-            hold: The latest steps to leave for the next call, because the device has not yet told of them (count).
+            hold: The latest steps to leave for the next call, because the device has not measured them yet (count).
         """
-        rows = []
-        while len(self._new_rows) > hold:
-            rows.append(self._new_rows.popleft())
-        return rows
-
-    def records(self) -> Iterator[StepRecord]:
-        """The kept steps, oldest first."""
-        return (StepRecord(*row) for row in tuple(self.rows))
+        records = []
+        while len(self._new_records) > hold:
+            records.append(self._new_records.popleft())
+        return records
 
     def totals(self) -> Totals:
         """The sums over all steps, kept or not."""
@@ -396,10 +389,6 @@ class StepMeter:
             tail_wait_s=self._tail_wait_s,
             wait_quantiles={q: self._quantiles.quantile(q) for q in (0.5, 0.95, 0.99)} if seen and self.steps else {},
         )
-
-    def first_waits(self) -> list[tuple[int, float]]:
-        """(epoch, wait of its first step): the first epoch and the latest ones."""
-        return ([] if self._first_wait is None else [self._first_wait]) + list(self._later_first_waits)
 
     def stages(self) -> list[StageWait]:
         """The evaluation stages that ran, each over all its runs; one that ended before it read anything did not."""

@@ -1,78 +1,74 @@
-"""Sums over fetches: what kind of waiting it was, and what loading took where it was done. Constant memory."""
+"""Sums over fetches: what kind of waiting it was, and how long the batches took to load. Constant memory."""
 
 from collections.abc import Callable
 from typing import Any
 
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, Load
+from lightning_fastdata.callbacks.monitor.fetch_probe import STALL_S, FetchInfo, Load, WaitSplit
 from lightning_fastdata.results.quantiles import Quantiles
 from lightning_fastdata.results.stats import DeviceTimes, Loading, SlowSample, WaitKinds
 
 __all__ = ["DeviceStats", "LoadStats", "WaitStats"]
 
-# Below this a fetch is no wait that anybody would notice; handing a tensor over alone takes as long.
-_BLOCKED_S = 1e-3
 _FULL = 0.75
 _SLOWEST = 10
 
 
 class WaitStats:
-    """Adds up the steady fetches of one run, by kind."""
+    """Adds up the steady fetches of one run, by cause."""
 
     def __init__(self) -> None:
         self.fetches = 0
-        self._kinds = [0.0, 0.0, 0.0]
-        self._known = 0
+        self._split: WaitSplit | None = None
         self._unknown_s = 0.0
         self._exact = True
-        self._blocked = self._held_up = 0
-        self._held_up_s = 0.0
+        self._blocked = self._head_of_line = 0
+        self._head_of_line_s = 0.0
         self._seen = self._ready = self._full = 0
         self._least: int | None = None
         self._capacity: int | None = None
 
-    def add(self, took: float, facts: FetchInfo | None) -> None:
+    def add(self, took: float, info: FetchInfo | None) -> None:
         """One fetch.
 
         Args:
             took: Time in ``next`` (s).
-            facts: What is known of it, or None.
+            info: What is known of it, or None.
         """
         self.fetches += 1
-        if facts is None or facts.stalled_s is None:
+        if info is None or info.split is None:
             self._unknown_s += took
         else:
-            self._known += 1
-            self._exact &= facts.exact
-            for place, part in enumerate((facts.main_process_s, facts.stalled_s, facts.worker_transfer_s)):
-                self._kinds[place] += part or 0.0
-            if facts.stalled_s > _BLOCKED_S:
+            stalled_s = info.split.stalled_s
+            self._split = info.split if self._split is None else self._split.plus(info.split)
+            self._exact &= info.exact
+            if stalled_s > STALL_S:
                 self._blocked += 1
-                if facts.head_of_line:
-                    self._held_up += 1
-                    self._held_up_s += facts.stalled_s
-        if facts is not None and facts.ready is not None:
+                if info.head_of_line:
+                    self._head_of_line += 1
+                    self._head_of_line_s += stalled_s
+        if info is not None and info.ready is not None:
             self._seen += 1
-            self._ready += facts.ready
-            self._least = facts.ready if self._least is None else min(self._least, facts.ready)
-            if facts.capacity:
-                self._capacity = max(self._capacity or 0, facts.capacity)
-                self._full += facts.ready >= _FULL * facts.capacity
+            self._ready += info.ready
+            self._least = info.ready if self._least is None else min(self._least, info.ready)
+            if info.capacity:
+                self._capacity = max(self._capacity or 0, info.capacity)
+                self._full += info.ready >= _FULL * info.capacity
 
     def kinds(self) -> WaitKinds | None:
         """The sums; None before the first fetch."""
         if not self.fetches:
             return None
-        inline, blocked, handoff = self._kinds if self._known else (None, None, None)
+        main_process_s, stalled_s, worker_transfer_s = self._split or (None, None, None)
         return WaitKinds(
             fetches=self.fetches,
-            main_process_s=inline,
-            stalled_s=blocked,
-            worker_transfer_s=handoff,
+            main_process_s=main_process_s,
+            stalled_s=stalled_s,
+            worker_transfer_s=worker_transfer_s,
             unknown_s=self._unknown_s,
-            exact=self._exact and self._known > 0,
+            exact=self._exact and self._split is not None,
             stalled_fetches=self._blocked,
-            head_of_line_fetches=self._held_up,
-            head_of_line_s=self._held_up_s,
+            head_of_line_fetches=self._head_of_line,
+            head_of_line_s=self._head_of_line_s,
             queue_ready_mean=self._ready / self._seen if self._seen else None,
             queue_ready_min=self._least,
             queue_capacity=self._capacity,
@@ -95,24 +91,18 @@ class LoadStats:
         self._samples += load.samples
         self._load_s += load.load_s
         self._batch_s_max = max(self._batch_s_max, load.load_s)
-        if load.slowest_index is None:
+        if load.slowest_index is None or load.slowest_s <= self._enough_s:
             return
-        known = self._slowest
-        if load.slowest_s <= self._enough_s:
-            return
-        key = str(load.slowest_index)  # an index may be anything
-        if key in known or len(known) < _SLOWEST:
-            slowest = known.get(key)
-            if slowest is None or load.slowest_s > slowest.slowest_s:
-                known[key] = load
-        else:
-            del known[min(known, key=lambda one: known[one].slowest_s)]
+        known, key = self._slowest, str(load.slowest_index)  # an index may be anything
+        if key not in known or load.slowest_s > known[key].slowest_s:
             known[key] = load
+        if len(known) > _SLOWEST:
+            del known[min(known, key=lambda one: known[one].slowest_s)]
         if len(known) == _SLOWEST:
             self._enough_s = min(one.slowest_s for one in known.values())
 
     def loading(self, path_of: Callable[[Any], str | None], num_workers: int | None = None) -> Loading | None:
-        """The sums; None where no batch said anything.
+        """The sums; None where no batch was stamped.
 
         Args:
             path_of: Gives the file of a sample by its index, where there is one.

@@ -1,4 +1,4 @@
-"""What kind of waiting a fetch was: from snapshots made up by hand, and from real loaders."""
+"""What kind of waiting a fetch was: from looks that are made up, and from real loaders."""
 
 import gc
 import sys
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_fastdata import TensorDataModule, auto_dataloader
 from lightning_fastdata.callbacks.monitor import fetch_probe
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchProbe, Load, interpret
+from lightning_fastdata.callbacks.monitor.fetch_probe import Fetch, FetchProbe, Load, interpret
 from lightning_fastdata.compat.torch_internals import QueueState
 from lightning_fastdata.loaders.batch_requests import LoadedBatch
 from lightning_fastdata.loaders.seeded_dataset import LoadTimes
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 START, END = 100.0, 100.5
 
 
-# Made up by hand
+# Made up
 
 
 def queue(in_queue=0, set_aside=0, capacity=4, ended=0, given=3, turn=1, in_order=True):
@@ -44,8 +44,8 @@ def foreign(name=1):
     return fetch_probe._Look(name, False, None, None, None)
 
 
-def ours(fetched=None, state=None, name=1, inline=False):
-    return fetch_probe._Look(name, True, inline, state, fetched)
+def ours(loaded=None, state=None, name=1, inline=False):
+    return fetch_probe._Look(name, True, inline, state, loaded)
 
 
 def stamp(ready_s=100.2, worker=0, began_s=99.0, pass_began=None, number=7):
@@ -53,24 +53,23 @@ def stamp(ready_s=100.2, worker=0, began_s=99.0, pass_began=None, number=7):
     return LoadedBatch(1, number, times, worker, 9, pass_began)
 
 
-def facts(*pairs, raised=None):
+def info_of(*pairs, raised=None, start=START, end=END):
     before, after = zip(*pairs, strict=True) if pairs else ((), ())
-    found = interpret((before, after, raised), START, END)
-    kinds = (found.main_process_s, found.stalled_s, found.worker_transfer_s)
-    assert all(kind is None for kind in kinds) or sum(kinds) == pytest.approx(END - START)
-    return found
+    info = interpret(Fetch(before, after, raised, start, end))
+    assert info.split is None or sum(info.split) == pytest.approx(end - start)
+    return info
 
 
-def kinds(found):
-    return tuple(kind and round(kind, 6) for kind in (found.main_process_s, found.stalled_s, found.worker_transfer_s))
+def causes(info):
+    return UNKNOWN if info.split is None else tuple(round(seconds, 6) for seconds in info.split)
 
 
-INLINE, BLOCKED, HANDOFF, UNKNOWN = (0.5, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 0.5), (None, None, None)
+INLINE, BLOCKED, HANDOFF, UNKNOWN = (0.5, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 0.5), None
 
 
 def one(before, after):
-    """The facts of a fetch from one torch loader, which gives a batch unless told otherwise."""
-    return facts((torchs(queue(**before)), torchs(queue(**{"given": 4, **after}))))
+    """A fetch from one torch loader, which gives a batch."""
+    return info_of((torchs(queue(**before)), torchs(queue(**{"given": 4, **after}))))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,7 @@ def one(before, after):
 )
 def test_the_queue_tells_whether_the_wanted_batch_was_there(before, after, expected):
     found = one(before, after)
-    assert kinds(found) == expected
+    assert causes(found) == expected
     assert found.from_workers is True
     assert not found.exact
     assert found.loads == ()
@@ -119,21 +118,21 @@ def test_a_blocked_fetch_with_other_batches_ready_is_held_up(before, after, held
 
 
 def test_a_blocked_fetch_that_nobody_notices_is_not_held_up():
-    raw = ((torchs(queue(in_queue=1)),), (torchs(queue(set_aside=1, given=4)),), None)
-    assert not interpret(raw, 5.0, 5.0009).head_of_line
-    assert interpret(raw, 5.0, 5.0011).head_of_line
+    pair = torchs(queue(in_queue=1)), torchs(queue(set_aside=1, given=4))
+    assert not info_of(pair, start=5.0, end=5.0009).head_of_line
+    assert info_of(pair, start=5.0, end=5.0011).head_of_line
 
 
 def test_what_was_ready_is_what_was_in_the_queue_or_set_aside():
-    assert one({"in_queue": 2, "set_aside": 1}, {"set_aside": 2})[7:9] == (3, 4)
-    assert one({"in_queue": None, "set_aside": 1}, {"set_aside": 1})[7:9] == (None, None)
+    assert one({"in_queue": 2, "set_aside": 1}, {"set_aside": 2})[5:7] == (3, 4)
+    assert one({"in_queue": None, "set_aside": 1}, {"set_aside": 1})[5:7] == (None, None)
 
 
 def test_of_several_loaders_the_emptiest_counts():
     first = (torchs(queue(in_queue=5, capacity=8)), torchs(queue(capacity=8, given=4)))
     second = (torchs(queue(in_queue=1), 2), torchs(queue(given=4), 2))
     for pairs in ((first, second), (second, first), (first, second, (inline(3), inline(3)))):
-        assert facts(*pairs)[7:9] == (1, 4)
+        assert info_of(*pairs)[5:7] == (1, 4)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +146,8 @@ def test_of_several_loaders_the_emptiest_counts():
     ],
 )
 def test_a_stamp_divides_the_fetch_where_the_batch_was_ready(ready_s, expected):
-    found = facts((ours(stamp(1.0), queue()), ours(stamp(ready_s), queue(given=4))))
-    assert kinds(found) == expected
+    found = info_of((ours(stamp(1.0), queue()), ours(stamp(ready_s), queue(given=4))))
+    assert causes(found) == expected
     assert found.exact
     assert found.from_workers is True
 
@@ -156,26 +155,26 @@ def test_a_stamp_divides_the_fetch_where_the_batch_was_ready(ready_s, expected):
 def test_with_stamps_other_ready_batches_make_it_held_up():
     for in_queue, ready_s, held_up in ((1, 100.2, True), (0, 100.2, False), (1, 99.0, False), (1, 100.0005, False)):
         pair = ours(stamp(1.0), queue(in_queue=in_queue)), ours(stamp(ready_s), queue(given=4))
-        assert facts(pair).head_of_line is held_up
+        assert info_of(pair).head_of_line is held_up
 
 
 def test_a_load_is_taken_down_with_its_slowest_sample():
-    found = facts((ours(stamp(1.0), queue()), ours(stamp(100.25), queue(given=4))))
+    found = info_of((ours(stamp(1.0), queue()), ours(stamp(100.25), queue(given=4))))
     assert found.loads == (Load(4, 1.25, 9, 0.3, 0, 1),)
 
 
 def test_loading_in_the_training_process_is_all_inline():
-    assert kinds(facts((inline(), inline()))) == INLINE
-    found = facts((ours(inline=True), ours(stamp(worker=None), inline=True)))
-    assert kinds(found) == INLINE
+    assert causes(info_of((inline(), inline()))) == INLINE
+    found = info_of((ours(inline=True), ours(stamp(worker=None), inline=True)))
+    assert causes(found) == INLINE
     assert (found.from_workers, found.exact, found.ready, found.capacity) == (False, True, None, None)
     assert found.loads[0].worker is None
-    assert kinds(facts((inline(), inline()), (inline(2), inline(2)))) == INLINE
+    assert causes(info_of((inline(), inline()), (inline(2), inline(2)))) == INLINE
 
 
 def test_a_foreign_iterator_says_nothing():
-    found = facts((foreign(), foreign()))
-    assert found == (False, None, None, None, None, False, False, None, None, False, None, ())
+    found = info_of((foreign(), foreign()))
+    assert found == (False, None, None, False, False, None, None, False, None, ())
 
 
 READY = (torchs(queue(in_queue=1)), torchs(queue(given=4)))
@@ -205,20 +204,20 @@ STRANGE = (foreign(6), foreign(6))
     ],
 )
 def test_several_loaders_leave_it_open_unless_they_agree(pairs, expected, exact, from_workers):
-    found = facts(*pairs)
-    assert kinds(found) == expected
+    found = info_of(*pairs)
+    assert causes(found) == expected
     assert (found.exact, found.from_workers) == (exact, from_workers)
 
 
 def test_a_shorter_loader_at_its_end_has_no_part():
     """In the mode "max_size" it gives None from then on; its empty queue is no news."""
     ended = torchs(queue(), 2), torchs(queue(), 2)
-    found = facts(READY, ended)
-    assert kinds(found) == HANDOFF
+    found = info_of(READY, ended)
+    assert causes(found) == HANDOFF
     assert (found.ready, found.restarted) == (1, False)
     same = stamp(99.0)
-    found = facts(FULL, (ours(same, queue(), 2), ours(same, queue(), 2)))
-    assert kinds(found) == HANDOFF
+    found = info_of(FULL, (ours(same, queue(), 2), ours(same, queue(), 2)))
+    assert causes(found) == HANDOFF
     assert (found.ready, len(found.loads)) == (2, 1)
 
 
@@ -227,24 +226,24 @@ def test_a_loader_that_began_anew_is_seen():
     anew = torchs(queue(), 2), torchs(queue(given=1), 7)
     again = torchs(queue(), 2), torchs(queue(given=1, turn=5), 2)
     for pair in (anew, again):
-        assert facts(READY, pair).restarted
-        assert kinds(facts(pair)) == UNKNOWN
+        assert info_of(READY, pair).restarted
+        assert causes(info_of(pair)) == UNKNOWN
     stamped = ours(stamp(1.0), queue(), 2), ours(stamp(100.4, pass_began=(100.1, 100.2)), queue(given=1), 7)
-    found = facts(OURS, stamped)
+    found = info_of(OURS, stamped)
     assert found.restarted
-    assert kinds(found) == (0.0, 0.4, 0.1)
-    assert facts((foreign(1), foreign(2))).restarted
-    assert not facts((inline(1), inline(2))).restarted  # nothing to start
-    assert not facts(READY, LATE, OURS, INSIDE, STRANGE).restarted
+    assert causes(found) == (0.0, 0.4, 0.1)
+    assert info_of((foreign(1), foreign(2))).restarted
+    assert not info_of((inline(1), inline(2))).restarted  # nothing to start
+    assert not info_of(READY, LATE, OURS, INSIDE, STRANGE).restarted
 
 
 def test_the_first_fetch_of_a_pass_of_ours_is_no_new_beginning():
     """Its workers start when the first batch is wanted: nothing can be ready."""
     before = fetch_probe._Look(1, True, None, None, None)
-    found = facts((before, ours(stamp(100.4, began_s=100.3, pass_began=(100.1, 100.2)), queue(given=1))))
+    found = info_of((before, ours(stamp(100.4, began_s=100.3, pass_began=(100.1, 100.2)), queue(given=1))))
     assert not found.restarted
     assert (found.ready, found.capacity, found.from_workers, found.head_of_line) == (0, 4, True, False)
-    assert kinds(found) == (0.0, 0.4, 0.1)
+    assert causes(found) == (0.0, 0.4, 0.1)
     assert found.worker_start_s == pytest.approx(0.2)
 
 
@@ -261,31 +260,30 @@ def test_the_first_fetch_of_a_pass_of_ours_is_no_new_beginning():
 )
 def test_starting_workers_is_timed_until_the_first_sample(began_s, pass_began, worker, expected):
     fetched = stamp(100.4, worker, began_s, pass_began)
-    found = facts((ours(name=1), ours(fetched, inline=worker is None)))
+    found = info_of((ours(name=1), ours(fetched, inline=worker is None)))
     assert found.worker_start_s == (None if expected is None else pytest.approx(expected))
 
 
 def test_several_loaders_that_start_workers_are_added_up():
     first = ours(name=1), ours(stamp(100.2, 0, 100.1, (100.0, 100.05)), queue(given=1), 1)
     second = ours(name=2), ours(stamp(100.45, 0, 100.4, (100.2, 100.3)), queue(given=1), 2)
-    assert facts(first, second).worker_start_s == pytest.approx(0.3)
+    assert info_of(first, second).worker_start_s == pytest.approx(0.3)
 
 
 def test_a_fetch_without_a_batch_has_no_kind():
     for raised, exhausted in ((StopIteration, True), (RuntimeError, False)):
-        found = facts(OURS, raised=raised)
+        found = info_of(OURS, raised=raised)
         assert found.exhausted is exhausted
-        assert kinds(found) == UNKNOWN
+        assert causes(found) == UNKNOWN
         assert (found.loads, found.worker_start_s, found.exact, found.from_workers) == ((), None, False, True)
 
 
 def test_iterators_that_came_or_went_are_not_compared():
     """Sequentially read loaders have one iterator at a time, at the end none."""
-    raw = ((torchs(queue()),), (), StopIteration)
-    assert interpret(raw, START, END).from_workers is None
-    found = interpret(((), (torchs(queue(given=1)),), None), START, END)
-    assert (found.from_workers, found.stalled_s, found.ready, found.restarted) == (True, None, None, False)
-    assert facts((foreign(), torchs(queue(given=1)))).ready is None
+    assert interpret(Fetch((torchs(queue()),), (), StopIteration, START, END)).from_workers is None
+    found = interpret(Fetch((), (torchs(queue(given=1)),), None, START, END))
+    assert (found.from_workers, found.split, found.ready, found.restarted) == (True, None, None, False)
+    assert info_of((foreign(), torchs(queue(given=1)))).ready is None
 
 
 # The probe
@@ -314,7 +312,7 @@ def fetch(probe, trainer):
     end = time.perf_counter()
     if pass_on:
         return None, None
-    return batch, interpret(probe.after(), start, end)
+    return batch, interpret(probe.after(start, end))
 
 
 def read(loaders, compute_s=0.0, mode="max_size_cycle", passes=1):
@@ -328,9 +326,7 @@ def read(loaders, compute_s=0.0, mode="max_size_cycle", passes=1):
             found.append(result)
             time.sleep(compute_s)
     assert probe.lost is None
-    for each in found:
-        if each.stalled_s is not None:
-            assert min(each.main_process_s, each.stalled_s, each.worker_transfer_s) >= 0
+    assert all(min(each.split) >= 0 for each in found if each.split is not None)
     return found
 
 
@@ -359,7 +355,7 @@ def first(samples):
 
 
 def blocked(found):
-    return [each for each in found if (each.stalled_s or 0) > 1e-3]
+    return [each for each in found if each.split is not None and each.split.stalled_s > 1e-3]
 
 
 MAKERS = pytest.mark.parametrize("maker", ["torch", "ours"])
@@ -378,7 +374,7 @@ def test_one_slow_item_that_holds_up_the_others_is_found(maker, in_order):
     held_up = [each for each in waits if each.head_of_line]
     if in_order:
         assert len(held_up) >= 3
-        assert sum(each.stalled_s for each in held_up) > 0.6 * sum(each.stalled_s for each in waits)
+        assert sum(each.split.stalled_s for each in held_up) > 0.6 * sum(each.split.stalled_s for each in waits)
         assert all(each.ready > 0 for each in held_up)
     else:
         assert not held_up
@@ -392,8 +388,8 @@ def test_one_slow_item_that_holds_up_the_others_is_found(maker, in_order):
 def test_a_loader_that_is_too_slow_is_blocked_with_an_empty_queue(maker):
     """30 ms a batch, 2 workers, 2 ms of work: 13 ms of waiting a batch, and nobody else is to blame."""
     found = read(load_with(maker, Sleepy(40, 0.03), num_workers=2), compute_s=0.002)[4:-2]
-    took = sum(each.stalled_s + each.worker_transfer_s for each in found)
-    assert sum(each.stalled_s for each in found) > 0.8 * took
+    took = sum(each.split.stalled_s + each.split.worker_transfer_s for each in found)
+    assert sum(each.split.stalled_s for each in found) > 0.8 * took
     assert sum(each.ready for each in found) / len(found) < 1.5
     assert sum(each.head_of_line for each in found) <= len(found) / 3
 
@@ -427,7 +423,7 @@ class Slow:
 def test_slow_unpickling_of_a_batch_that_was_there_is_handing_over(maker):
     dataset = Sleepy(12, 0.001, give=Slow)
     found = read(load_with(maker, dataset, num_workers=2), compute_s=0.03)[1:]
-    assert sum(each.worker_transfer_s for each in found) > 0.018 * len(found)
+    assert sum(each.split.worker_transfer_s for each in found) > 0.018 * len(found)
     assert not blocked(found)
 
 
@@ -439,7 +435,7 @@ def test_the_queue_and_the_stamps_agree():
     by_queue, by_stamps = (
         read(load_with(maker, dataset, num_workers=3), compute_s=0.008)[3:] for maker in ("torch", "ours")
     )
-    waited, truly = (sum(each.stalled_s for each in found) for found in (by_queue, by_stamps))
+    waited, truly = (sum(each.split.stalled_s for each in found) for found in (by_queue, by_stamps))
     assert waited == pytest.approx(truly, rel=0.3)
     assert len(blocked(by_queue)) == pytest.approx(len(blocked(by_stamps)), abs=8)
 
@@ -467,7 +463,7 @@ def test_loaders_without_workers_have_nothing_to_begin():
     )
     assert [each.restarted for each in found] == [False] * 9
     assert {each.from_workers for each in found} == {False}
-    assert all(each.main_process_s > 0 and each.exact for each in found)
+    assert all(each.split.main_process_s > 0 and each.exact for each in found)
 
 
 @pytest.mark.slow
@@ -479,7 +475,7 @@ def test_a_loader_that_is_used_up_does_not_empty_the_figures(maker):
     assert len(found) == 12
     assert not any(each.restarted for each in found)
     assert max(each.ready for each in found[5:9]) > 0
-    assert all(each.stalled_s is not None for each in found[4:])
+    assert all(each.split is not None for each in found[4:])
 
 
 @pytest.mark.slow
@@ -538,13 +534,13 @@ def test_the_probe_keeps_nothing_alive():
     try:
         probe.before()
         batch = next(trainer.combined)[0]
-        raw = probe.after()
-        assert probe.after()[0] == ()
+        fetched = probe.after(0.0, 1.0)
+        assert probe.after(1.0, 2.0).before == ()
         gone = weakref.ref(batch), weakref.ref(trainer.combined._iterator.iterators[0])
         del batch
         trainer.combined.reset()
         assert [ref() for ref in gone] == [None, None]
-        assert interpret(raw, 0.0, 1.0).loads
+        assert interpret(fetched).loads
     finally:
         gc.enable()
 
@@ -561,7 +557,7 @@ def test_whole_batches_without_workers_are_inline():
     loader = TensorDataModule((torch.zeros(10, 2), torch.arange(10)), batch_size=4).train_dataloader()
     found = read([loader], passes=2)
     assert [one.loads[0].samples for one in found] == [4, 4, 2] * 2
-    assert all(one.exact and one.from_workers is False and one.main_process_s > 0 for one in found)
+    assert all(one.exact and one.from_workers is False and one.split.main_process_s > 0 for one in found)
     assert {one.loads[0].slowest_index for one in found} == {None}
     assert not any(one.restarted for one in found)
 
@@ -577,8 +573,8 @@ def test_iterators_that_are_kept_elsewhere_are_missed_once():
     kept = probe.lost
     for _ in range(2):
         probe.before()
-        found = interpret(probe.after(), START, END)
-        assert (found.from_workers, found.stalled_s, found.ready) == (None, None, None)
+        found = interpret(probe.after(START, END))
+        assert (found.from_workers, found.split, found.ready) == (None, None, None)
     assert probe.lost.startswith("queue occupancy: not measured, ")
     assert probe.lost is kept
     trainer.fit_loop._combined_loader = None
@@ -604,7 +600,7 @@ def test_a_queue_that_is_kept_elsewhere_is_missed(monkeypatch, maker, name):
     for _ in range(3):
         _, found = fetch(probe, trainer)
         assert (found.ready, found.capacity, found.from_workers) == (None, None, True)
-        assert (found.stalled_s is None) == (maker == "torch")
+        assert (found.split is None) == (maker == "torch")
     assert probe.lost.startswith("queue occupancy: not measured, ")
 
 
@@ -617,7 +613,7 @@ def test_a_system_that_does_not_tell_the_length_of_a_queue_is_named(monkeypatch)
     monkeypatch.setattr(type(trainer.combined._iterator.iterators[0]._data_queue), "qsize", unable)
     probe = FetchProbe(trainer)
     _, found = fetch(probe, trainer)
-    assert (found.ready, found.stalled_s, found.from_workers) == (None, None, True)
+    assert (found.ready, found.split, found.from_workers) == (None, None, True)
     assert "system" in probe.lost
 
 
@@ -634,7 +630,7 @@ def test_an_iterator_like_torchs_from_elsewhere_is_missed_too():
     trainer.combined._iterator.iterators[0] = Alike()
     probe = FetchProbe(trainer)
     _, found = fetch(probe, trainer)
-    assert (found.from_workers, found.ready, found.stalled_s) == (True, None, None)
+    assert (found.from_workers, found.ready, found.split) == (True, None, None)
     assert "torch" in probe.lost
 
 
@@ -664,7 +660,7 @@ class Probing(PassThroughProfiler):
     def stop(self, action_name):
         if action_name.endswith("].train_dataloader_next"):
             end = time.perf_counter()
-            self.found.append(interpret(self.probe.after(), self.began, end))
+            self.found.append(interpret(self.probe.after(self.began, end)))
 
 
 class Endless(IterableDataset):
@@ -705,7 +701,7 @@ def test_the_call_that_finds_the_end_is_told_from_a_fetch(workers, in_handler):
     batches = 3 * max(1, workers)
     # The first batch of the first epoch is read ahead before there are labels.
     assert [each.exhausted for each in found] == [*[False] * (batches - 1), True, *[False] * batches, True]
-    assert all((each.stalled_s is None) == each.exhausted for each in found)
+    assert all((each.split is None) == each.exhausted for each in found)
     assert {each.from_workers for each in found} == {workers > 0}
 
 
@@ -717,7 +713,7 @@ def test_a_real_fit_is_probed_at_every_fetch(maker, workers):
     assert len(found) == 24
     assert not any(each.exhausted or each.restarted for each in found)
     assert {each.from_workers for each in found} == {workers > 0}
-    assert all(each.stalled_s is not None for each in found)
+    assert all(each.split is not None for each in found)
     assert {len(each.loads) for each in found} == {int(maker == "ours")}
     starts = [number for number, each in enumerate(found) if each.worker_start_s is not None]
     assert starts == ([0, 12] if maker == "ours" and workers else [])

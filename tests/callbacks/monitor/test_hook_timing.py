@@ -1,4 +1,4 @@
-"""Hooks: which labels have somebody's code behind them, and calls that are timed and put back."""
+"""Hooks: which labels have code behind them, and calls that are timed and put back."""
 
 from types import SimpleNamespace
 

@@ -8,7 +8,7 @@ from lightning_fastdata.results.records import Span
 
 
 def facts(from_workers, *, restarted=False, worker_start_s=None):
-    nothing = FetchInfo(False, None, None, None, None, False, False, None, None, False, None, ())
+    nothing = FetchInfo(False, None, None, False, False, None, None, False, None, ())
     return nothing._replace(from_workers=from_workers, restarted=restarted, worker_start_s=worker_start_s)
 
 

@@ -32,10 +32,10 @@ class Ears:
         self.heard, self.failures = [], []
         self.trainer = SimpleNamespace(profiler=profiler)
         kinds = ("train", "val", "test", "predict", "transfer", "after_transfer", "compute")
-        self.seam = ProfilerTap(
+        self.tap = ProfilerTap(
             self.trainer,
             {kind: self.listener(kind, fail) for kind in kinds},
-            failed=self.failures.append,
+            on_error=self.failures.append,
             clock=clock,
         )
 
@@ -58,9 +58,9 @@ def profiler(fake_clock):
 @pytest.fixture
 def ears(profiler, fake_clock):
     made = Ears(profiler, fake_clock)
-    made.seam.install()
+    made.tap.install()
     yield made
-    made.seam.restore()
+    made.tap.restore()
 
 
 def test_the_users_profiler_is_called_and_its_own_time_is_not_in_the_interval(ears, profiler, fake_clock):
@@ -93,7 +93,7 @@ def test_other_labels_only_pass_through_and_do_not_pile_up(ears, profiler):
         profiler.start(f"my own label {number}")
     assert ears.heard == []
     assert len(profiler.calls) == 10_000
-    assert len(ears.seam.labels) <= 4096
+    assert len(ears.tap.labels) <= 4096
 
 
 def test_a_stop_without_a_start_is_tolerated(ears, profiler):
@@ -106,10 +106,10 @@ def test_an_error_of_simple_profiler_stays_its_own(fake_clock):
     """Trap 26: its ValueError on an unmatched stop is the user's, with and without us."""
     profiler = SimpleProfiler()
     ears = Ears(profiler, fake_clock)
-    ears.seam.install()
+    ears.tap.install()
     with pytest.raises(ValueError, match="stop recording"):
         profiler.stop("never started")
-    ears.seam.restore()
+    ears.tap.restore()
 
 
 def test_other_threads_do_not_count(ears, profiler):
@@ -127,10 +127,10 @@ def test_other_threads_do_not_count(ears, profiler):
 
 def test_a_failing_listener_is_reported_and_never_raises(profiler, fake_clock):
     ears = Ears(profiler, fake_clock, fail=True)
-    ears.seam.install()
+    ears.tap.install()
     with profiler.profile(TRAIN):
         pass
-    ears.seam.restore()
+    ears.tap.restore()
     assert [str(error) for error in ears.failures] == ["mine"]
 
 
@@ -138,7 +138,7 @@ def test_under_the_silent_profiler_the_same_is_heard(fake_clock):
     """Lightning's default does nothing; there the labels that do not matter never reach Python code of ours."""
     profiler = PassThroughProfiler()
     ears = Ears(profiler, fake_clock)
-    ears.seam.install()
+    ears.tap.install()
     for label in (TRAIN, "other", TRAIN, "other"):
         with profiler.profile(label):
             fake_clock.forward(1.0)
@@ -148,7 +148,7 @@ def test_under_the_silent_profiler_the_same_is_heard(fake_clock):
     assert len(profiler.start.__self__) <= 4096
     inner = profiler.start
     profiler.start = lambda action_name: inner(action_name)
-    ears.seam.restore()
+    ears.tap.restore()
     with profiler.profile(TRAIN):
         pass
     assert len(ears.heard) == 2
@@ -160,13 +160,13 @@ def test_several_seams_on_the_silent_profiler(fake_clock, order):
     before = dict(vars(profiler))
     seams = [Ears(profiler, fake_clock) for _ in range(2)]
     for ears in seams:
-        ears.seam.install()
+        ears.tap.install()
     with profiler.profile(TRAIN):
         fake_clock.forward(1.0)
-    seams[order[0]].seam.restore()
+    seams[order[0]].tap.restore()
     with profiler.profile(TRAIN):
         fake_clock.forward(1.0)
-    seams[order[1]].seam.restore()
+    seams[order[1]].tap.restore()
     assert vars(profiler) == before
     assert [len(seams[place].heard) for place in order] == [1, 2]
 
@@ -174,11 +174,11 @@ def test_several_seams_on_the_silent_profiler(fake_clock, order):
 def test_restore_leaves_the_object_as_it_was(profiler, fake_clock):
     before = dict(vars(profiler))
     ears = Ears(profiler, fake_clock)
-    assert ears.seam.install()
-    assert ears.seam.install()
+    assert ears.tap.install()
+    assert ears.tap.install()
     assert isinstance(profiler, Recording)
-    ears.seam.restore()
-    ears.seam.restore()
+    ears.tap.restore()
+    ears.tap.restore()
     assert vars(profiler) == before
 
 
@@ -186,8 +186,8 @@ def test_a_replacement_that_was_there_before_is_put_back(profiler, fake_clock):
     mine = lambda action_name: None  # noqa: E731
     profiler.start = mine
     ears = Ears(profiler, fake_clock)
-    ears.seam.install()
-    ears.seam.restore()
+    ears.tap.install()
+    ears.tap.restore()
     assert vars(profiler)["start"] is mine
     assert "stop" not in vars(profiler)
 
@@ -197,11 +197,11 @@ def test_several_seams_hear_the_same_and_go_in_any_order(profiler, fake_clock, o
     before = dict(vars(profiler))
     seams = [Ears(profiler, fake_clock) for _ in range(3)]
     for ears in seams:
-        ears.seam.install()
+        ears.tap.install()
     with profiler.profile(TRAIN):
         fake_clock.forward(1.0)
     for place in order:
-        seams[place].seam.restore()
+        seams[place].tap.restore()
         profiler.start("still works")
     assert [ears.heard for ears in seams] == [[("train", 1.0)]] * 3
     assert {key: value for key, value in vars(profiler).items() if key != "calls"} == {
@@ -212,11 +212,11 @@ def test_several_seams_hear_the_same_and_go_in_any_order(profiler, fake_clock, o
 
 def test_under_a_foreign_replacement_it_falls_silent(profiler, fake_clock):
     ears = Ears(profiler, fake_clock)
-    ears.seam.install()
+    ears.tap.install()
     inner_start, inner_stop = profiler.start, profiler.stop
     profiler.start = lambda action_name: inner_start(action_name)
     profiler.stop = lambda action_name: inner_stop(action_name)
-    ears.seam.restore()
+    ears.tap.restore()
     with profiler.profile(TRAIN):
         pass
     assert ears.heard == []
@@ -232,5 +232,5 @@ def test_a_profiler_that_cannot_be_listened_to_is_said(fake_clock):
         def stop(self, action_name): ...
 
     ears = Ears(Slots(), fake_clock)
-    assert not ears.seam.install()
-    ears.seam.restore()
+    assert not ears.tap.install()
+    ears.tap.restore()

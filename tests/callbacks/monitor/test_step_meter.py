@@ -45,7 +45,7 @@ class Script:
         self.meter.add_batch(samples)
         self.meter.close_step(self.epoch, self.step, self.clock.now)
         self.step += 1
-        return list(self.meter.records())[-1]
+        return list(self.meter.records)[-1]
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_group_is_the_sum_over_its_micro_batches(play):
         play.compute(1.0)
         play.meter.add_batch(4)
     play.meter.close_step(0, 0, play.clock.now)
-    (record,) = play.meter.records()
+    (record,) = play.meter.records
     assert (record.wait_s, record.compute_s, record.samples, record.batches) == (7.0, 3.0, 12, 3)
 
 
@@ -153,7 +153,7 @@ def test_an_epoch_end_with_nothing_pending_leaves_its_time_to_the_next_step(play
         play.clock.forward(3.0)
         play.meter.end_tail(play.clock.now)
         play.meter.start_epoch()
-    assert [record.other_s for record in play.meter.records()] == [0.0, 3.0]
+    assert [record.other_s for record in play.meter.records] == [0.0, 3.0]
 
 
 def test_validation_is_no_training_time_and_is_kept_apart(play):
@@ -314,7 +314,7 @@ def test_samples_are_unknown_as_soon_as_one_batch_hides_its_size(play):
     play.meter.add_batch(4)
     play.meter.add_batch(None)
     play.meter.close_step(0, 0, play.clock.now)
-    assert next(iter(play.meter.records())).samples is None
+    assert next(iter(play.meter.records)).samples is None
     play.fetch(1.0)
     play.close()
     assert play.meter.totals().samples is None
@@ -340,8 +340,8 @@ def test_memory_does_not_grow_with_the_run_and_sums_stay_exact(fake_clock):
     grown = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert grown < 400_000
-    assert len(meter.rows) == 1000
-    assert len(meter.first_waits()) == FIRST_WAITS
+    assert len(meter.records) == 1000
+    assert len(meter.first_waits) == FIRST_WAITS
     totals = meter.totals()
     assert (totals.steps, totals.wait_s, totals.train_s, totals.samples) == (100_000, 50_000.0, 100_000.0, 200_000)
 
@@ -357,9 +357,9 @@ def test_what_the_device_tells_later_goes_to_its_step(play):
     play.meter.set_device(1, 1.75, None)
     play.meter.set_device(2, None, None)
     play.meter.set_device(7, 1.0, 1.0)
-    told = [(record.device_idle_s, record.copy_s) for record in play.meter.records()]
+    told = [(record.device_idle_s, record.copy_s) for record in play.meter.records]
     assert told == [(0.25, 0.5), (1.0, None), (None, None)]
     assert play.meter.idle_beyond_wait_s == 0.75
     times = play.meter.device.times()
     assert (times.steps, times.idle_s, times.hidden_s, times.copy_s) == (2, 1.25, 0.75, 0.5)
-    assert [row[-2] for row in play.meter.take_rows(hold=1)] == [0.25, 1.0]
+    assert [record.device_idle_s for record in play.meter.take_records(hold=1)] == [0.25, 1.0]

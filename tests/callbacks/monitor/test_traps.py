@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from lightning.pytorch.profilers import PassThroughProfiler
 
-import lightning_fastdata.callbacks.monitor.instrumentation as listening_module
-from lightning_fastdata.callbacks.monitor.event_buffer import EventBuffer
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, Load
+from lightning_fastdata.callbacks.monitor import event_buffer, instrumentation
+from lightning_fastdata.callbacks.monitor.event_buffer import EventBuffer, LoadersOpened, StepEnd
+from lightning_fastdata.callbacks.monitor.fetch_probe import Fetch, FetchInfo, Load, WaitSplit
 from lightning_fastdata.callbacks.monitor.instrumentation import Instrumentation
+from lightning_fastdata.callbacks.monitor.profiler_tap import Interval
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 from lightning_fastdata.compat import lightning_loops
 from lightning_fastdata.results.summary import summarize
@@ -39,46 +40,41 @@ def test_the_table_of_traps_names_tests_that_are_there():
         assert function in functions_in(TESTS / file), function
 
 
-def facts(took, *, index=0, epoch=0, exhausted=False, **others):
+def fetch_info(took, *, index=0, epoch=0, **others):
     """A fetch from one of our loaders with workers, half of it blocked."""
     load = Load(4, 0.5 * took, index, 0.1 * took, index % 2, epoch)
-    half = 0.5 * took
-    return FetchInfo(exhausted, True, 0.0, half, half, True, False, index % 4, 4, False, None, (load,))._replace(
-        **others
-    )
+    split = WaitSplit(0.0, 0.5 * took, 0.5 * took)
+    return FetchInfo(False, True, split, True, False, index % 4, 4, False, None, (load,))._replace(**others)
 
 
 class Run:
-    """Training in epochs of 100 steps, as the journal gets it."""
+    """Training in epochs of 100 steps, as the events are noted."""
 
     def __init__(self, clock, monkeypatch):
-        self.clock, self.meter = clock, StepMeter(clock)
-        self.journal, self.step = EventBuffer(self.meter), 0
-        monkeypatch.setattr(
-            "lightning_fastdata.callbacks.monitor.event_buffer.interpret", lambda raw, start, end: raw[0]
-        )
+        self.clock = clock
+        self.events, self.step = EventBuffer(StepMeter(clock), pytest.fail), 0
+        monkeypatch.setattr(event_buffer, "interpret", lambda fetch: fetch.before[0])
 
     def train(self, waits):
-        note, forward = self.journal.note, self.clock.forward
+        note, forward = self.events.note, self.clock.forward
         for wait in waits:
             epoch, number = divmod(self.step, 100)
             if not number:
-                note(("opening", self.clock.now))
-                self.journal.replay()
-                self.meter.start_epoch(epoch)
+                note(LoadersOpened(self.clock.now, replaced=False))
+                self.events.meter.start_epoch(epoch)
             start, wait = self.clock.now, float(wait)
-            note(((facts(wait, index=self.step, epoch=epoch),), start, forward(wait)))
-            note(("compute", self.clock.now, forward(0.25)))
-            note(("callback", self.clock.now, forward(0.01)))
+            note(Fetch((fetch_info(wait, index=self.step, epoch=epoch),), (), None, start, forward(wait)))
+            note(Interval("compute", self.clock.now, forward(0.25)))
+            note(Interval("callback", self.clock.now, forward(0.01)))
             if number % 10 == 5:
-                note(("checkpoint", self.clock.now, forward(0.5)))
-            note((epoch, self.step, 4, self.clock.now))
+                note(Interval("checkpoint", self.clock.now, forward(0.5)))
+            note(StepEnd(epoch, self.step, 4, self.clock.now))
             self.step += 1
             if number % 50 == 49:
-                self.journal.replay()
-                self.meter.take_rows()
-                self.meter.ledger.take_spans()
-                self.meter.take_window()
+                meter = self.events.meter
+                meter.take_records()
+                meter.ledger.take_spans()
+                meter.take_window()
 
 
 @pytest.mark.slow
@@ -93,15 +89,16 @@ def test_memory_is_constant_and_percentiles_are_those_of_all_waits(fake_clock, m
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 100_000
-    assert len(run.journal) == 0
-    summary = summarize(run.meter.records(), totals=run.meter.totals())
+    assert len(run.events) == 0
+    meter = run.events.meter
+    summary = summarize(meter.records, totals=meter.totals())
     assert (summary.steps, summary.percentile_steps) == (100_000, 100_000)
     told = (summary.wait_s_median, summary.wait_s_p95, summary.wait_s_p99)
     assert told == pytest.approx(np.percentile(waits, (50, 95, 99)), rel=0.01)
     assert summary.wait_s_max == pytest.approx(waits.max())
     assert summary.wait_s == pytest.approx(waits.sum())
-    assert sum(run.meter.ledger.accounts.sums(fake_clock.now).values()) == pytest.approx(fake_clock.now - 100.0)
-    assert run.meter.loads.loading(lambda index: None).batches == 100_000
+    assert sum(meter.ledger.accounts.sums(fake_clock.now).values()) == pytest.approx(fake_clock.now - 100.0)
+    assert meter.loads.loading(lambda index: None).batches == 100_000
 
 
 def test_bursts_are_told_and_not_averaged_away(fake_clock):
@@ -112,7 +109,7 @@ def test_bursts_are_told_and_not_averaged_away(fake_clock):
         meter.train_fetch(start, fake_clock.forward(0.2 if step % 4 == 0 else 0.0))
         meter.add_batch(1)
         meter.close_step(0, step, fake_clock.forward(0.1))
-    summary = summarize(meter.records(), totals=meter.totals())
+    summary = summarize(meter.records, totals=meter.totals())
     assert summary.wait_s / summary.steps == pytest.approx(0.05)
     assert (summary.wait_s_median, summary.wait_s_p95, summary.wait_s_max) == pytest.approx((0.0, 0.2, 0.2))
 
@@ -121,11 +118,11 @@ def test_the_call_that_finds_the_end_is_in_no_wait(fake_clock):
     """Trap 7: a loader without a length ends in one call more, which may take long where workers go."""
     meter = StepMeter(fake_clock)
     start = fake_clock.now
-    meter.train_fetch(start, fake_clock.forward(1.0), facts(1.0, from_workers=False))
+    meter.train_fetch(start, fake_clock.forward(1.0), fetch_info(1.0, from_workers=False))
     start = fake_clock.now
-    meter.train_fetch(start, fake_clock.forward(8.0), facts(8.0, exhausted=True))
+    meter.train_fetch(start, fake_clock.forward(8.0), fetch_info(8.0, exhausted=True))
     meter.close_step(0, 0, fake_clock.now)
-    (record,) = meter.records()
+    (record,) = meter.records
     assert (record.wait_s, record.fetches, meter.fetches) == (1.0, 1, 1)
     sums = meter.ledger.accounts.sums(fake_clock.now)
     assert (sums["wait_s"], sums["boundary_s"]) == (1.0, 8.0)
@@ -154,8 +151,8 @@ class Loop:
 
 @pytest.fixture
 def two_ranks(fake_clock, monkeypatch):
-    """Give a Listening to a made-up Trainer of two ranks."""
-    monkeypatch.setattr(listening_module, "device_timer", lambda device: None)
+    """Put an Instrumentation on a made-up Trainer of two ranks."""
+    monkeypatch.setattr(instrumentation, "device_timer", lambda device: None)
     made = []
 
     def build(loop=None):
@@ -168,44 +165,44 @@ def two_ranks(fake_clock, monkeypatch):
             world_size=2,
             fit_loop=SimpleNamespace(epoch_loop=loop or Loop(fake_clock)),
         )
-        meter = StepMeter(fake_clock)
-        meter.ledger.accounts.enter("loop", fake_clock.now)
-        journal = EventBuffer(meter)
-
-        def up_to_date():
-            journal.replay()
-            return meter
-
-        arguments = {"journal": journal, "up_to_date": up_to_date, "failed": made.append, "clock": fake_clock}
-        listening = Instrumentation(trainer, SimpleNamespace(), object(), fitting=True, device_events=True, **arguments)
-        made.append(listening)
-        return trainer, listening, lambda: up_to_date().ledger.accounts.sums(fake_clock.now)
+        events = EventBuffer(StepMeter(fake_clock), pytest.fail)
+        events.meter.ledger.accounts.enter("loop", fake_clock.now)
+        installed = Instrumentation(
+            *(trainer, SimpleNamespace(), object()),
+            events=events,
+            on_error=pytest.fail,
+            clock=fake_clock,
+            fitting=True,
+            device_events=True,
+        )
+        made.append(installed)
+        return trainer, installed, lambda: events.meter.ledger.accounts.sums(fake_clock.now)
 
     yield build
-    for listening in made:
-        listening.restore()
+    for installed in made:
+        installed.restore()
 
 
 def test_the_meeting_before_each_batch_is_no_wait(two_ranks):
     """Trap 15."""
-    trainer, listening, sums = two_ranks()
+    trainer, installed, sums = two_ranks()
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
     trainer.strategy.barrier()
-    assert (sums()["sync_s"], sums()["wait_s"], listening.not_measured) == (6.0, 0.0, ("transfer_s",))
-    listening.restore()
+    assert (sums()["sync_s"], sums()["wait_s"], installed.not_measured) == (6.0, 0.0, ("transfer_s",))
+    installed.restore()
     assert "barrier" not in vars(trainer.strategy)
     assert "_broadcast_sigterm_tensor" not in vars(trainer.fit_loop.epoch_loop)
 
 
 def test_a_meeting_that_is_held_elsewhere_is_not_measured(two_ranks):
-    trainer, listening, _ = two_ranks(SimpleNamespace())
-    assert "sync_s" in listening.not_measured
+    trainer, installed, _ = two_ranks(SimpleNamespace())
+    assert "sync_s" in installed.not_measured
     assert lightning_loops.sigterm_broadcast(trainer) is None
 
 
 def test_what_is_called_not_measured_is_not_half_measured(two_ranks):
     """``RunSummary.not_measured``: these accounts read 0; and the reader is told once."""
-    trainer, listening, sums = two_ranks(SimpleNamespace())
+    trainer, installed, sums = two_ranks(SimpleNamespace())
     trainer.strategy.barrier()
     assert sums()["sync_s"] == 0.0
-    assert any("sync" in note.lower() or "rank" in note.lower() for note in listening.notes.values())
+    assert any("sync" in note.lower() or "rank" in note.lower() for note in installed.notes.values())

@@ -1,24 +1,24 @@
-"""Tallies: sums over fetches, batches and steps that stay small however long the run is."""
+"""Stats: sums over fetches, batches and steps that stay small however long the run is."""
 
 import random
 
 import pytest
 
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, Load
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, Load, WaitSplit
 from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadStats, WaitStats
 
 
 def facts(inline=None, blocked=None, handoff=None, **others):
-    """Facts of a fetch about which nothing is known but what is given."""
-    nothing = FetchInfo(False, None, None, None, None, False, False, None, None, False, None, ())
-    return nothing._replace(main_process_s=inline, stalled_s=blocked, worker_transfer_s=handoff, **others)
+    """A fetch of which nothing is known but what is given."""
+    nothing = FetchInfo(False, None, None, False, False, None, None, False, None, ())
+    return nothing._replace(split=None if inline is None else WaitSplit(inline, blocked, handoff), **others)
 
 
 def waits_of(*fetches):
-    tally = WaitStats()
+    stats = WaitStats()
     for took, found in fetches:
-        tally.add(took, found)
-    return tally.kinds()
+        stats.add(took, found)
+    return stats.kinds()
 
 
 def test_before_the_first_fetch_there_are_no_kinds():
@@ -75,10 +75,10 @@ def load(index, slowest_s, *, samples=4, load_s=1.0, worker=0, epoch=0):
 
 
 def loading_of(*loads, path_of=lambda index: None):
-    tally = LoadStats()
+    stats = LoadStats()
     for one in loads:
-        tally.add(one)
-    return tally.loading(path_of)
+        stats.add(one)
+    return stats.loading(path_of)
 
 
 def test_without_a_batch_that_tells_there_is_no_loading():
@@ -95,13 +95,13 @@ def test_the_slowest_samples_are_those_of_the_whole_run():
     """Each once, with its slowest time, in whatever order they come."""
     rng = random.Random(3)
     truth = {}
-    tally = LoadStats()
+    stats = LoadStats()
     for _ in range(2000):
         index, slowest_s = rng.randrange(300), rng.random()
         truth[index] = max(truth.get(index, 0.0), slowest_s)
-        tally.add(load(index, slowest_s))
-        assert len(tally._slowest) <= 10
-    found = [(int(sample.index), sample.load_s) for sample in tally.loading(lambda index: None).slowest]
+        stats.add(load(index, slowest_s))
+        assert len(stats._slowest) <= 10
+    found = [(int(sample.index), sample.load_s) for sample in stats.loading(lambda index: None).slowest]
     assert found == sorted(truth.items(), key=lambda item: item[1], reverse=True)[:10]
 
 
@@ -128,16 +128,16 @@ def test_the_device_is_none_before_it_told_of_a_step():
 
 
 def test_idle_and_hidden_are_the_wait():
-    tally = DeviceStats()
-    tally.add(3.0, 1.0, None)
-    tally.add(2.0, 2.0, 0.25)
-    times = tally.times()
+    stats = DeviceStats()
+    stats.add(3.0, 1.0, None)
+    stats.add(2.0, 2.0, 0.25)
+    times = stats.times()
     assert (times.steps, times.idle_s, times.hidden_s, times.copy_s) == (2, 3.0, 2.0, 0.25)
     assert times.idle_s_p95 == pytest.approx(1.0, rel=0.01)
 
 
 def test_a_copy_that_was_never_measured_is_none_and_an_idle_of_zero_is_zero():
-    tally = DeviceStats()
-    tally.add(1.0, 0.0, None)
-    times = tally.times()
+    stats = DeviceStats()
+    stats.add(1.0, 0.0, None)
+    times = stats.times()
     assert (times.idle_s, times.hidden_s, times.copy_s) == (0.0, 1.0, None)
