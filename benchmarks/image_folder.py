@@ -245,17 +245,17 @@ def accuracy(source: Path) -> dict[str, Any]:
     for size in (224, 96, 64):
         for gap in (1, 2, 3, 1000):
             decoder.GAP = gap
-            decoder = decoder.CropDecoder(RandomCrop(size))
+            crops = decoder.CropDecoder(RandomCrop(size))
             out = torch.empty(1, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
             differences, shrunk, took = [], 0, 0.0
             for number, one in enumerate(data):
                 seed = mix(number)
                 started = time.process_time()
-                image = decoder.load(one, seed)
-                decoder.write(image, out)
+                image = crops.load(one, seed)
+                crops.write(image, out)
                 took += time.process_time() - started
                 full = v2.functional.to_image(Image.open(io.BytesIO(one)).convert("RGB"))
-                box = decoder.crop.draw(*full.shape[1:], SampleRng(seed))
+                box = crops.crop.draw(*full.shape[1:], SampleRng(seed))
                 expected = v2.functional.resized_crop(full, *box, [size, size], antialias=True)
                 expected = expected.flip(2) if image.flips else expected
                 differences.append((expected.int() - out[0].int()).abs().float().mean().item())
