@@ -92,7 +92,7 @@ class StepRecord:
         """The record that ``to_dict`` gave; entries it does not know are ignored.
 
         Raises:
-            ValueError: An entry is missing, or of another type.
+            msgspec.ValidationError: An entry is missing, or of another type.
         """
         return msgspec.convert(dict(values), cls)
 
