@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import statistics
+from types import MappingProxyType
 
 import msgspec
 import pytest
@@ -43,7 +44,9 @@ def test_a_summary_goes_through_json_and_back():
     parts = (StageWait("val/0", 2, 6, 0.2, 0.1, 1.0), StageWait("val/1", 2, 4, None, None, 2.5))
     stages = [StageWait("val", 2, 10, 1.0, 0.4, 4.0, parts), StageWait("test", 1, 1, 1.0, 0.4, 4.0)]
     summary = summarize([record(first=True), record(1)], stages=stages, num_workers=2)
-    summary = dataclasses.replace(summary, notes=("a note",), host="here", plans={"train": {"dataset": object}})
+    summary = dataclasses.replace(
+        summary, notes=("a note",), host="here", plans=MappingProxyType({"train": {"dataset": object}})
+    )
     written = summary.to_dict()
     assert json.loads(json.dumps(written)) == written
     assert written["stages"][0]["loaders"][0]["wait_share"] == 0.2
@@ -80,9 +83,9 @@ def test_percentiles_agree_with_the_standard_library():
 
 def test_totals_count_what_is_no_longer_kept_and_the_summary_says_so():
     totals = Totals(steps=50_000, epochs=5, samples=None, wait_s=100.0, compute_s=300.0, wait_s_max=9.0)
-    summary = summarize([record(wait_s=0.1)] * 10, totals=totals)
+    summary = summarize([record(wait_s=0.1)] * 10, totals=totals, first_waits=[(0, 9.0)])
     assert (summary.steps, summary.wait_s, summary.wait_share, summary.wait_s_max) == (50_000, 100.0, 0.25, 9.0)
-    assert summary.percentile_steps == 10
+    assert (summary.percentile_steps, summary.first_batch_wait_s) == (10, ((0, 9.0),))
 
 
 def test_without_a_measured_wait_nothing_is_claimed():
