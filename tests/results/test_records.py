@@ -61,7 +61,8 @@ def test_a_summary_of_a_later_schema_is_refused():
 
 
 def test_the_parts_add_up_and_the_share_is_a_ratio_of_sums():
-    summary = summarize([record(0, 0.5), record(1, 1.5)])
+    summary = summarize([record(0, 0.5, first=True), record(1, 1.5, epoch=1, first=True)])
+    assert (summary.epochs, summary.first_batch_wait_s) == (2, ((0, 0.5), (1, 1.5)))
     assert summary.wait_s == 2.0
     assert summary.train_s == pytest.approx(3.0)
     assert summary.wait_share == pytest.approx(2 / 3)
@@ -69,12 +70,9 @@ def test_the_parts_add_up_and_the_share_is_a_ratio_of_sums():
 
 
 def test_percentiles_show_the_bursts_that_a_mean_hides():
-    """Trap 34: with four workers the pattern is one slow, three fast."""
+    """Trap 34: with four workers the pattern is one slow, three fast. They agree with the standard library's."""
     summary = summarize([record(step, 0.4 if step % 4 == 0 else 0.0) for step in range(100)])
     assert (summary.wait_s_median, summary.wait_s_p95, summary.wait_s_max) == (0.0, 0.4, 0.4)
-
-
-def test_percentiles_agree_with_the_standard_library():
     waits = [random.Random(0).random() for _ in range(101)]
     summary = summarize([record(step, wait) for step, wait in enumerate(waits)])
     assert summary.wait_s_median == statistics.median(waits)
@@ -103,12 +101,6 @@ def test_an_evaluation_alone_gets_its_own_verdict():
         " only 9 batches."
     )
     assert summary.timing_source == "fetch"
-
-
-def test_first_batches_are_listed_by_epoch():
-    summary = summarize([record(0, 0.9, first=True), record(1), record(2, 0.7, epoch=1, first=True)])
-    assert summary.first_batch_wait_s == ((0, 0.9), (1, 0.7))
-    assert summary.epochs == 2
 
 
 @pytest.mark.parametrize(
