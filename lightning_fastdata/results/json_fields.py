@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, get_type_hints
@@ -31,7 +32,13 @@ def _finite(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda name: None)
+def _whole(text: str) -> int | None:
+    return int(text) if len(text) < _DIGITS_OF_FLOAT else None
+
+
+# An integer of more digits overflows as soon as something calculates with it as a float.
+_DIGITS_OF_FLOAT = sys.float_info.max_10_exp
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_int=_whole, parse_constant=lambda name: None)
 
 
 def convert_fields(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

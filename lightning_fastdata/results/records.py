@@ -92,7 +92,7 @@ class StepRecord(NamedTuple):
         """The record that ``to_dict`` gave; entries it does not know are ignored.
 
         Raises:
-            ValueError: An entry is missing, or of another type.
+            msgspec.ValidationError: An entry is missing, or of another type.
         """
         needed = [name for name in cls._fields if name not in values and name not in cls._field_defaults]
         try:

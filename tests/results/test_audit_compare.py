@@ -1,4 +1,4 @@
-"""Two runs side by side: same, or parted where they part."""
+"""Two runs side by side: the same, or where they start to differ."""
 
 import dataclasses
 
@@ -27,42 +27,33 @@ def run(epochs=2, **kwargs):
 
 
 def test_the_same():
-    found = compare(run(), run())
-    assert found.same
-    assert (found.epochs, found.batches, found.samples, found.aspects) == (2, 100, 800, ("order", "content"))
+    comparison = compare(run(), run())
+    assert comparison.same
+    assert (comparison.epochs, comparison.batches, comparison.samples, comparison.aspects) == (
+        2,
+        100,
+        800,
+        ("order", "content"),
+    )
 
 
 @pytest.mark.parametrize("batches", [50, 300])
 @pytest.mark.parametrize("where", [0, 1, 37, 49])
-def test_the_first_difference_is_found(batches, where):
+def test_the_first_difference_is_located(batches, where):
     """To the batch in short epochs, to within a stride in long ones; later differences do not matter."""
     changed = [epoch_line(0, batches), epoch_line(1, batches, order={where: 1, batches - 1: 1})]
-    found = compare([epoch_line(0, batches), epoch_line(1, batches)], changed)
-    assert not found.same
-    assert found.difference.epoch == 1
-    assert found.difference.aspects == ("order",)
-    assert found.difference.first <= where <= found.difference.last
-    assert found.difference.last - found.difference.first + 1 == changed[1].stride
+    comparison = compare([epoch_line(0, batches), epoch_line(1, batches)], changed)
+    assert not comparison.same
+    assert comparison.difference.epoch == 1
+    assert comparison.difference.aspects == ("order",)
+    assert comparison.difference.first <= where <= comparison.difference.last
+    assert comparison.difference.last - comparison.difference.first + 1 == changed[1].stride
 
 
-def test_both_aspects_are_told_with_the_earlier_place():
-    found = compare(run(), run(order={30: 1}, content={20: 1}))
-    assert found.difference == Difference(0, ("order", "content"), 20, 20)
+def test_both_aspects_are_named_with_the_earlier_batch():
+    comparison = compare(run(), run(order={30: 1}, content={20: 1}))
+    assert comparison.difference == Difference(0, ("order", "content"), 20, 20)
     assert compare(run(), run(content={20: 1})).difference == Difference(0, ("content",), 20, 20)
-
-
-def test_batches_in_another_order_differ():
-    """The sum of the whole is made of each batch's place."""
-    one = EpochSums(epoch=0)
-    for number, value in enumerate([5, 7]):
-        one.note(BatchSums(number, 1, mix(number + value), None))
-    one.settle()
-    other = EpochSums(epoch=0)
-    for number, value in enumerate([7, 5]):
-        other.note(BatchSums(number, 1, mix(number + value), None))
-    other.settle()
-    lines = [read_vector(sums.vector(), 1, sums) for sums in (one, other)]
-    assert not compare(lines[:1], lines[1:]).same
 
 
 def test_a_difference_in_the_high_half_only():
@@ -73,11 +64,9 @@ def test_a_difference_in_the_high_half_only():
 
 
 def test_epochs_that_only_one_has():
-    found = compare(run(3), run(2))
-    assert found.difference is None
-    assert not found.same
-    assert (found.more, found.epochs) == ((1, 0), 2)
     assert compare(run(2), run(5)).more == (0, 3)
+    comparison = compare(run(3), run(2))
+    assert (comparison.difference, comparison.same, comparison.more, comparison.epochs) == (None, False, (1, 0), 2)
 
 
 @pytest.mark.parametrize(
@@ -85,13 +74,10 @@ def test_epochs_that_only_one_has():
 )
 def test_epochs_of_different_length(left, right, agree):
     """Different already; it is said how far they agree."""
-    found = compare([epoch_line(batches=left)], [epoch_line(batches=right)])
-    assert found.difference == Difference(0, ("order", "content"), agree, agree, (left, right))
-
-
-def test_a_different_length_does_not_hide_where_they_part():
-    found = compare([epoch_line(batches=50)], [epoch_line(batches=30, order={10: 1})])
-    assert found.difference == Difference(0, ("order",), 10, 10)
+    comparison = compare([epoch_line(batches=left)], [epoch_line(batches=right)])
+    assert comparison.difference == Difference(0, ("order", "content"), agree, agree, (left, right))
+    comparison = compare([epoch_line(batches=50)], [epoch_line(batches=30, order={10: 1})])
+    assert comparison.difference == Difference(0, ("order",), 10, 10)
 
 
 @pytest.mark.parametrize(("batches", "first", "compared_from"), [(50, 20, 20), (150, 21, 22), (150, 120, 120)])
@@ -100,23 +86,19 @@ def test_a_line_that_begins_in_mid_epoch(batches, first, compared_from):
     whole = [epoch_line(0, batches), epoch_line(1, batches)]
     resumed = [whole[0], epoch_line(1, batches - first, first)]
     for pair in ((whole, resumed), (resumed, whole)):
-        found = compare(*pair)
-        assert found.difference is None
-        assert not found.same
-        assert found.from_batch == ((1, compared_from),)
+        comparison = compare(*pair)
+        assert comparison.difference is None
+        assert not comparison.same
+        assert comparison.from_batch == ((1, compared_from),)
     changed = [whole[0], epoch_line(1, batches - first, first, order={batches - 2: 1})]
-    found = compare(whole, changed).difference
-    assert found.first <= batches - 2 <= found.last
-
-
-def test_two_lines_that_begin_at_the_same_batch_are_the_same():
-    assert compare([epoch_line(first=20)], [epoch_line(first=20)]).same
+    comparison = compare(whole, changed).difference
+    assert comparison.first <= batches - 2 <= comparison.last
 
 
 def test_what_only_one_run_measured_is_not_compared():
-    found = compare(run(), run(measured="order", content={3: 1}))
-    assert found.same
-    assert found.aspects == ("order",)
+    comparison = compare(run(), run(measured="order", content={3: 1}))
+    assert (comparison.same, comparison.aspects) == (True, ("order",))
+    assert compare([epoch_line(first=20)], [epoch_line(first=20)]).same
 
 
 @pytest.mark.parametrize(

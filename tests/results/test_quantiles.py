@@ -36,17 +36,9 @@ def test_memory_does_not_grow_with_the_number_of_values():
     assert len(quantiles._bins) <= bins * 1.1 + 20 < 3_500
 
 
-def test_nothing_added_is_not_zero():
+def test_nothing_zeros_and_absurd_values_do_not_break_it():
     assert Quantiles().quantile(0.5) is None
-
-
-def test_zeros_count():
-    quantiles = filled([0.0, 0.0, 0.0, 1.0])
-    assert quantiles.quantile(0.5) == 0.0
-    assert quantiles.quantile(1.0) == pytest.approx(1.0, rel=0.01)
-
-
-def test_absurd_values_do_not_break_it():
-    quantiles = filled([1e-300, 1e300])
-    assert quantiles.quantile(0) == 0.0
-    assert quantiles.quantile(1) == pytest.approx(1e6, rel=0.01)
+    assert filled([0.0, 0.0, 0.0, 1.0]).quantile(0.5) == 0.0
+    assert filled([0.0, 0.0, 0.0, 1.0]).quantile(1.0) == pytest.approx(1.0, rel=0.01)
+    assert filled([1e-300, 1e300]).quantile(0) == 0.0
+    assert filled([1e-300, 1e300]).quantile(1) == pytest.approx(1e6, rel=0.01)

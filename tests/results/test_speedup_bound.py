@@ -15,30 +15,28 @@ def steps(waits, compute=0.08):
     return [StepRecord(0, n, 4, wait, None, compute, 0.0, n == 0, 1, 1, 0) for n, wait in enumerate(waits)]
 
 
-def run_of(records, startup=0.0, **accounts):
+def run_of(records, **accounts):
     wait = sum(record.wait_s for record in records)
     compute = sum(record.compute_s for record in records)
-    ledger = dict.fromkeys(ACCOUNTS, 0.0) | {"startup_s": startup, "wait_s": wait, "compute_s": compute} | accounts
+    ledger = dict.fromkeys(ACCOUNTS, 0.0) | {"wait_s": wait, "compute_s": compute} | accounts
     return replace(summarize(records), ledger=ledger, total_s=sum(ledger.values()))
 
 
-def test_the_whole_wait_gone_and_nothing_else_changed():
+@pytest.mark.parametrize(
+    ("accounts", "figures", "exposed_s", "of_s"),
+    [
+        ({"startup_s": 50.0}, {}, 2.0, 10.0),  # the whole wait gone and nothing else changed
+        ({"validation_s": 90.0}, {}, 2.0, 100.0),  # which dilutes what can be gained
+        ({"validation_s": 5.0}, {"validation_wait_s": 3.0}, 5.0, 15.0),
+        ({"boundary_s": 3.0}, {"boundary": Boundary(2, 1.5, 2.0, 1.0, 0.5)}, 5.0, 13.0),
+    ],
+)
+def test_all_exposed_wait_is_gone_and_nothing_else_has_changed(accounts, figures, exposed_s, of_s):
     records = steps([0.02] * 100)
-    bound = estimate_speedup_bound(run_of(records, startup=50.0, validation_s=2.0), records)
-    assert bound.speedup == pytest.approx(12 / 10)
-    assert (bound.exposed_s, bound.of_s) == (pytest.approx(2.0), pytest.approx(12.0))
+    bound = estimate_speedup_bound(replace(run_of(records, **accounts), **figures), records)
+    assert (bound.exposed_s, bound.of_s) == (pytest.approx(exposed_s), pytest.approx(of_s))
+    assert bound.speedup == pytest.approx(of_s / (of_s - exposed_s))
     assert (bound.exposed_by, bound.steps) == ("host", 100)
-
-
-def test_validation_dilutes_what_can_be_gained():
-    records = steps([0.02] * 100)
-    assert estimate_speedup_bound(run_of(records, validation_s=90.0), records).speedup == pytest.approx(100 / 98)
-
-
-def test_boundaries_can_be_gained_too():
-    records = steps([0.02] * 100)
-    run = replace(run_of(records, boundary_s=3.0), boundary=Boundary(2, 1.5, 2.0, 1.0, 0.5))
-    assert estimate_speedup_bound(run, records).exposed_s == pytest.approx(5.0)
 
 
 def test_even_steps_make_it_sure_and_uneven_ones_do_not():
@@ -91,24 +89,16 @@ def test_first_batches_count_once_and_those_of_the_start_up_not_at_all():
     assert estimate_speedup_bound(device, records).steady_s == 0.0
 
 
-def test_waiting_in_validation_can_be_gained_too():
-    records = steps([0.02] * 100)
-    bound = estimate_speedup_bound(replace(run_of(records, validation_s=5.0), validation_wait_s=3.0), records)
-    assert (bound.exposed_s, bound.validation_s) == (pytest.approx(5.0), 3.0)
-
-
-def test_one_step_says_next_to_nothing():
-    records = steps([0.02])
-    bound = estimate_speedup_bound(run_of(records), records)
-    assert (bound.low, bound.high) == (None, None)
-
-
-def test_without_a_ledger_there_is_none():
+def test_without_a_ledger_or_any_time_there_is_none():
     records = steps([0.02] * 10)
     assert estimate_speedup_bound(summarize(records), records) is None
     assert estimate_speedup_bound(replace(run_of(records), wait_s=None), records) is None
+    assert estimate_speedup_bound(replace(run_of(records), total_s=0.0), records) is None
 
 
-def test_nothing_but_waiting_is_no_division_by_zero():
+def test_one_step_says_next_to_nothing_and_nothing_but_waiting_is_no_division_by_zero():
+    records = steps([0.02])
+    bound = estimate_speedup_bound(run_of(records), records)
+    assert (bound.low, bound.high) == (None, None)
     records = steps([0.02] * 10, compute=0.0)
     assert estimate_speedup_bound(run_of(records), records).speedup == pytest.approx(100)
