@@ -15,11 +15,13 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from lightning_fastdata.callbacks.monitor import event_buffer, instrumentation
 from lightning_fastdata.callbacks.monitor.event_buffer import EventBuffer, LoadersOpened, StepEnd
-from lightning_fastdata.callbacks.monitor.fetch_probe import Fetch, FetchInfo, Load, WaitSplit
+from lightning_fastdata.callbacks.monitor.fetch_probe import Fetch, FetchInfo, WaitSplit
 from lightning_fastdata.callbacks.monitor.instrumentation import Instrumentation
 from lightning_fastdata.callbacks.monitor.profiler_tap import Interval
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 from lightning_fastdata.compat import lightning_loops
+from lightning_fastdata.loaders.batch_requests import LoadedBatch
+from lightning_fastdata.loaders.seeded_dataset import LoadTimes
 from lightning_fastdata.results.summary import summarize
 
 TESTS = Path(__file__).parents[2]
@@ -42,9 +44,10 @@ def test_the_table_of_traps_names_tests_that_are_there():
 
 def fetch_info(took, *, index=0, epoch=0, **others):
     """A fetch from one of our loaders with workers, half of it blocked."""
-    load = Load(4, 0.5 * took, index, 0.1 * took, index % 2, epoch)
+    times = LoadTimes(0.0, 0.5 * took, 4, 0, 0.1 * took, index % 2)
+    loaded = LoadedBatch(epoch, index, times, index % 2, index, None)
     split = WaitSplit(0.0, 0.5 * took, 0.5 * took)
-    return FetchInfo(False, True, split, True, False, index % 4, 4, False, None, (load,))._replace(**others)
+    return FetchInfo(False, True, split, True, False, index % 4, 4, False, None, (loaded,))._replace(**others)
 
 
 class Run:
