@@ -18,10 +18,11 @@ from lightning_fastdata.callbacks.monitor.event_buffer import EventBuffer, Loade
 from lightning_fastdata.callbacks.monitor.fetch_probe import Fetch, FetchInfo, WaitSplit
 from lightning_fastdata.callbacks.monitor.instrumentation import Instrumentation
 from lightning_fastdata.callbacks.monitor.profiler_tap import Interval
-from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
+from lightning_fastdata.callbacks.monitor.step_meter import FIRST_WAITS, StepMeter
 from lightning_fastdata.compat import lightning_loops
 from lightning_fastdata.loaders.batch_requests import LoadedBatch
 from lightning_fastdata.loaders.seeded_dataset import LoadTimes
+from lightning_fastdata.results.records import RECENT_STEPS
 from lightning_fastdata.results.summary import summarize
 
 TESTS = Path(__file__).parents[2]
@@ -102,6 +103,8 @@ def test_memory_is_constant_and_percentiles_are_those_of_all_waits(fake_clock, m
     assert summary.wait_s == pytest.approx(waits.sum())
     assert sum(meter.ledger.accounts.sums(fake_clock.now).values()) == pytest.approx(fake_clock.now - 100.0)
     assert meter.loads.loading(lambda index: None).batches == 100_000
+    assert (len(meter.records), len(meter.first_waits)) == (RECENT_STEPS, FIRST_WAITS)
+    assert meter.totals().samples == 400_000
 
 
 def test_bursts_are_told_and_not_averaged_away(fake_clock):
