@@ -1,7 +1,6 @@
 """What kind of waiting a fetch was: from looks that are made up, and from real loaders."""
 
 import gc
-import sys
 import time
 import weakref
 from types import SimpleNamespace
@@ -278,17 +277,9 @@ def fetch(probe, trainer):
     """One fetch as Lightning makes it; gives the batch, and what the probe found."""
     probe.before()
     start = time.perf_counter()
-    batch = None
-    try:
-        batch = next(trainer.combined)[0]
-    except StopIteration:
-        pass_on = True
-    else:
-        pass_on = False
+    batch = next(trainer.combined, (None,))[0]
     end = time.perf_counter()
-    if pass_on:
-        return None, None
-    return batch, interpret(probe.after(start, end))
+    return batch, None if batch is None else interpret(probe.after(start, end))
 
 
 def read(loaders, compute_s=0.0, mode="max_size_cycle", passes=1):
@@ -309,15 +300,15 @@ def read(loaders, compute_s=0.0, mode="max_size_cycle", passes=1):
 class Sleepy(Dataset):
     """Samples that take ``sleep_s``; one in twelve takes longer."""
 
-    def __init__(self, length, sleep_s, slow_s=None, give=torch.tensor):
-        self.length, self.sleep_s, self.slow_s, self.give = length, sleep_s, slow_s or sleep_s, give
+    def __init__(self, length, sleep_s, slow_s=None):
+        self.length, self.sleep_s, self.slow_s = length, sleep_s, slow_s or sleep_s
 
     def __len__(self):
         return self.length
 
     def __getitem__(self, index):
         time.sleep(self.slow_s if index % 12 == 6 else self.sleep_s)
-        return self.give(index)
+        return torch.tensor(index)
 
 
 def load_with(maker, dataset, **kwargs):
@@ -371,30 +362,6 @@ def test_a_slow_loader_has_an_empty_queue_and_a_fast_one_a_full_queue(maker):
     fast = read(load_with(maker, Sleepy(24, 0.001), num_workers=2), compute_s=0.02)[3:-6]
     assert not blocked(fast)
     assert sum(each.ready for each in fast) / len(fast) > 3
-
-
-class Slow:
-    """Unpickling it takes 20 ms."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def __getstate__(self):
-        return {"number": int(self.number)}
-
-    def __setstate__(self, state):
-        time.sleep(0.02)
-        vars(self).update(state)
-
-
-@pytest.mark.slow
-@MAKERS
-@three_tries
-def test_slow_unpickling_of_a_batch_that_was_there_is_handing_over(maker):
-    dataset = Sleepy(12, 0.001, give=Slow)
-    found = read(load_with(maker, dataset, num_workers=2), compute_s=0.03)[1:]
-    assert sum(each.split.handoff_s for each in found) > 0.018 * len(found)
-    assert not blocked(found)
 
 
 @pytest.mark.slow
@@ -547,28 +514,6 @@ def test_iterators_that_are_kept_elsewhere_are_missed_once():
 
 
 @pytest.mark.slow
-@MAKERS
-@pytest.mark.parametrize("name", ["_task_info", "_data_queue", "_num_yielded"])
-def test_a_queue_that_is_kept_elsewhere_is_missed(monkeypatch, maker, name):
-    """The figures that need it are None; what the stamps tell stays."""
-    kind = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
-
-    def hidden(self, wanted):
-        if wanted == name and sys._getframe(1).f_globals["__name__"] == "lightning_fastdata.compat.torch_internals":
-            raise AttributeError(wanted)
-        return object.__getattribute__(self, wanted)
-
-    monkeypatch.setattr(kind, "__getattribute__", hidden, raising=False)
-    trainer = Trainer(load_with(maker, Sleepy(6, 0.0), num_workers=1))
-    probe = FetchProbe(trainer)
-    for _ in range(3):
-        _, found = fetch(probe, trainer)
-        assert (found.ready, found.capacity, found.from_workers) == (None, None, True)
-        assert (found.split is None) == (maker == "torch")
-    assert probe.lost.startswith("queue occupancy: not measured, ")
-
-
-@pytest.mark.slow
 def test_a_system_that_does_not_say_how_long_a_queue_is_is_named(monkeypatch):
     def unable(self):
         raise NotImplementedError
@@ -627,14 +572,6 @@ class Endless(IterableDataset):
         yield from torch.ones(6, 2)
 
 
-class Pairs(Dataset):
-    def __len__(self):
-        return 12
-
-    def __getitem__(self, index):
-        return torch.ones(2)
-
-
 def fit(*loaders, **kwargs):
     profiler = Probing()
     trainer = quiet_trainer(profiler=profiler, max_epochs=2, **kwargs)
@@ -646,35 +583,14 @@ def fit(*loaders, **kwargs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("in_handler", [False, True])
-def test_the_call_that_finds_the_end_is_no_fetch(workers, in_handler):
+def test_the_call_that_finds_the_end_is_no_fetch(workers):
     """A loader without a length is read until it ends, in each epoch, also in a handler of another end."""
-    loader = DataLoader(Endless(), batch_size=2, num_workers=workers)
-    if in_handler:
-        try:
-            next(iter(()))
-        except StopIteration:
-            found = fit(loader)
-    else:
-        found = fit(loader)
+    try:
+        next(iter(()))
+    except StopIteration:
+        found = fit(DataLoader(Endless(), batch_size=2, num_workers=workers))
     batches = 3 * max(1, workers)
     # The first batch of the first epoch is read ahead before there are labels.
     assert [each.exhausted for each in found] == [*[False] * (batches - 1), True, *[False] * batches, True]
     assert all((each.split is None) == each.exhausted for each in found)
     assert {each.from_workers for each in found} == {workers > 0}
-
-
-@pytest.mark.slow
-@MAKERS
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_real_fit_is_probed_at_every_fetch(maker, workers):
-    found = fit(load_with(maker, Pairs(), num_workers=workers))
-    assert len(found) == 24
-    assert not any(each.exhausted or each.restarted for each in found)
-    assert {each.from_workers for each in found} == {workers > 0}
-    assert all(each.split is not None for each in found)
-    assert {len(each.loaded) for each in found} == {int(maker == "ours")}
-    starts = [number for number, each in enumerate(found) if each.worker_start_s is not None]
-    assert starts == ([0, 12] if maker == "ours" and workers else [])
-    if maker == "ours":
-        assert [each.loaded[0].epoch for each in found] == [0] * 12 + [1] * 12

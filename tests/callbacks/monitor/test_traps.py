@@ -201,14 +201,10 @@ def test_the_meeting_before_each_batch_is_no_wait(two_ranks):
 
 
 def test_a_meeting_that_is_held_elsewhere_is_not_measured(two_ranks):
-    trainer, installed, _ = two_ranks(SimpleNamespace())
+    """``RunSummary.not_measured``: these accounts read 0, and not a part; and the reader learns why."""
+    trainer, installed, sums = two_ranks(SimpleNamespace())
     assert "sync_s" in installed.not_measured
     assert lightning_loops.sigterm_broadcast(trainer) is None
-
-
-def test_what_is_called_not_measured_is_not_half_measured(two_ranks):
-    """``RunSummary.not_measured``: these accounts read 0; and the reader is told once."""
-    trainer, installed, sums = two_ranks(SimpleNamespace())
     trainer.strategy.barrier()
     assert sums()["sync_s"] == 0.0
-    assert any("sync" in note.lower() or "rank" in note.lower() for note in installed.notes.values())
+    assert any("rank" in note for note in installed.notes.values())
