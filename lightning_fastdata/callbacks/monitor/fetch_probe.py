@@ -14,7 +14,7 @@ from lightning_fastdata.compat.torch_internals import QueueState, loads_inline, 
 from lightning_fastdata.loaders.batch_requests import InlineBatches, LoadedBatch
 from lightning_fastdata.loaders.resumable import Batches
 
-__all__ = ["STALL_S", "Fetch", "FetchInfo", "FetchProbe", "Load", "WaitSplit", "interpret"]
+__all__ = ["STALL_S", "Fetch", "FetchInfo", "FetchProbe", "WaitSplit", "interpret"]
 
 STALL_S = 1e-3
 """A shorter wait is no stall (s); taking a tensor out of a queue alone takes as long."""
@@ -25,23 +25,6 @@ _NO_ITERATORS = (
 )
 _NO_QUEUE = "queue occupancy: not measured, this torch keeps the batches that are ready elsewhere."
 _NO_LENGTH = "queue occupancy: not measured, this system does not say how long a queue between processes is."
-
-
-class Load(NamedTuple):
-    """How a batch was loaded, as the process that loaded it has measured."""
-
-    samples: int
-    """Samples that were asked for (count)."""
-    load_s: float
-    """Time of loading and collating them (s)."""
-    slowest_index: Any
-    """The slowest sample's index, as the sampler gave it; None where the dataset loads whole batches."""
-    slowest_s: float
-    """Time in which that sample was loaded (s)."""
-    worker: int | None
-    """Worker that loaded the batch (index); None = the training process."""
-    epoch: int
-    """Epoch it was loaded for, from 0."""
 
 
 class WaitSplit(NamedTuple):
@@ -86,7 +69,7 @@ class FetchInfo(NamedTuple):
     worker_start_s: float | None
     """From the beginning of a pass until its first batch began to load in a worker, as far as that lies in the fetch;
     several loaders added up (s). None where no pass began, and where loaders do not stamp it."""
-    loads: tuple[Load, ...]
+    loaded: tuple[LoadedBatch, ...]
     """How its batches were loaded, for those of this package's loaders."""
 
 
@@ -237,7 +220,7 @@ def _of_one(fetch: Fetch, was: _Look, now: _Look) -> FetchInfo:
         None if part is None or ready is None else part.capacity,
         not now.inline and _restarted(was, now),
         _worker_start_s(loaded, fetch) if loaded else None,
-        (_load_of(loaded[0]),) if loaded else (),
+        tuple(loaded),
     )
 
 
@@ -263,7 +246,7 @@ def _of_several(fetch: Fetch) -> FetchInfo:
         capacity=None if least is None else least.capacity,
         restarted=any(was is not None and not now.inline and _restarted(was, now) for was, now in pairs),
         worker_start_s=_worker_start_s(loaded, fetch),
-        loads=tuple(map(_load_of, loaded)),
+        loaded=tuple(loaded),
     )
 
 
@@ -352,10 +335,3 @@ def _worker_start_s(loaded: list[LoadedBatch], fetch: Fetch) -> float | None:
         if batch.pass_began is not None and batch.worker is not None
     ]
     return sum(spans) if spans else None
-
-
-def _load_of(loaded: LoadedBatch) -> Load:
-    times = loaded.times
-    return Load(
-        times.samples, times.ready_s - times.began_s, loaded.slowest_index, times.slowest_s, loaded.worker, loaded.epoch
-    )

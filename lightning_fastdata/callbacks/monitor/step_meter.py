@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lightning_fastdata.callbacks.monitor.eval_stages import Stage
 from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, WaitSplit
 from lightning_fastdata.callbacks.monitor.ledger import Ledger
-from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadStats, WaitStats
+from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadStats, WaitStats, load_s_of
 from lightning_fastdata.results.quantiles import Quantiles
 from lightning_fastdata.results.records import RECENT_STEPS, StageWait, StepRecord
 from lightning_fastdata.results.summary import Totals
@@ -64,8 +64,8 @@ class _Pending:
         self.split = None if self.split is None or info.split is None else self.split.plus(info.split)
         if info.ready is not None:
             self.ready = info.ready if self.ready is None else min(self.ready, info.ready)
-        for load in info.loads:
-            self.load = (self.load or 0.0) + load.load_s
+        for batch in info.loaded:
+            self.load = (self.load or 0.0) + load_s_of(batch)
 
     def rest_of(self, elapsed: float) -> float:
         """What of the elapsed time is in none of the others (s)."""
@@ -135,8 +135,8 @@ class StepMeter:
             return
         self.fetches += 1
         if info is not None:
-            for load in info.loads:
-                self.loads.add(load)
+            for batch in info.loaded:
+                self.loads.add(batch)
         self._pending.add_fetch(took, info)
         if self.ledger.fetch(start, end, info):
             self._pending.refill += took

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning_fastdata.callbacks.monitor.fetch_probe import STALL_S, FetchInfo, Load, WaitSplit
+from lightning_fastdata.callbacks.monitor.fetch_probe import STALL_S, FetchInfo, WaitSplit
+from lightning_fastdata.loaders.batch_requests import LoadedBatch
 from lightning_fastdata.results.quantiles import Quantiles
 from lightning_fastdata.results.stats import DeviceTimes, Loading, SlowSample, WaitKinds
 
-__all__ = ["DeviceStats", "LoadStats", "WaitStats"]
+__all__ = ["DeviceStats", "LoadStats", "WaitStats", "load_s_of"]
 
 _FULL = 0.75
 _SLOWEST = 10
@@ -76,30 +77,36 @@ class WaitStats:
         )
 
 
+def load_s_of(batch: LoadedBatch) -> float:
+    """Time of loading and collating a batch, where that was done (s)."""
+    return batch.times.ready_s - batch.times.began_s
+
+
 class LoadStats:
     """Adds up what the loading processes have measured, and keeps the slowest samples."""
 
     def __init__(self) -> None:
         self._batches = self._samples = 0
         self._load_s = self._batch_s_max = 0.0
-        self._slowest: dict[str, Load] = {}
+        self._slowest: dict[str, LoadedBatch] = {}
         self._enough_s = -1.0  # what a sample has to take to be among them
 
-    def add(self, load: Load) -> None:
+    def add(self, batch: LoadedBatch) -> None:
         """One batch."""
+        times, load_s = batch.times, load_s_of(batch)
         self._batches += 1
-        self._samples += load.samples
-        self._load_s += load.load_s
-        self._batch_s_max = max(self._batch_s_max, load.load_s)
-        if load.slowest_index is None or load.slowest_s <= self._enough_s:
+        self._samples += times.samples
+        self._load_s += load_s
+        self._batch_s_max = max(self._batch_s_max, load_s)
+        if batch.slowest_index is None or times.slowest_s <= self._enough_s:
             return
-        known, key = self._slowest, str(load.slowest_index)  # an index may be anything
-        if key not in known or load.slowest_s > known[key].slowest_s:
-            known[key] = load
-        if len(known) > _SLOWEST:
-            del known[min(known, key=lambda one: known[one].slowest_s)]
-        if len(known) == _SLOWEST:
-            self._enough_s = min(one.slowest_s for one in known.values())
+        slowest, key = self._slowest, str(batch.slowest_index)  # an index may be anything
+        if key not in slowest or times.slowest_s > slowest[key].times.slowest_s:
+            slowest[key] = batch
+        if len(slowest) > _SLOWEST:
+            del slowest[min(slowest, key=lambda one: slowest[one].times.slowest_s)]
+        if len(slowest) == _SLOWEST:
+            self._enough_s = min(one.times.slowest_s for one in slowest.values())
 
     def loading(self, path_of: Callable[[Any], str | None], num_workers: int | None = None) -> Loading | None:
         """The sums; None where no batch was stamped.
@@ -110,11 +117,7 @@ class LoadStats:
         """
         if not self._batches:
             return None
-        ordered = sorted(self._slowest.values(), key=lambda load: load.slowest_s, reverse=True)
-        slowest = tuple(
-            SlowSample(str(load.slowest_index), load.slowest_s, load.epoch, load.worker, path_of(load.slowest_index))
-            for load in ordered
-        )
+        slowest = sorted(self._slowest.values(), key=lambda batch: batch.times.slowest_s, reverse=True)
         return Loading(
             batches=self._batches,
             samples=self._samples,
@@ -122,7 +125,12 @@ class LoadStats:
             batch_s_mean=self._load_s / self._batches,
             batch_s_max=self._batch_s_max,
             sample_s_mean=self._load_s / max(1, self._samples),
-            slowest=slowest,
+            slowest=tuple(
+                SlowSample(
+                    str(one.slowest_index), one.times.slowest_s, one.epoch, one.worker, path_of(one.slowest_index)
+                )
+                for one in slowest
+            ),
             num_workers=num_workers,
         )
 

@@ -8,7 +8,7 @@ from lightning_fastdata.callbacks.monitor.accounts import Accounts
 from lightning_fastdata.results.stats import ACCOUNTS
 
 
-def test_a_long_gap_between_labels_is_nobodys(monkeypatch):
+def test_a_long_gap_between_labels_is_unattributed(monkeypatch):
     monkeypatch.setattr("lightning_fastdata.callbacks.monitor.accounts._LONGEST_LOOP_GAP_S", 0.02)
     accounts = running()
     accounts.add("wait", 0.01, 1.0)

@@ -29,20 +29,21 @@ def labels(*callbacks, module=None, data=None, monitor=None):
     return hook_labels(trainer, module or LightningModule(), monitor)
 
 
-def test_a_callback_that_writes_nothing_is_not_listened_to():
-    assert labels(Callback()) == {}
+@pytest.mark.parametrize(
+    ("callback", "hooks"),
+    [
+        (Callback(), []),
+        (Writes(), ["on_train_batch_start"]),  # hooks of validation are part of it, those before training of start-up
+        (Inherits(), ["on_train_batch_start"]),
+        (LambdaCallback(on_train_batch_end=lambda *args: None), ["on_train_batch_end"]),  # on the instance
+    ],
+)
+def test_hooks_that_a_callback_has_written_for_training_are_timed(callback, hooks):
+    prefix = f"[Callback]{callback.state_key}."
+    assert labels(callback) == {f"{prefix}{hook}": "callback" for hook in hooks}
 
 
-def test_hooks_in_training_are_listened_to_and_others_not():
-    """Those of validation are part of it, those before training of the start-up."""
-    assert labels(Writes()) == {"[Callback]Writes.on_train_batch_start": "callback"}
-
-
-def test_a_hook_may_be_inherited():
-    assert list(labels(Inherits())) == ["[Callback]Inherits.on_train_batch_start"]
-
-
-def test_lightnings_own_callbacks_count_as_anybodys():
+def test_lightnings_own_callbacks_count_like_any_other():
     found = labels(ModelCheckpoint(), LearningRateMonitor())
     assert any("ModelCheckpoint" in label and label.endswith(".on_train_batch_end") for label in found)
     assert "[Callback]LearningRateMonitor.on_train_batch_start" in found
@@ -145,16 +146,18 @@ def test_under_a_foreign_replacement_ours_only_hands_on(store, heard):
     assert (heard, store.calls) == ([], [(6, False)])
 
 
-def test_two_that_listen_hear_both_and_go_in_the_usual_order(store, heard):
-    """Trap 47: a fit within a fit takes the later one away first."""
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_that_time_a_call_both_get_it_and_go_in_any_order(store, heard, order):
+    """Trap 47: a fit within a fit takes the later one away first; two monitors in one Trainer the earlier one."""
     other = []
-    first, second = listen(store, heard, "save"), listen(store, other, "save")
+    put_back = [listen(store, heard, "save"), listen(store, other, "save")]
     store.save(1)
-    second()
+    put_back[order[0]]()
     store.save(2)
-    first()
+    put_back[order[1]]()
     store.save(3)
-    assert (len(heard), len(other), len(store.calls)) == (2, 1, 3)
+    assert [len((heard, other)[place]) for place in order] == [1, 2]
+    assert len(store.calls) == 3
     assert "save" not in vars(store)
 
 
@@ -170,18 +173,3 @@ def test_an_object_without_attributes_of_its_own_is_left_alone(heard, fake_clock
     assert slots.save() == 7
     put_back()
     assert heard == []
-
-
-def test_two_that_listen_may_go_in_any_order(store, heard):
-    """Two monitors in one Trainer are torn down in the order in which they were set up."""
-    first, second = listen(store, heard, "save"), listen(store, heard, "save")
-    first()
-    second()
-    store.save(1)
-    assert heard == []
-    assert "save" not in vars(store)
-
-
-def test_a_hook_may_be_the_objects_own():
-    found = labels(LambdaCallback(on_train_batch_end=lambda *args: None))
-    assert [label.rpartition(".")[2] for label in found] == ["on_train_batch_end"]

@@ -1,4 +1,4 @@
-"""Ledger: which account a fetch belongs to, and what a change of epochs costs, on a clock that only moves when told."""
+"""Ledger: which account a fetch belongs to, and what an epoch boundary costs, on a clock that the test moves."""
 
 import pytest
 
@@ -7,12 +7,12 @@ from lightning_fastdata.callbacks.monitor.ledger import MOST_SPANS, Ledger
 from lightning_fastdata.results.records import Span
 
 
-def facts(from_workers, *, restarted=False, worker_start_s=None):
+def fetch_info(from_workers, *, restarted=False, worker_start_s=None):
     nothing = FetchInfo(False, None, None, False, False, None, None, False, None, ())
     return nothing._replace(from_workers=from_workers, restarted=restarted, worker_start_s=worker_start_s)
 
 
-WORKERS, INLINE = facts(True), facts(False)
+WORKERS, INLINE = fetch_info(True), fetch_info(False)
 
 
 def accounts(ledger, now):
@@ -34,32 +34,31 @@ def test_the_first_batch_of_workers_ends_the_start_up_and_is_part_of_it():
     assert accounts(ledger, 3.0) == {"startup_s": 2.0, "wait_s": 0.5, "loop_s": 0.5}
 
 
-@pytest.mark.parametrize("known", [INLINE, None, facts(None)])
+@pytest.mark.parametrize("known", [INLINE, None, fetch_info(None)])
 def test_without_workers_the_first_batch_is_read_like_any_other(known):
     ledger = Ledger(0.0)
     assert not ledger.fetch(1.0, 2.0, known)
     assert accounts(ledger, 2.5) == {"startup_s": 1.0, "wait_s": 1.0, "loop_s": 0.5}
 
 
-def test_a_change_of_epochs_with_workers():
-    """Trap 9: the iterator and the first batch are the boundary's, both told apart."""
-    ledger = running(WORKERS)
+@pytest.mark.parametrize(
+    ("first", "times", "saving", "accounts_then"),
+    [
+        (WORKERS, (1, 2.0, 3.0, 5.0), 2.0, {"startup_s": 2.0, "loop_s": 4.0, "boundary_s": 5.0}),
+        (INLINE, (1, 2.0, 0.0, 2.0), 2.0, {"startup_s": 1.0, "wait_s": 4.0, "loop_s": 4.0, "boundary_s": 2.0}),
+    ],
+)
+def test_an_epoch_boundary_is_the_iterator_and_the_first_batch_of_workers(first, times, saving, accounts_then):
+    """Trap 9. Without workers the first batch is a wait: nothing was started for it."""
+    ledger = running(first)
     ledger.open_boundary(5.0)
-    assert ledger.fetch(7.0, 10.0, WORKERS)
+    assert ledger.fetch(7.0, 10.0, first) is (first is WORKERS)
     boundary = ledger.boundary(False, 2)
-    assert (boundary.boundaries, boundary.iterator_s, boundary.refill_s, boundary.per_epoch_s) == (1, 2.0, 3.0, 5.0)
-    assert (boundary.saving_s_per_epoch, boundary.saving_is_exact) == (2.0, False)
-    assert accounts(ledger, 11.0) == {"startup_s": 2.0, "loop_s": 4.0, "boundary_s": 5.0}
-
-
-def test_a_change_of_epochs_without_workers():
-    """The first batch is a wait: nothing was started for it."""
-    ledger = running()
-    ledger.open_boundary(5.0)
-    assert not ledger.fetch(7.0, 10.0, INLINE)
-    boundary = ledger.boundary(None, 2)
-    assert (boundary.iterator_s, boundary.refill_s, boundary.per_epoch_s) == (2.0, 0.0, 2.0)
-    assert accounts(ledger, 10.0) == {"startup_s": 1.0, "wait_s": 4.0, "loop_s": 3.0, "boundary_s": 2.0}
+    assert (boundary.boundaries, boundary.iterator_s, boundary.refill_s, boundary.per_epoch_s) == times
+    assert (boundary.saving_s_per_epoch, boundary.saving_is_exact) == (saving, False)
+    assert accounts(ledger, 11.0) == accounts_then
+    for persistent in (True, None):  # then there is nothing to save
+        assert ledger.boundary(persistent, 2).saving_s_per_epoch is None
 
 
 def test_two_openings_in_a_row_are_one_boundary():
@@ -81,20 +80,12 @@ def test_what_is_opened_before_the_first_batch_is_start_up():
     assert ledger.boundary(None, 1).per_epoch_s is None
 
 
-def test_persistent_workers_save_nothing_more():
-    ledger = running(WORKERS)
-    ledger.open_boundary(5.0)
-    ledger.fetch(7.0, 10.0, WORKERS)
-    assert ledger.boundary(True, 2).saving_s_per_epoch is None
-    assert ledger.boundary(None, 2).saving_s_per_epoch is None
-
-
 @pytest.mark.parametrize(("second", "saving", "exact"), [(0.75, 3.25, True), (None, 2.0, False)])
-def test_the_saving_is_exact_only_where_the_workers_told_at_every_change(second, saving, exact):
+def test_the_saving_is_exact_only_where_every_start_was_stamped(second, saving, exact):
     ledger = running(WORKERS)
-    for start, told in ((5.0, 1.75), (25.0, second)):
+    for start, started in ((5.0, 1.75), (25.0, second)):
         ledger.open_boundary(start)
-        ledger.fetch(start + 2.0, start + 5.0, facts(True, worker_start_s=told))
+        ledger.fetch(start + 2.0, start + 5.0, fetch_info(True, worker_start_s=started))
         ledger.end_step(start + 5.0)
     boundary = ledger.boundary(False, 3)
     assert (boundary.saving_s_per_epoch, boundary.saving_is_exact) == (saving, exact)
@@ -103,17 +94,17 @@ def test_the_saving_is_exact_only_where_the_workers_told_at_every_change(second,
 def test_the_first_epochs_worker_start_is_no_saving():
     """It is paid with persistent workers too."""
     ledger = Ledger(0.0)
-    ledger.fetch(1.0, 6.0, facts(True, worker_start_s=4.0))
+    ledger.fetch(1.0, 6.0, fetch_info(True, worker_start_s=4.0))
     ledger.end_step(6.0)
     ledger.open_boundary(10.0)
-    ledger.fetch(11.0, 12.0, facts(True, worker_start_s=0.5))
+    ledger.fetch(11.0, 12.0, fetch_info(True, worker_start_s=0.5))
     assert ledger.boundary(False, 2).saving_s_per_epoch == 1.5
 
 
-def test_a_shorter_loader_that_begins_anew_is_boundary_and_not_wait():
+def test_a_shorter_loader_that_restarts_is_boundary_and_not_wait():
     """Trap 11: it happens inside the fetch, in the middle of an epoch."""
     ledger = running(WORKERS)
-    assert ledger.fetch(2.0, 5.0, facts(True, restarted=True))
+    assert ledger.fetch(2.0, 5.0, fetch_info(True, restarted=True))
     assert accounts(ledger, 5.0) == {"startup_s": 2.0, "boundary_s": 3.0}
     boundary = ledger.boundary(True, 1)
     assert (boundary.restart_s, boundary.boundaries, boundary.refill_s) == (3.0, 0, 0.0)
@@ -151,7 +142,7 @@ def test_a_validation_is_one_interval_whatever_opens_it_again():
     assert accounts(ledger, 9.0) == {"startup_s": 1.0, "wait_s": 1.0, "validation_s": 3.0, "loop_s": 4.0}
 
 
-def test_spans_are_told_once_and_short_ones_not_at_all():
+def test_spans_are_given_once_and_short_ones_not_at_all():
     ledger = Ledger(10.0)
     ledger.add("checkpoint", 10.5, 10.9)  # before the first batch: start-up
     ledger.fetch(11.0, 12.0, INLINE)
@@ -193,7 +184,7 @@ def test_a_loader_that_is_read_ahead_in_the_start_up_has_no_boundary_in_the_firs
     ledger.fetch(3.5, 4.0, INLINE)
     ledger.end_step(4.0)
     assert ledger.boundary(None, 1).boundaries == 0
-    for opening in (5.0, 6.0):  # made anew, and read ahead after each
+    for opening in (5.0, 6.0):  # replaced, and read ahead after each
         ledger.open_boundary(opening)
         ledger.fetch(opening + 0.25, opening + 0.5, INLINE)
     boundary = ledger.boundary(None, 2)
@@ -201,7 +192,7 @@ def test_a_loader_that_is_read_ahead_in_the_start_up_has_no_boundary_in_the_firs
 
 
 def test_what_callbacks_do_between_two_epochs_is_no_boundary():
-    """A loader made anew is opened before on_train_epoch_start; nobody could save what callbacks do there."""
+    """A new loader is opened before on_train_epoch_start; what callbacks do there could not be saved."""
     ledger = running(WORKERS)
     ledger.open_boundary(5.0)
     ledger.add("callback", 5.5, 8.5)

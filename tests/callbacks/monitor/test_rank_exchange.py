@@ -5,6 +5,7 @@ from torch.distributed import FileStore, HashStore, PrefixStore
 
 from lightning_fastdata.callbacks.monitor.rank_exchange import RankExchange
 from lightning_fastdata.results.rank_merge import MOST_STEPS
+from lightning_fastdata.results.records import StepRecord
 
 
 class FakeStore:
@@ -127,7 +128,7 @@ def test_a_rest_of_an_epoch_adds_to_it(store):
     assert zero.times().wait_s_max_mean == pytest.approx((4 * 0.02 + 2 * 0.03) / 6, rel=1e-4)
 
 
-def test_nobody_asks_for_what_may_be_missing(store):
+def test_no_rank_asks_for_what_may_be_missing(store):
     """``get`` of a missing key blocks for the store's timeout, half an hour; the store of the test would fail."""
     zero, one, two = ranks_of(store, 3)
     for rank in (two, one, zero):
@@ -142,42 +143,31 @@ def test_nobody_asks_for_what_may_be_missing(store):
     assert zero.times().missing == (2,)
 
 
-def test_the_wait_at_the_end_is_bounded(store):
-    clock = Clock()
-    zero, one, _ = ranks_of(store, 3, clock=clock)
-    epoch_of((zero, one), 0)
-    one.finish()
-    zero.finish()
-    assert 2.0 <= clock.now <= 2.1
-    assert zero.times().ranks == 2
-    zero.finish()
-    assert clock.now <= 2.1
-
-
-def test_the_wait_can_be_shorter(store):
-    clock = Clock()
-    zero, _ = ranks_of(store, clock=clock)
-    zero.finish(at_most_s=0.5)
-    assert 0.5 <= clock.now <= 0.6
-    zero, _ = ranks_of(store, clock=clock)
-    before = clock.now
-    zero.finish(at_most_s=0.0)
-    assert clock.now == before
-
-
-def test_a_slow_store_makes_the_wait_no_longer(store):
-    """The clock decides, not the number of looks."""
+@pytest.mark.parametrize(
+    ("slow_s", "arguments", "least", "most"),
+    [
+        (0.0, {}, 2.0, 2.1),
+        (0.0, {"at_most_s": 0.5}, 0.5, 0.6),
+        (0.0, {"at_most_s": 0.0}, 0.0, 0.0),
+        (0.5, {}, 2.0, 2.6),
+    ],
+)
+def test_the_wait_at_the_end_is_bounded(store, slow_s, arguments, least, most):
+    """Also with a slow store: the clock decides, not the number of looks. A second end waits for no one."""
     clock = Clock()
     zero, _ = ranks_of(store, clock=clock)
     look = store.check
 
-    def slow_check(keys):
-        clock.now += 0.5
+    def check(keys):
+        clock.now += slow_s
         return look(keys)
 
-    store.check = slow_check
+    store.check = check
+    zero.finish(**arguments)
+    assert least <= clock.now <= most
+    before = clock.now
     zero.finish()
-    assert clock.now <= 2.6
+    assert clock.now == before
 
 
 def test_goodbyes_end_the_wait(store):
@@ -211,22 +201,16 @@ def test_a_goodbye_comes_after_all_steps_and_also_without_any(store):
     assert zero._merge.kept_steps == 0
 
 
-def test_others_never_pause(store):
+def test_a_rank_that_stops_sends_one_message_and_never_pauses(store):
+    """The first one to a store that is gone goes unnoticed; torch complains at length about a second."""
     clock = Clock()
     _, one = ranks_of(store, clock=clock)
-    epoch_of([one], 0, waits=[0.1])
-    one.finish()
-    assert clock.pauses == []
-
-
-def test_a_rank_that_stops_sends_one_message(store):
-    """The first one to a store that is gone goes unnoticed; torch complains at length about a second."""
-    _, one = ranks_of(store)
     one.collect()
     del store.calls[:]
     one.publish(0, [(0, 0.1, 0.2)])
     one.finish()
     assert [name for name, _ in store.calls] == ["set"]
+    assert clock.pauses == []
 
 
 def test_nothing_is_left_in_the_store_after_a_thousand_epochs(store):
@@ -247,23 +231,15 @@ def test_nothing_is_left_in_the_store_after_a_thousand_epochs(store):
     assert zero.times().wait_share == pytest.approx(0.7, abs=0.001)
 
 
-def test_the_store_stays_small_where_nobody_reads(store):
-    """Rank 0's monitor may have stopped on a fault."""
-    _, one = ranks_of(store)
+@pytest.mark.parametrize("begun", [True, False])
+def test_store_and_memory_stay_small_where_rank_zero_does_not_read(store, begun):
+    """Its monitor may have stopped on a fault, or have not begun."""
+    one = ranks_of(store)[1] if begun else RankExchange(rank=1, world_size=2, host="b", store=store, key="test")
     for epoch in range(1000):
         epoch_of([one], epoch, waits=[0.1])
         one.collect()
-    assert len(store.values) <= 9
-
-
-def test_what_is_published_before_rank_zero_has_begun_is_kept_in_bounds(store):
-    clock = Clock()
-    one = RankExchange(rank=1, world_size=2, host="b", store=store, key="test", clock=clock, sleep=clock.sleep)
-    for epoch in range(100):
-        epoch_of([one], epoch, waits=[0.1])
-        one.collect()
+    assert len(store.values) <= (9 if begun else 0)
     assert len(one._unsent) <= 8
-    assert store.values == {}
 
 
 def test_a_reader_that_was_left_behind_goes_on_with_the_latest(store):
@@ -297,18 +273,6 @@ def test_a_second_fit_does_not_see_the_first(store):
     assert again[0].times().wait_s_max_mean == pytest.approx(0.01, rel=1e-4)
 
 
-def test_ranks_need_not_have_failed_equally_often(store):
-    """A fit that one rank never began, because something of its own failed before."""
-    for _ in range(3):
-        ranks_of(store, 1)
-        zero = RankExchange(rank=0, world_size=2, host="a", store=store, key="test")
-    one = RankExchange(rank=1, world_size=2, host="b", store=store, key="test")
-    epoch_of((zero, one), 0)
-    one.finish()
-    zero.finish()
-    assert zero.times().steps == 5
-
-
 def test_a_run_that_is_closed_takes_nothing_more(store):
     zero, one = ranks_of(store)
     zero.finish(at_most_s=0.0)
@@ -328,30 +292,24 @@ def test_two_monitors_do_not_meet(store):
     assert second[0].times().wait_s_max_mean == pytest.approx(0.02, rel=1e-4)
 
 
-def test_garbage_is_told_of_and_passed_over(store):
-    zero, one = ranks_of(store)
-    epoch_of((zero, one), 0)
-    one.collect()
-    place = next(key for key in store.values if key != "test/run")
-    store.values[place] = b"something else"
-    zero.collect()
-    assert "rank 1" in zero.note
-    assert place not in store.values
-    epoch_of((zero, one), 1)
-    one.finish()
-    zero.finish()
-    assert zero.times().steps == 5
-
-
-def test_a_message_under_another_ranks_name_is_garbage(store):
+@pytest.mark.parametrize("sender", [1, 2])
+def test_garbage_is_named_and_passed_over(store, sender):
+    """What is no message, or one under another rank's name."""
     zero, one, _ = ranks_of(store, 3)
     epoch_of((zero, one), 0)
     one.collect()
-    place = next(key for key in store.values if "/1/" in key)
-    store.values[place.replace("/1/", "/2/")] = store.values.pop(place)
+    key = next(key for key in store.values if "/1/" in key)
+    value = store.values.pop(key)
+    key = key.replace("/1/", f"/{sender}/")
+    store.values[key] = b"something else" if sender == 1 else value
     zero.collect()
-    assert "rank 2" in zero.note
+    assert f"rank {sender}" in zero.note
+    assert key not in store.values
     assert zero.times() is None
+    epoch_of((zero, one), 1)
+    one.finish()
+    zero.finish()
+    assert (zero.times() is None) is (sender == 2)  # a message of rank 1 is missing then
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("Broken pipe\nframe #0"), OSError(), ValueError("x"), KeyError(1)])
@@ -386,7 +344,7 @@ def test_a_fault_of_the_store_ends_the_comparison_and_nothing_else(store, fault,
     assert store.calls == []
 
 
-def test_what_was_collected_before_a_fault_is_still_told(store):
+def test_what_was_collected_before_a_fault_stays_known(store):
     zero, one = ranks_of(store)
     epoch_of((zero, one), 0)
     one.collect()
@@ -416,18 +374,29 @@ def test_a_long_epoch_is_cut(store):
     assert zero.times().steps == MOST_STEPS
 
 
-def test_without_a_store_it_is_said_and_alone_it_is_not():
-    several = RankExchange(rank=0, world_size=2, host="a", store=None, key="test")
-    alone = RankExchange(rank=0, world_size=1, host="a", store=HashStore(), key="test")
-    nothing = RankExchange(rank=0, world_size=1, host="a", store=None, key="test")
-    for exchange in (several, alone, nothing):
-        exchange.publish(0, [(0, 0.1, 0.2)])
-        exchange.collect()
-        exchange.finish()
-        assert exchange.times() is None
-    assert "no torch.distributed process group" in several.note
-    assert alone.note is None
-    assert nothing.note is None
+@pytest.mark.parametrize(("world_size", "store"), [(2, None), (1, HashStore()), (1, None)])
+def test_without_a_store_it_is_said_and_alone_it_is_not(world_size, store):
+    exchange = RankExchange(rank=0, world_size=world_size, host="a", store=store, key="test")
+    exchange.publish(0, [(0, 0.1, 0.2)])
+    exchange.collect()
+    exchange.finish()
+    assert exchange.times() is None
+    assert ("no torch.distributed process group" in (exchange.note or "")) is (world_size > 1)
+
+
+def test_only_new_steps_are_published_by_epoch_without_filling_an_empty_pipeline(store, monkeypatch):
+    zero, _ = ranks_of(store)
+    published = []
+    monkeypatch.setattr(zero, "publish", lambda epoch, steps: published.append((epoch, steps)))
+    first = StepRecord(0, 0, 4, 3.0, None, 1.0, 0.5, True, 1, 1, 0, refill_s=2.0)
+    unmeasured = StepRecord(1, 1, 4, None, 0.25, None, 0.5, True, 1, 1, 0)
+    zero.publish_new([first], 1)
+    zero.publish_new([first], 1)
+    zero.publish_new([first, first._replace(step=1), unmeasured._replace(step=2)], 3)
+    (_, steps), *rest, (epoch, (last,)) = published
+    assert (steps, [epoch for epoch, _ in rest]) == ([(0, 1.0, 2.5)], [0])
+    assert (epoch, last[0], last[2]) == (1, 2, 0.75)
+    assert last[1] != last[1]  # nan: the step is dropped
 
 
 def test_silence_of_all_others_is_said(store):

@@ -4,8 +4,10 @@ import random
 
 import pytest
 
-from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, Load, WaitSplit
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, WaitSplit
 from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadStats, WaitStats
+from lightning_fastdata.loaders.batch_requests import LoadedBatch
+from lightning_fastdata.loaders.seeded_dataset import LoadTimes
 
 
 def facts(inline=None, blocked=None, handoff=None, **others):
@@ -71,7 +73,7 @@ def test_the_queue_is_described_by_the_fetches_that_saw_it():
 
 
 def load(index, slowest_s, *, samples=4, load_s=1.0, worker=0, epoch=0):
-    return Load(samples, load_s, index, slowest_s, worker, epoch)
+    return LoadedBatch(epoch, 0, LoadTimes(0.0, load_s, samples, 0, slowest_s, worker), worker, index, None)
 
 
 def loading_of(*loads, path_of=lambda index: None):
