@@ -1,19 +1,19 @@
-"""The figures of a summary in the order in which they are shown, for one run or for two side by side.
+"""The figures of a summary in the order in which they are shown.
 
-Data only: names, values and how a value is written. ``text.py`` and ``compare.py`` make tables of them.
+Data only: names, values and how a value is written. ``text.py`` and ``compare.py`` make tables of them, the page lists.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lightning_fastdata.report.units import is_known, seconds
+from lightning_fastdata.report.units import is_known, percent, seconds
 
 __all__ = ["Figure", "Section", "share_of"]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of a table."""
+    """One figure with its name."""
 
     name: str
     """What a reader calls it; unique in its section."""
@@ -29,8 +29,12 @@ class Figure:
     """The figure as a share of its whole (0..1), written after it."""
     may_fold: bool = False
     """Whether the line may go where it reads 0.00 s."""
+    id: str = ""
+    """Its element on the page; "" = the page does not list it."""
+    in_text: bool = True
+    """Whether the text report and the comparison of two runs show it."""
     in_comparisons: bool = True
-    """Whether the line is shown for two runs side by side as well."""
+    """Whether the comparison of two runs shows it."""
 
     @property
     def shown(self) -> str:
@@ -38,19 +42,29 @@ class Figure:
         return self.show(self.value) if self.text is None else self.text
 
     @property
+    def shown_beside(self) -> str:
+        """What stands after the figure: its share, or the words."""
+        return self.beside if self.share is None else percent(self.share)
+
+    @property
     def is_nothing(self) -> bool:
         """Whether it may go, because it reads 0."""
         return self.may_fold and self.text is None and self.shown == self.show(0.0)
 
+    @property
+    def on_page(self) -> bool:
+        """Whether the page lists it: not where it reads 0.00 s and nothing stands beside it."""
+        return bool(self.id and (self.beside or not self.is_nothing))
+
 
 @dataclass(frozen=True)
 class Section:
-    """Lines that belong together."""
+    """Figures that belong together."""
 
     heading: str
     """What they are about; "" for the first ones."""
     figures: tuple[Figure, ...]
-    """The lines, from top to bottom; none: nothing is shown."""
+    """From top to bottom; without any nothing is shown."""
 
 
 def share_of(part: float | None, whole: float | None) -> float | None:

@@ -104,7 +104,7 @@ def test_without_a_queue_the_histogram_takes_its_place():
     _, waits, histogram = figure.axes
     figure.draw_without_rendering()
     assert histogram.get_position().width > 0.9 * waits.get_position().width
-    assert "batches ready: not measured" in waits.get_xlabel()
+    assert "prefetch queue: not measured" in waits.get_xlabel()
     assert "not measured" not in panels_of("input_bound")[2].axes[1].get_xlabel()
 
 
@@ -120,8 +120,8 @@ def test_what_was_not_measured_reads_so():
     _, _, figure = panels_of("waits_not_measured")
     assert [words_of(panel)[-1] for panel in figure.axes] == [
         "Where the time went: not measured",
-        "Wait of each step: not measured",
-        "How long steps wait: not measured",
+        "Data wait of each step: not measured",
+        "Distribution of the data wait: not measured",
     ]
 
 

@@ -6,8 +6,9 @@ import io
 import pytest
 from rich.console import Console
 
-from lightning_fastdata.report.text import milliseconds, percent, seconds, side_by_side, stages_table, summary_table
-from lightning_fastdata.report.units import count, difference, factor
+from lightning_fastdata.report.compare import side_by_side
+from lightning_fastdata.report.text import stages_table, summary_table
+from lightning_fastdata.report.units import count, difference, factor, milliseconds, percent, seconds
 from lightning_fastdata.results.records import StageWait, StepRecord
 from lightning_fastdata.results.stats import (
     ACCOUNTS,
@@ -98,7 +99,7 @@ def test_every_summary_can_be_printed_anywhere(name, encoding):
     text = render(summary_table(SUMMARIES[name]), encoding, width=80)
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80
-    assert "Share of time waiting" in text
+    assert "Data wait / training time" in text
 
 
 def test_the_table_holds_what_a_reader_asks_for():
@@ -109,9 +110,9 @@ def test_the_table_holds_what_a_reader_asks_for():
 
 def test_what_was_not_measured_reads_so_and_never_zero():
     text = render(summary_table(SUMMARIES["not measured"]))
-    (line,) = (line for line in text.splitlines() if "Share of time waiting" in line)
+    (line,) = (line for line in text.splitlines() if "Data wait / training time" in line)
     assert "not measured" in line
-    assert "Wait of a step" not in text  # once is enough
+    assert "Data wait per step" not in text  # once is enough
 
 
 def test_many_epochs_stay_a_few_lines():
@@ -123,38 +124,39 @@ def test_many_epochs_stay_a_few_lines():
 
 def test_an_interrupted_run_says_so_with_its_notes():
     text = render(summary_table(SUMMARIES["interrupted"]))
-    for words in ("3 (interrupted)", "Note: Something to know.", "Steps before the checkpoint", "0 of 4"):
+    assert row(text, "Status") == ["interrupted"]
+    for words in ("Note: Something to know.", "Steps before the checkpoint", "0 of 4"):
         assert words in text
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Ceiling with instant data", "2.31x 95 %: 2.23x to 2.40x"),
-        ("In next(), first batches included", "0.60 s"),
+        ("Max speedup at zero data wait", "2.31x 95 %: 2.23x to 2.40x"),
+        ("Total data wait (incl. first batches)", "0.60 s"),
         ("of all ranks together", "75.0 %"),
         ("Waiting for data", "0.50 s 25.0 %"),
         ("Transfer to the device", "not measured"),
         ("99th percentile", "20.0 ms"),
-        ("Blocked: not there yet", "0.40 s 80.0 %"),
-        ("Handed over: was there", "0.10 s 20.0 %"),
-        ("Blocked fetches", "1,102 of 1,197"),
-        ("while later ones were ready", "0.12 s 31 of them"),
-        ("Queue at a fetch, mean", "5.2 of 8 ready"),
-        ("Change of epochs, mean", "1.00 s of 2"),
+        ("Stalled on workers", "0.40 s 80.0 %"),
+        ("Worker-to-main transfer", "0.10 s 20.0 %"),
+        ("Stalls of more than 1 ms", "1,102 of 1,197"),
+        ("while later batches were ready", "0.12 s 31 of them"),
+        ("Prefetch queue at a fetch, mean", "5.2 of 8 ready"),
+        ("Epoch boundary, mean", "1.00 s of 2"),
         ("persistent_workers saves", "0.75 s each"),
         ("Shutdown at the end", "0.25 s"),
-        ("A batch, mean", "100 ms"),
-        ("A sample, mean", "12.5 ms"),
-        ("slowest:", "...01/n02099601_7304.JPEG 610 ms epoch 1, worker 2"),
+        ("Batch, mean", "100 ms"),
+        ("Sample incl. collation, mean", "12.5 ms"),
+        ("slowest:", "...601/n02099601_7304.JPEG 610 ms epoch 1, worker 2"),
         ("then: sample", "[7] 410 ms epoch 0, worker 3"),
         ("then: /data/a.jpg", "310 ms epoch 0"),
-        ("Idle for want of data", "0.25 s 26.0 %"),
-        ("Copying, on the device", "not measured"),
-        ("Largest / mean wait", "1.60x"),
-        ("Most often the slowest", "rank 1 83.0 % of steps"),
-        ("The others lost", "22.00 s"),
-        ("Rank 1 on node2 waited", "69.0 %"),
+        ("GPU starved", "0.25 s 26.0 %"),
+        ("Copies on the device", "not measured"),
+        ("Largest / mean data wait", "1.60x"),
+        ("Most often the straggler", "rank 1 83.0 % of steps"),
+        ("Lost to the straggler", "22.00 s"),
+        ("Data wait, rank 1 on node2", "69.0 %"),
         ("Ranks that did not report", "2"),
     ],
 )
@@ -167,13 +169,13 @@ def test_every_finding_has_its_line(name, words):
 def test_a_ceiling_whose_interval_is_not_known_says_so(bounds):
     ceiling = dataclasses.replace(WHOLE.ceiling, low=bounds[0], high=bounds[1])
     text = render(summary_table(dataclasses.replace(WHOLE, ceiling=ceiling)), width=80)
-    assert row(text, "Ceiling with instant data") == ["2.31x", "interval", "not", "measured"]
+    assert row(text, "Max speedup at zero data wait") == ["2.31x", "95", "%:", "not", "measured"]
 
 
 @pytest.mark.parametrize(("value", "words"), [(1.25, ["1.25", "s"]), (None, None), (0.001, None)])
 def test_the_waiting_of_validations_has_a_line_where_it_was_measured(value, words):
     text = render(summary_table(dataclasses.replace(WHOLE, validation_wait_s=value)))
-    assert (row(text, "Waiting in the fit's validations") if words else None) == words
+    assert (row(text, "Data wait in the fit's validations") if words else None) == words
     assert ("fit's validations" in text) == bool(words)
 
 
@@ -189,14 +191,14 @@ def test_changes_of_epochs_that_cost_nothing_take_no_line(per_epoch_s, shown):
     """Nor a heading without lines."""
     boundary = Boundary(2, per_epoch_s, 0.0, 0.0, 0.0)
     text = render(summary_table(dataclasses.replace(WHOLE, boundary=boundary)))
-    assert ("Change of epochs" in text) == shown
+    assert ("Epoch boundary, mean" in text) == shown
     assert any(line.strip() == "Epoch boundary" for line in text.splitlines()) == shown
 
 
 def test_a_long_host_leaves_the_number_of_its_rank():
     ranks = dataclasses.replace(WHOLE.ranks, rank_wait_share=((11, "x" * 60 + ".example", 0.5),))
     text = render(summary_table(dataclasses.replace(WHOLE, ranks=ranks)), width=80)
-    assert [line for line in text.splitlines() if "Rank 11 on ..." in line and "x.example waited" in line]
+    assert [line for line in text.splitlines() if "Data wait, rank 11 on ..." in line and "x.example " in line]
 
 
 def test_what_to_try_comes_after_the_verdict_and_the_notes_after_both():
@@ -212,10 +214,10 @@ def test_what_to_try_comes_after_the_verdict_and_the_notes_after_both():
 def test_a_healthy_run_is_told_briefly():
     """It fits on a screen, with nothing that would explain a waiting that there was not."""
     text = render(summary_table(FINE), width=80)
-    for words in ("Kinds of waiting", "slowest", "First batch of epoch 1"):
+    for words in ("Data wait by cause", "slowest", "First batch of epoch 1"):
         assert words in render(summary_table(WHOLE))
         assert words not in text
-    assert row(text, "Queue at a fetch, mean") == ["5.2", "of", "8", "ready"]
+    assert row(text, "Prefetch queue at a fetch, mean") == ["5.2", "of", "8", "ready"]
     assert len(text.splitlines()) <= 40
 
 
@@ -229,23 +231,23 @@ def test_a_saving_that_is_only_partly_known_is_a_lower_bound():
 
 def test_kinds_that_are_told_from_the_queue_alone_are_estimates():
     """Loading in the training process needs no stamps to be known for what it is."""
-    assert "Kinds of waiting\n" in "\n".join(map(str.rstrip, render(summary_table(WHOLE)).splitlines()))
+    assert "Data wait by cause\n" in "\n".join(map(str.rstrip, render(summary_table(WHOLE)).splitlines()))
     waits = dataclasses.replace(WHOLE.waits, exact=False)
-    assert "Kinds of waiting (estimated)" in render(summary_table(dataclasses.replace(WHOLE, waits=waits)))
+    assert "Data wait by cause (estimated)" in render(summary_table(dataclasses.replace(WHOLE, waits=waits)))
     inline = WaitKinds(30, 0.5, 0.0, 0.0, 0.0, False, 0, 0, 0.0, None, None, None, None)
     text = render(summary_table(dataclasses.replace(WHOLE, waits=inline)))
     assert "(estimated)" not in text
-    assert row(text, "Inline: no workers") == ["0.50", "s", "100.0", "%"]
+    assert row(text, "Loaded in the main process") == ["0.50", "s", "100.0", "%"]
     unknown = WaitKinds(30, None, None, None, 0.5, False, 0, 0, 0.0, None, None, None, None)
     text = render(summary_table(dataclasses.replace(WHOLE, waits=unknown)))
-    assert row(text, "Not known which") == ["0.50", "s", "100.0", "%"]
+    assert row(text, "Cause not measured") == ["0.50", "s", "100.0", "%"]
 
 
 def test_of_many_ranks_those_that_wait_most_are_named():
     shares = tuple((rank, "", rank / 100) for rank in range(64))
     ranks = dataclasses.replace(WHOLE.ranks, rank_wait_share=shares, missing=tuple(range(64, 80)), slowest_rank=None)
     text = render(summary_table(dataclasses.replace(WHOLE, ranks=ranks)))
-    assert [line.split()[1] for line in text.splitlines() if "waited" in line] == ["63", "62", "61", "60"]
+    assert [line.split()[3] for line in text.splitlines() if "Data wait, rank" in line] == ["63", "62", "61", "60"]
     assert row(text, "and 60 more, each at most") == ["60.0", "%"]
     assert row(text, "Ranks that did not report") == ["64,", "65,", "66,", "67,", "68,", "69,", "70,", "71,", "..."]
     assert "Most often" not in text
@@ -319,7 +321,8 @@ def test_two_runs_stand_side_by_side():
     text = render(side_by_side(SUMMARIES["usual"], SUMMARIES["interrupted"], ("plain", "pack")))
     (header,) = (line for line in text.splitlines() if "plain" in line and "pack" in line and ":" not in line)
     assert header.index("plain") < header.index("pack")
-    assert "pack against plain: 1.00x the samples per second, share of time waiting 62.5 % instead of 62.5 %." in text
+    waits = "data wait / training time 62.5 % instead of 62.5 %."
+    assert f"pack against plain: 1.00x the samples per second, {waits}" in " ".join(text.split())
     assert "Steps before the checkpoint" in text
 
 
