@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from lightning_fastdata.report.units import is_known, percent, seconds
 
-__all__ = ["Figure", "Section", "share_of"]
+__all__ = ["CAUSES", "Figure", "Section", "share_of"]
+
+CAUSES = {
+    "blocked": "Stalled on workers",
+    "inline": "Loaded in the main process",
+    "handoff": "Worker-to-main transfer",
+    "unknown": "Cause not measured",
+}
+"""Parts of a data wait, from the bottom of a column to its top."""
 
 
 @dataclass(frozen=True)

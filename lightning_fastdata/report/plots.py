@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.report.figures import CAUSES
 from lightning_fastdata.report.sections import ledger_section
-from lightning_fastdata.report.step_columns import CAUSES, SHADED, Columns, columns_of, decades, waits_of
+from lightning_fastdata.report.step_columns import SHADED, Columns, columns_of, decades, waits_of
 from lightning_fastdata.report.terminal import clean
 from lightning_fastdata.report.units import NOT_MEASURED, count, is_known, milliseconds, percent, seconds
 from lightning_fastdata.results.records import StepRecord

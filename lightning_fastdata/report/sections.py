@@ -5,8 +5,7 @@ The text report, the comparison and the page take their figures from here, so th
 
 from dataclasses import replace
 
-from lightning_fastdata.report.figures import Figure, Section, share_of
-from lightning_fastdata.report.step_columns import CAUSES
+from lightning_fastdata.report.figures import CAUSES, Figure, Section, share_of
 from lightning_fastdata.report.terminal import clean, shortened
 from lightning_fastdata.report.units import (
     NOT_MEASURED,

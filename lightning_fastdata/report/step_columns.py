@@ -11,10 +11,10 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
+from lightning_fastdata.report.figures import CAUSES
 from lightning_fastdata.results.records import StepRecord
 
 __all__ = [
-    "CAUSES",
     "MOST_COLUMNS",
     "SHADED",
     "SHORTEST_S",
@@ -28,14 +28,6 @@ __all__ = [
 MOST_COLUMNS = 600
 SHORTEST_S = 1e-6
 """Shorter waits are counted in a histogram's first column: a clock has no finer tick, and 0 has no logarithm (s)."""
-
-CAUSES = {
-    "blocked": "Stalled on workers",
-    "inline": "Loaded in the main process",
-    "handoff": "Worker-to-main transfer",
-    "unknown": "Cause not measured",
-}
-"""Parts of a data wait, from the bottom of a column to its top."""
 
 SHADED = {"validation": "Validation", "checkpoint": "Checkpoint"}
 """Kinds of spans that are shaded between the columns."""

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lightning_fastdata.report.figures import CAUSES
 from lightning_fastdata.report.html import svg
 from lightning_fastdata.report.html.svg import Axis, Chart, Label, Path
-from lightning_fastdata.report.step_columns import CAUSES, SHADED, Columns, Numbers
+from lightning_fastdata.report.step_columns import SHADED, Columns, Numbers
 from lightning_fastdata.report.units import count, milliseconds, number, percent
 from lightning_fastdata.results.records import Span
 from lightning_fastdata.results.verdict import MODERATE_SHARE
