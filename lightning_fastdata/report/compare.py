@@ -1,6 +1,6 @@
 """Two runs side by side, as text and as plain values, for "before and after"."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -42,8 +42,8 @@ def side_by_side(
     for title in called:
         table.add_column(Text(title), justify="right", overflow="fold")
     table.add_column("difference", justify="right", overflow="fold")
-    for heading, left, right in _pairs(sections(a), sections(b)):
-        _add_pair(table, heading, left, right)
+    for left, right in zip(sections(a).values(), sections(b).values(), strict=True):
+        _add_pair(table, left, right)
     verdicts = [
         Text.assemble((f"{title}: ", "bold"), verdict_text(run.verdict))
         for title, run in zip(called, (a, b), strict=True)
@@ -80,40 +80,25 @@ def _account(run: RunSummary, name: str) -> float | None:
     return None if name in run.not_measured else run.ledger.get(name)
 
 
-_Figures = Mapping[str, Figure]
-
-
-def _pairs(left: list[Section], right: list[Section]) -> list[tuple[str, _Figures, _Figures]]:
-    """The sections of both by their heading, in the order of the left one, then what only the right one has.
-
-    What stands after a comma or in brackets is of one run: "Loading, by 4 workers".
-    """
-    halves = [{_topic(section): _compared(section) for section in one} for one in (left, right)]
-    topics = [*halves[0], *(topic for topic in halves[1] if topic not in halves[0])]
-    return [(topic, halves[0].get(topic, {}), halves[1].get(topic, {})) for topic in topics]
-
-
-def _topic(section: Section) -> str:
-    return section.heading.partition(",")[0].partition(" (")[0]
-
-
-def _compared(section: Section) -> _Figures:
-    return {figure.name: figure for figure in section.figures if figure.in_comparisons}
-
-
-def _add_pair(table: Table, heading: str, left: _Figures, right: _Figures) -> None:
+def _add_pair(table: Table, left: Section, right: Section) -> None:
+    """A section of both; what stands after a comma or in brackets of its heading is of one run."""
+    halves = [
+        {figure.name: figure for figure in one.figures if figure.in_text and figure.in_comparisons}
+        for one in (left, right)
+    ]
     names = [
         name
-        for name in _in_order(list(left), list(right))
-        if not all(one[name].is_nothing for one in (left, right) if name in one)
+        for name in _in_order(*map(list, halves))
+        if not all(half[name].is_nothing for half in halves if name in half)
     ]
+    heading = left.heading.partition(",")[0].partition(" (")[0]
     if names and table.row_count:
         table.add_row()
     if names and heading:
         table.add_row(Text(heading, style="bold"))
     for name in names:
-        shown = [one[name].shown if name in one else "-" for one in (left, right)]
-        table.add_row(Text(name), *map(Text, shown), Text(_difference(left.get(name), right.get(name))))
+        shown = [half[name].shown if name in half else "-" for half in halves]
+        table.add_row(Text(name), *map(Text, shown), Text(_difference(*(half.get(name) for half in halves))))
 
 
 def _in_order(left: list[str], right: list[str]) -> list[str]:

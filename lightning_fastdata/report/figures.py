@@ -36,11 +36,11 @@ class Figure:
     share: float | None = None
     """The figure as a share of its whole (0..1), written after it."""
     may_fold: bool = False
-    """Whether the line may go where it reads 0.00 s."""
+    """Whether the line may go where it reads 0.00 s, or has only a text."""
     id: str = ""
     """Its element on the page; "" = the page does not list it."""
     in_text: bool = True
-    """Whether the text report and the comparison of two runs show it."""
+    """Whether the text report shows it."""
     in_comparisons: bool = True
     """Whether the comparison of two runs shows it."""
 
@@ -56,8 +56,8 @@ class Figure:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether it may go, because it reads 0."""
-        return self.may_fold and self.text is None and self.shown == self.show(0.0)
+        """Whether it may go, because it says nothing."""
+        return self.may_fold and self.shown in (self.show(0.0), self.text)
 
     @property
     def on_page(self) -> bool:

@@ -3,8 +3,6 @@
 The text report, the comparison and the page take their figures from here, so that each has one name.
 """
 
-from dataclasses import replace
-
 from lightning_fastdata.report.figures import CAUSES, Figure, Section, share_of
 from lightning_fastdata.report.terminal import clean, shortened
 from lightning_fastdata.report.units import (
@@ -22,51 +20,31 @@ from lightning_fastdata.report.units import (
 from lightning_fastdata.results.stats import ACCOUNTS, WaitKinds
 from lightning_fastdata.results.summary import RunSummary
 
-__all__ = ["INTERVAL_UNKNOWN", "ledger_section", "loading_workers", "page_sections", "sections"]
+__all__ = ["INTERVAL_UNKNOWN", "ledger_section", "loading_workers", "sections"]
 
 INTERVAL_UNKNOWN = "95 %: not measured"
 
-_MOST_EPOCHS, _MOST_EPOCHS_ON_PAGE = 3, 12
 _MOST_SAMPLES = 3
 _MOST_RANKS = 4
 # With figures and what stands beside them that fills 80 columns.
 _NAME_WIDTH = 37
 
 
-def sections(summary: RunSummary, *, brief: bool = False, fold: bool = False) -> list[Section]:
-    """What the text report and the comparison show of one run.
+def sections(summary: RunSummary, *, epochs: int = 3, brief: bool = False) -> dict[str, Section]:
+    """All figures of one run, from top to bottom; a section without figures was not measured.
 
     Args:
         summary: One run.
+        epochs: Epochs whose first batches are listed (count).
         brief: For a run without a problem: without what would explain its data wait.
-        fold: Whether lines that say nothing are left out: 0.00 s, and what could not be measured on such a machine.
-
-    Returns:
-        The sections that have something to show, from top to bottom.
     """
-    shown = [
-        _headline(summary),
-        ledger_section(summary, fold=fold),
-        _steps(summary, 1 if brief else _MOST_EPOCHS, with_queue=brief),
-        *([] if brief else [_causes(summary)]),
-        _boundary(summary),
-        *([] if brief else [_loading(summary)]),
-        _device(summary),
-        _ranks(summary),
-    ]
-    shown = [replace(one, figures=tuple(figure for figure in one.figures if figure.in_text)) for one in shown]
-    return [section for section in shown if any(not (fold and figure.is_nothing) for figure in section.figures)]
-
-
-def page_sections(summary: RunSummary) -> dict[str, Section]:
-    """The same sections as the page lists them, by the page's names for them; empty ones are there too."""
     return {
-        "keys": _headline(summary),
+        "headline": _headline(summary),
         "ledger": ledger_section(summary),
-        "steps": _steps(summary, _MOST_EPOCHS_ON_PAGE),
-        "causes": _causes(summary),
+        "steps": _steps(summary, 1 if brief else epochs, with_queue=brief),
+        **({} if brief else {"causes": _causes(summary)}),
         "boundary": _boundary(summary),
-        "loading": _loading(summary),
+        **({} if brief else {"loading": _loading(summary)}),
         "device": _device(summary),
         "ranks": _ranks(summary),
     }
@@ -104,52 +82,35 @@ def _headline(summary: RunSummary) -> Section:
     return Section("", tuple(figures))
 
 
-def ledger_section(summary: RunSummary, *, fold: bool = False) -> Section:
-    """Where every second from the callback's setup to its teardown went: the accounts in order, and their total.
-
-    Args:
-        summary: One run.
-        fold: Whether accounts that say nothing are left out: those that read 0.00 s, transfers without a device, and
-            the synchronization of a single rank where it was not measured.
-
-    Returns:
-        No figures where the run has no account.
-    """
+def ledger_section(summary: RunSummary) -> Section:
+    """Where every second from the callback's setup to its teardown went: the accounts in order, and their total."""
     # A newer version may have more accounts; left out they would be missing from the sum.
     others = {name: name.removesuffix("_s").replace("_", " ").capitalize() for name in summary.ledger}
     names = {**ACCOUNTS, **others, **ACCOUNTS}
     figures = [_account(summary, name, called) for name, called in names.items() if name in summary.ledger]
-    if fold:
-        moot = {ACCOUNTS[name] for name in _moot(summary)}
-        figures = [figure for figure in figures if not figure.is_nothing and figure.name not in moot]
     if summary.total_s is not None:
         share = share_of(summary.total_s, summary.total_s) if figures else None
         figures.append(Figure("Total, setup to teardown", summary.total_s, aligned_seconds, share=share))
     return Section("Where the time went", tuple(figures))
 
 
-def _moot(summary: RunSummary) -> list[str]:
-    """Accounts that were not measured because there was nothing to measure."""
-    without = []
-    if summary.hardware.get("accelerators") in ([], ()):
-        without.append("transfer_s")
-    if summary.world_size == 1:
-        without.append("sync_s")
-    return [name for name in without if name in summary.not_measured]
-
-
 def _account(summary: RunSummary, name: str, called: str) -> Figure:
     element = f"ledger-{name}"
     if name in summary.not_measured:
-        return Figure(called, text=NOT_MEASURED, id=element)
+        # There was nothing to measure: no device, or a single rank.
+        moot = (name == "transfer_s" and summary.hardware.get("accelerators") in ([], ())) or (
+            name == "sync_s" and summary.world_size == 1
+        )
+        return Figure(called, text=NOT_MEASURED, may_fold=moot, id=element)
     value_s, share = summary.ledger[name], share_of(summary.ledger[name], summary.total_s)
     return Figure(called, value_s, aligned_seconds, share=share, may_fold=True, id=element)
 
 
 def _steps(summary: RunSummary, epochs: int, *, with_queue: bool = False) -> Section:
     """The data wait of a step; nothing where it was not measured."""
+    heading = "Data wait per step"
     if summary.wait_s is None:
-        return Section("", ())
+        return Section(heading, ())
     figures = [
         Figure("Median", summary.wait_s_median, milliseconds, id="p50"),
         Figure("95th percentile", summary.wait_s_p95, milliseconds, id="p95"),
@@ -166,7 +127,7 @@ def _steps(summary: RunSummary, epochs: int, *, with_queue: bool = False) -> Sec
         figures.append(Figure(name, largest_s, milliseconds, id="first-largest"))
     if with_queue and summary.waits is not None:
         figures += _queue(summary.waits)
-    return Section("Data wait per step", tuple(figures))
+    return Section(heading, tuple(figures))
 
 
 def _causes(summary: RunSummary) -> Section:

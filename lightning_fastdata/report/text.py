@@ -39,9 +39,7 @@ def summary_table(summary: RunSummary, title: str = "Data wait", *, problems: Se
     table.add_column(no_wrap=True)
     for _ in range(2):
         table.add_column(justify="right", overflow="fold")
-    for number, section in enumerate(sections(summary, brief=summary.verdict.level == "fine", fold=True)):
-        if number:
-            table.add_row()
+    for section in sections(summary, brief=summary.verdict.level == "fine").values():
         _add_section(table, section)
     parts: list[RenderableType] = [table]
     if summary.stages:
@@ -61,11 +59,13 @@ def stages_table(stages: Sequence[StageWait]) -> RenderableType:
 
 
 def _add_section(table: Table, section: Section) -> None:
-    if section.heading:
+    figures = [figure for figure in section.figures if figure.in_text and not figure.is_nothing]
+    if figures and table.row_count:
+        table.add_row()
+    if figures and section.heading:
         table.add_row(Text(section.heading, style="bold"))
-    for figure in section.figures:
-        if not figure.is_nothing:
-            table.add_row(Text(figure.name), Text(figure.shown), Text(figure.shown_beside))
+    for figure in figures:
+        table.add_row(Text(figure.name), Text(figure.shown), Text(figure.shown_beside))
 
 
 def _without_device(summary: RunSummary) -> str:

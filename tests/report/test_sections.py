@@ -17,9 +17,9 @@ def with_ledger(total_s=200.0, not_measured=(), **accounts):
     return dataclasses.replace(RUN, total_s=total_s, ledger=ledger, not_measured=not_measured)
 
 
-def lines(summary, **options):
-    figures = ledger_section(summary, **options).figures
-    return {figure.name: (figure.shown, figure.share) for figure in figures}
+def lines(summary, fold=False):
+    figures = ledger_section(summary).figures
+    return {figure.name: (figure.shown, figure.share) for figure in figures if not (fold and figure.is_nothing)}
 
 
 def test_every_account_has_its_line_in_order_and_the_total_is_the_last():

@@ -31,6 +31,7 @@ __all__ = ["html_page"]
 
 _MOST_TIMES = 99.0
 _MOST_RANKS = 32
+_MOST_EPOCHS = 12
 
 
 def html_page(
@@ -93,12 +94,12 @@ def _view(summary: RunSummary, records: Sequence[StepRecord]) -> dict[str, Any]:
     """What the sections of the page show."""
     columns, waits_s, waits = columns_of(records), waits_of(records), summary.waits
     marks = (("p50", summary.wait_s_median), ("p95", summary.wait_s_p95), ("p99", summary.wait_s_p99))
-    headline, stop, why = summary.verdict.text.partition(". ")
+    verdict, stop, why = summary.verdict.text.partition(". ")
     view: dict[str, Any] = {
-        **sections.page_sections(summary),
+        **sections.sections(summary, epochs=_MOST_EPOCHS),
         "summary": summary,
         "where": list(_where(summary)),
-        "headline": f"{headline}." if stop else headline,
+        "verdict": f"{verdict}." if stop else verdict,
         "why": why,
         "accounts": ACCOUNTS,
         "interval_unknown": sections.INTERVAL_UNKNOWN,
