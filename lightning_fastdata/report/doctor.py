@@ -80,7 +80,7 @@ def _cpu_meaning(hardware: Hardware) -> Iterator[str]:
 
 
 def _plan_meaning(hardware: Hardware) -> str:
-    """What "auto" would take for the commonest case, so that nobody has to start a run to see it."""
+    """What "auto" takes in the most common case, without a run."""
     workers = {
         split: make_plan(LoaderOptions(), hardware, Workload(split=split, batch_size=32, concurrent_pool=True))
         for split in _FITTED

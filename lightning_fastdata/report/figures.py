@@ -75,8 +75,8 @@ class Section:
     """From top to bottom; without any nothing is shown."""
 
 
-def share_of(part: float | None, whole: float | None) -> float | None:
-    """``part / whole``; None where either is not known or the whole is nothing."""
-    if part is None or whole is None or whole <= 0 or not is_known(part / whole):
+def share_of(amount: float | None, total: float | None) -> float | None:
+    """``amount / total``; None where either is not known or the total is 0."""
+    if amount is None or total is None or total <= 0 or not is_known(amount / total):
         return None
-    return part / whole
+    return amount / total

@@ -30,7 +30,7 @@ def machine_facts(hardware: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Cores, memory, files, ranks and accelerators.
 
     Args:
-        hardware: ``Hardware.to_dict()``, as it is now or as a file has it.
+        hardware: ``Hardware.to_dict()``, of this machine or from a file.
     """
     cores = _number(hardware, "physical_cores")
     yield "Physical cores", _UNKNOWN if cores is None else count(cores)

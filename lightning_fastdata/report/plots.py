@@ -149,8 +149,8 @@ def _waits(panel: Any, summary: RunSummary, columns: Columns | None, colors: dic
         if span.kind in SHADED and span.end_s > left[0]:
             look = {"color": colors[f"{span.kind}-band"], "label": named.pop(span.kind, "")}
             panel.axvspan(span.start_s, span.end_s, zorder=0, **look)
-    for place, _ in columns.marked_epochs:
-        panel.axvline(place, color=colors["ink"], linestyle=":", linewidth=1.2, zorder=3)
+    for start, _ in columns.marked_epochs:
+        panel.axvline(start, color=colors["ink"], linestyle=":", linewidth=1.2, zorder=3)
     panel.set_ylim(0, columns.top_s * 1000)
     _set_x(panel, summary, columns)
     _beyond(panel, columns, colors["ink"])

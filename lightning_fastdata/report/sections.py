@@ -208,9 +208,9 @@ def _loading(summary: RunSummary) -> Section:
         busy = loading.load_s / summary.train_s
         text = f"{count(busy, digits=1)} of {count(workers)}"
         figures.append(Figure("Busy workers, mean", busy, text=text, id="loading-busy", in_text=False))
-    for place, sample in enumerate(loading.slowest[:_MOST_SAMPLES]):
+    for number, sample in enumerate(loading.slowest[:_MOST_SAMPLES]):
         where = f"epoch {sample.epoch}" + ("" if sample.worker is None else f", worker {sample.worker}")
-        before = "  then: " if place else "  slowest: "
+        before = "  then: " if number else "  slowest: "
         name = before + shortened(sample.path or f"sample {sample.index}", _NAME_WIDTH - len(before))
         figures.append(Figure(name, sample.load_s, milliseconds, beside=where, in_comparisons=False))
     return Section(f"Loading, by {plural(workers, 'worker')}" if workers else "Loading", tuple(figures))

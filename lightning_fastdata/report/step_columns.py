@@ -44,7 +44,7 @@ class Columns:
     """Steps as columns, left to right."""
 
     by_time: bool
-    """Whether places are seconds since the callback's ``setup``; else they count steps from the first one kept."""
+    """Whether the axis is seconds since the callback's ``setup``; else they count steps from the first one kept."""
     left: Numbers
     """Where each begins (s or count), shape (columns,)."""
     right: Numbers
@@ -87,7 +87,7 @@ class Columns:
     def marked_epochs(self) -> list[tuple[float, int]]:
         """Where epochs begin, with their numbers; of many epochs about ten."""
         every = math.ceil(len(self.epochs) / _MOST_MARKED_EPOCHS) or 1
-        return [(place, epoch) for place, epoch in self.epochs if epoch % every == 0]
+        return [(start, epoch) for start, epoch in self.epochs if epoch % every == 0]
 
     def limits(self, end_s: float = 0.0) -> tuple[float, float]:
         """The horizontal axis (s or count).
@@ -155,7 +155,7 @@ def columns_of(records: Sequence[StepRecord], most: int = MOST_COLUMNS) -> Colum
     steps = [record for record in records if record.wait_s is not None and np.isfinite(record.wait_s)]
     if not steps:
         return None
-    left, right, by_time = _places(steps)
+    left, right, by_time = _edges(steps)
     if len(steps) <= most:
         group, size = np.arange(len(steps)), len(steps)
         edges_left, edges_right = left, right
@@ -178,13 +178,13 @@ def columns_of(records: Sequence[StepRecord], most: int = MOST_COLUMNS) -> Colum
         max_s=_reduced(np.fmax, np.array([record.wait_s for record in steps], dtype=np.float64), group, size)[used],
         queue_mean=_mean(queue, group, size)[used],
         queue_min=_reduced(np.fmin, queue, group, size)[used],
-        epochs=tuple((float(left[place]), record.epoch) for place, record in enumerate(steps) if record.first_in_epoch),
+        epochs=tuple((float(left[at]), record.epoch) for at, record in enumerate(steps) if record.first_in_epoch),
         steps=len(steps),
         step_s=median(map(_elapsed_s, records)),
     )
 
 
-def _places(steps: Sequence[StepRecord]) -> tuple[Numbers, Numbers, bool]:
+def _edges(steps: Sequence[StepRecord]) -> tuple[Numbers, Numbers, bool]:
     """Where each step begins and ends, and whether that is in seconds."""
     ends = np.array([np.nan if record.end_s is None else record.end_s for record in steps], dtype=np.float64)
     if np.isfinite(ends).all() and (np.diff(ends) > 0).all():
@@ -193,8 +193,8 @@ def _places(steps: Sequence[StepRecord]) -> tuple[Numbers, Numbers, bool]:
         begins = np.maximum(ends - np.array([_elapsed_s(record) for record in steps]), earlier)
         if np.isfinite(begins).all() and (ends > begins).all():
             return begins, ends, True
-    places = np.arange(len(steps), dtype=np.float64)
-    return places, places + 1, False
+    numbers = np.arange(len(steps), dtype=np.float64)
+    return numbers, numbers + 1, False
 
 
 def _by_cause(steps: Sequence[StepRecord]) -> dict[str, Numbers]:

@@ -26,7 +26,7 @@ def histogram_chart(waits_s: Numbers, marks: Sequence[tuple[str, float | None]])
     x = Axis(float(edges[0]), float(edges[-1]), tuple((power, _power(power)) for power in powers))
     top = float(counts.max())
     y = Axis(0.0, top * 1.45, whole_ticks(0, top, 3))  # the names of the percentiles stand above the columns
-    left, right = x.places(edges[:-1]), x.places(edges[1:])
+    left, right = x.shares(edges[:-1]), x.shares(edges[1:])
     bars = bars_path(left + 0.0008, right - 0.0008, np.zeros(len(counts)), counts / y.high, "steps")
     known = [(name, value_s) for name, value_s in marks if is_known(value_s)]
     lines, words = _marks(known, x)
@@ -39,10 +39,10 @@ def _marks(marks: Sequence[tuple[str, float]], x: Axis) -> tuple[list[Path], lis
 
     All names stand on one side, and the line furthest from that side is the tallest, so that no name crosses a line.
     """
-    places = [min(1.0, max(0.0, x.place(math.log10(max(value_s, SHORTEST_S))))) for _, value_s in marks]
-    to_the_right = not places or places[-1] < _ROOM
+    along = [min(1.0, max(0.0, x.share(math.log10(max(value_s, SHORTEST_S))))) for _, value_s in marks]
+    to_the_right = not along or along[-1] < _ROOM
     lines, words = [], []
-    for position, ((name, value_s), across) in enumerate(zip(marks, places, strict=True)):
+    for position, ((name, value_s), across) in enumerate(zip(marks, along, strict=True)):
         row = position if to_the_right else len(marks) - 1 - position
         anchor, shift = ("start", 5) if to_the_right or across < 1 - _ROOM else ("end", -5)
         lines.append(vertical_line(across, "percentile", 1 - row * 0.07))

@@ -46,11 +46,11 @@ class Axis:
     ticks: tuple[tuple[float, str], ...] = ()
     """Values with their labels."""
 
-    def place(self, value: float) -> float:
-        """Where a value lies (0..1), also outside."""
+    def share(self, value: float) -> float:
+        """Where a value lies (0..1), also beyond both ends."""
         return (value - self.low) / (self.high - self.low)
 
-    def places(self, values: Numbers) -> Numbers:
+    def shares(self, values: Numbers) -> Numbers:
         """Where values lie, likewise."""
         return (values - self.low) / (self.high - self.low)
 
@@ -67,7 +67,7 @@ class Path(NamedTuple):
 
 
 class Label(NamedTuple):
-    """Words at a place of the drawing, which do not stretch."""
+    """Words in the drawing, which do not stretch."""
 
     x: float
     y: float
@@ -104,8 +104,8 @@ class Chart:
     @property
     def labels(self) -> list[Label]:
         """All words: the labels of the axes, then those in the drawing."""
-        up = [Label(0, self.y.place(value), text, -8, 4, "end", "tick") for value, text in self.y.ticks]
-        along = [(self.x.place(value), text) for value, text in self.x.ticks]
+        up = [Label(0, self.y.share(value), text, -8, 4, "end", "tick") for value, text in self.y.ticks]
+        along = [(self.x.share(value), text) for value, text in self.x.ticks]
         # A label at the right edge of a phone would make the page wider than the screen.
         across = [Label(x, 0, text, 0, 18, "end" if x > _EDGE else "middle", "tick") for x, text in along]
         return [*up, *across, *self.words]
@@ -113,7 +113,7 @@ class Chart:
     @property
     def paths(self) -> list[Path]:
         """All shapes, from back to front: level lines at the ticks of the vertical axis, then what is drawn."""
-        grid = [level_line(self.y.place(value), "grid") for value, _ in self.y.ticks]
+        grid = [level_line(self.y.share(value), "grid") for value, _ in self.y.ticks]
         return [path for path in (*grid, *self.drawn) if path.d]
 
 

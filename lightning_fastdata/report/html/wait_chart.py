@@ -44,19 +44,19 @@ def wait_chart(columns: Columns, spans: Sequence[Span]) -> Chart:
         svg.bands(edges, f"{kind}-band", least=_LEAST_BAND if len(edges) <= _FEW_BANDS else 0.0)
         for kind, edges in shaded.items()
     ]
-    epochs = [(x.place(place), epoch) for place, epoch in columns.marked_epochs]
-    drawn += [svg.vertical_line(place, "epoch") for place, _ in epochs]
+    epochs = [(x.share(start), epoch) for start, epoch in columns.marked_epochs]
+    drawn += [svg.vertical_line(across, "epoch") for across, _ in epochs]
     drawn += _columns(columns, x, y)
     threshold_s = MODERATE_SHARE * columns.step_s
     if 0 < threshold_s <= y.high:
-        drawn.append(svg.level_line(y.place(threshold_s), "threshold"))
+        drawn.append(svg.level_line(y.share(threshold_s), "threshold"))
     return Chart(
         "Data wait of each step",
         f"{count(columns.steps)} steps; the longest wait is {milliseconds(float(columns.max_s.max()))}.",
         drawn,
         x,
         y,
-        words=[*(Label(place, 1, str(epoch), 3, -4) for place, epoch in epochs), *_beyond(columns, x)],
+        words=[*(Label(across, 1, str(epoch), 3, -4) for across, epoch in epochs), *_beyond(columns, x)],
         legend=_legend(columns, shaded, threshold_s),
         id="wait-chart",
     )
@@ -64,7 +64,7 @@ def wait_chart(columns: Columns, spans: Sequence[Span]) -> Chart:
 
 def _columns(columns: Columns, x: Axis, y: Axis) -> list[Path]:
     """Bars: the largest wait behind, the mean before it, one cause on the other."""
-    left, right = x.places(columns.left), x.places(columns.right)
+    left, right = x.shares(columns.left), x.shares(columns.right)
     # Less than a pixel between two columns; a single step is no wall.
     gap = np.minimum((right - left) * 0.15, 0.001)
     left, right = left + gap, right - gap
@@ -78,17 +78,17 @@ def _columns(columns: Columns, x: Axis, y: Axis) -> list[Path]:
 
 
 def _shaded(columns: Columns, spans: Sequence[Span], x: Axis) -> dict[str, list[tuple[float, float]]]:
-    """Spans by kind as places on the axis; none where the axis is not time."""
-    places: dict[str, list[tuple[float, float]]] = {kind: [] for kind in SHADED}
+    """Spans by kind, from the axis's left (0..1); none where the axis is not time."""
+    edges: dict[str, list[tuple[float, float]]] = {kind: [] for kind in SHADED}
     for span in spans if columns.by_time else ():
-        if span.kind in places and span.end_s > x.low and span.start_s < x.high:
-            places[span.kind].append((x.place(span.start_s), x.place(span.end_s)))
-    return {kind: edges for kind, edges in places.items() if edges}
+        if span.kind in edges and span.end_s > x.low and span.start_s < x.high:
+            edges[span.kind].append((x.share(span.start_s), x.share(span.end_s)))
+    return {kind: ends for kind, ends in edges.items() if ends}
 
 
 def _beyond(columns: Columns, x: Axis) -> list[Label]:
     """Triangles at columns that go beyond the top, the value beside the largest."""
-    above, middle = np.flatnonzero(columns.max_s > columns.top_s), x.places(columns.middle)
+    above, middle = np.flatnonzero(columns.max_s > columns.top_s), x.shares(columns.middle)
     if not len(above):
         return []
     largest = int(columns.max_s.argmax())
@@ -125,7 +125,7 @@ def queue_chart(columns: Columns, capacity: int | None, spans: Sequence[Span]) -
     x, most = _time_axis(columns, spans), float(np.nanmax(columns.queue_mean))
     top = max(most, capacity or 0, 1.0)
     y = Axis(0.0, top * 1.08, svg.whole_ticks(0, top))
-    left, right = x.places(columns.left), x.places(columns.right)
+    left, right = x.shares(columns.left), x.shares(columns.right)
     drawn = [svg.bars_path(left, right, np.zeros(len(left)), np.nan_to_num(columns.queue_mean) / y.high, "queue")]
     legend = [("bar", "queue", "Batches ready when the step asked for one" + (", mean" if columns.binned else ""))]
     if columns.binned:
@@ -133,8 +133,8 @@ def queue_chart(columns: Columns, capacity: int | None, spans: Sequence[Span]) -
         legend.append(("fewest", "", "The fewest in the column"))
     words = []
     if capacity:
-        drawn.append(svg.level_line(y.place(capacity), "capacity"))
-        words.append(Label(1, y.place(capacity), f"capacity {count(capacity)}", -4, 14, "end"))
+        drawn.append(svg.level_line(y.share(capacity), "capacity"))
+        words.append(Label(1, y.share(capacity), f"capacity {count(capacity)}", -4, 14, "end"))
     description = f"Between {number(float(np.nanmin(columns.queue_min)), 4)} and {number(most, 4)}."
     return Chart("Prefetch queue at each fetch", description, drawn, x, y, words, legend, kind="chart low")
 
@@ -148,17 +148,17 @@ def _fewest(columns: Columns, left: Numbers, right: Numbers, y: Axis) -> Path:
 
 def readout_rows(columns: Columns, spans: Sequence[Span]) -> list[tuple[float, str]]:
     """What the page's script reads out: for each column its middle (0..1) and a line of text."""
-    middle = _time_axis(columns, spans).places(columns.middle)
+    middle = _time_axis(columns, spans).shares(columns.middle)
     mean_s = sum(columns.mean_s.values(), np.zeros(len(columns.left)))
     rows = []
-    for place, (first, last) in enumerate(zip(columns.first.tolist(), columns.last.tolist(), strict=True)):
-        most = milliseconds(float(columns.max_s[place]))
+    for column, (first, last) in enumerate(zip(columns.first.tolist(), columns.last.tolist(), strict=True)):
+        most = milliseconds(float(columns.max_s[column]))
         if first == last:
             text = f"Step {first:,}: {most}"
         else:
-            text = f"Steps {first:,} to {last:,}: mean {milliseconds(float(mean_s[place]))}, largest {most}"
-        if math.isfinite(columns.queue_mean[place]):
-            ready = f"{columns.queue_mean[place]:.1f}".removesuffix(".0")
+            text = f"Steps {first:,} to {last:,}: mean {milliseconds(float(mean_s[column]))}, largest {most}"
+        if math.isfinite(columns.queue_mean[column]):
+            ready = f"{columns.queue_mean[column]:.1f}".removesuffix(".0")
             text += f"; {ready} {'batch' if ready == '1' else 'batches'} ready"
-        rows.append((round(float(middle[place]), 5), text))
+        rows.append((round(float(middle[column]), 5), text))
     return rows
