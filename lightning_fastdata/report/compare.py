@@ -11,7 +11,7 @@ from rich.text import Text
 from lightning_fastdata.report.figures import Figure, Section
 from lightning_fastdata.report.sections import sections
 from lightning_fastdata.report.terminal import Printable, clean, verdict_text
-from lightning_fastdata.report.units import count, difference, is_known, percent, percent_points, seconds, times
+from lightning_fastdata.report.units import count, difference, factor, is_known, percent, percent_points, seconds
 from lightning_fastdata.results.summary import RunSummary
 
 __all__ = ["differences", "side_by_side"]
@@ -144,7 +144,7 @@ def _last_line(a: RunSummary, b: RunSummary, titles: tuple[str, str]) -> list[Te
     parts = [*_time_instead(a, b)]
     ratio = _faster(a, b)
     if ratio is not None:
-        parts.append(f"{times(ratio)} the samples per second")
+        parts.append(f"{factor(ratio)} the samples per second")
     parts += _share_instead(a, b)
     return [Text(f"{titles[1]} against {titles[0]}: {', '.join(parts)}.", style="bold")] if parts else []
 

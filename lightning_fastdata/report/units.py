@@ -19,7 +19,6 @@ __all__ = [
     "rate",
     "seconds",
     "size",
-    "times",
 ]
 
 NOT_MEASURED = "not measured"
@@ -70,14 +69,9 @@ def percent_points(share: float | None) -> str:
     return count(None if share is None else share * 100, digits=1, unit=" points")
 
 
-def times(value: float) -> str:
-    """A factor, as in ``1.61x``."""
-    return f"{value:.2f}x"
-
-
 def factor(value: float | None) -> str:
-    """A factor that may not have been measured."""
-    return times(value) if is_known(value) else NOT_MEASURED
+    """A factor, as in ``1.61x``."""
+    return f"{value:.2f}x" if is_known(value) else NOT_MEASURED
 
 
 def rate(value: float | None) -> str:

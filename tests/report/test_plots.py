@@ -5,8 +5,6 @@ import dataclasses
 import itertools
 import pickle
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -145,9 +143,3 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(FastDataError, match=r'pip install "lightning_fastdata\[plots\]"'):
         plot_run(*RUNS["one_step"]())
-
-
-@pytest.mark.slow
-def test_importing_the_module_does_not_load_matplotlib():
-    code = "import sys, lightning_fastdata.report.plots; assert 'matplotlib' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -154,7 +154,7 @@ def _environment(summary: RunSummary) -> Iterator[tuple[str, str]]:
 
 
 def _speedup(value: float) -> str:
-    return units.times(value) if value < _MOST_TIMES else "100x or more"
+    return units.factor(value) if value < _MOST_TIMES else "100x or more"
 
 
 def _color(account: Figure) -> str:
