@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from lightning_fastdata import DataWaitMonitor, ImageFolderDataModule, RunSummary, probe
 from lightning_fastdata.planning.describe import plan_lines
-from lightning_fastdata.report.text import side_by_side
+from lightning_fastdata.report.compare import side_by_side
 
 
 class SmallConvNet(L.LightningModule):

@@ -67,7 +67,7 @@ def test_demo_prints_both_reports_and_the_plan(photographs, tmp_path):
         "demo.py", "--data", str(folder), "--epochs", "2", "--image-size", "64", "--batch-size", "8", folder=tmp_path
     )
     assert "plain Lightning" in printed
-    assert "Share of time waiting" in printed
+    assert "Data wait / training time" in printed
     assert "usable cores" in printed
     run = read_run(tmp_path / "runs" / "demo.jsonl")
     records, summary = run.records, run.summary
@@ -80,7 +80,7 @@ def test_demo_prints_both_reports_and_the_plan(photographs, tmp_path):
 def test_own_dataset_trains_and_reports():
     """Subclassing FastDataModule needs nothing but setup()."""
     printed = run_example("own_dataset.py", folder=EXAMPLES.parent)
-    assert "Share of time waiting" in printed
+    assert "Data wait / training time" in printed
     assert "Validation" in printed
 
 
@@ -99,7 +99,7 @@ def test_tensors_in_memory(tmp_path):
     """No worker, and the reason; validation on a tenth."""
     printed = run_example("tensors_in_memory.py", folder=tmp_path)
     assert "Workers: 0, because the data is in memory" in printed
-    assert "Share of time waiting" in printed
+    assert "Data wait / training time" in printed
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_lightning_cli(tmp_path):
     """The run of the file, with a value changed on the command line; what ran is written down."""
     config = str(EXAMPLES / "lightning_cli" / "config.yaml")
     printed = run_example("lightning_cli/main.py", "fit", "--config", config, "--data.batch_size=256", folder=tmp_path)
-    assert "Share of time waiting" in printed
+    assert "Data wait / training time" in printed
     folder = tmp_path / "runs" / "lightning_cli"
     assert read_run(folder / "run.jsonl").summary.steps == 3 * 13  # 3200 of 4000 points, in batches of 256
     ran = yaml.safe_load((folder / "config.yaml").read_text())["data"]
@@ -170,7 +170,7 @@ def test_notebook(photographs, tmp_path, monkeypatch):
     text = "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
     assert "What this means for a loader" in text
     assert [output.data["text/plain"] for output in outputs if "image/png" in output.get("data", {})]
-    assert "Share of time waiting" in text
+    assert "Data wait / training time" in text
     assert re.search(r"num_workers = \d+: \d+ usable cores", text)
     assert "Longest wait: " in text
 
@@ -189,7 +189,7 @@ def test_every_example_is_listed():
 def test_tokens(tmp_path):
     """Learns something of its text, in blocks of a file that it wrote; the plan says why it takes what workers."""
     printed = run_example("tokens.py", folder=tmp_path)
-    assert "Share of time waiting" in printed
+    assert "Data wait / training time" in printed
     assert re.search(r"Workers: \d+, because ", printed)
     assert float(re.search(r"Validation: (\d+\.\d+) nats a byte", printed).group(1)) < 4
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from lightning_fastdata.report.text import NOT_MEASURED, count
+from lightning_fastdata.report.units import NOT_MEASURED, count, plural
 from lightning_fastdata.results.audit_compare import Comparison, Difference
 from lightning_fastdata.results.audit_file import EpochDigest
 
@@ -51,14 +51,14 @@ def comparison_line(comparison: Comparison, names: tuple[str, str] = ("A", "B"))
     """
     if comparison.difference is not None:
         return f"differs: {_where(comparison.difference, names)}"
-    parts = [_number(comparison.epochs, "epoch"), _number(comparison.batches, "global batch", "global batches")]
+    parts = [plural(comparison.epochs, "epoch"), plural(comparison.batches, "global batch", "global batches")]
     if comparison.samples is not None:
-        parts.append(_number(comparison.samples, "sample"))
+        parts.append(plural(comparison.samples, "sample"))
     what = f"{', '.join(parts)} ({' and '.join(comparison.aspects) or 'what was measured'})"
     if comparison.same:
         return f"same: {what}"
     rest = [
-        f"{name} has {_number(more, 'epoch')} more" for name, more in zip(names, comparison.more, strict=True) if more
+        f"{name} has {plural(more, 'epoch')} more" for name, more in zip(names, comparison.more, strict=True) if more
     ]
     rest += [f"epoch {epoch} only from global batch {batch} on" for epoch, batch in comparison.from_batch]
     return f"same as far as both go: {what}; {'; '.join(rest)}"
@@ -68,7 +68,7 @@ def _where(difference: Difference, names: tuple[str, str]) -> str:
     what = " and ".join(difference.aspects)
     if difference.batches is not None:
         lengths = " and ".join(
-            f"{_number(batches, 'global batch', 'global batches')} in {name}"
+            f"{plural(batches, 'global batch', 'global batches')} in {name}"
             for batches, name in zip(difference.batches, names, strict=True)
         )
         agree = f"; the first {difference.first:,} are the same ({what})" if difference.first else ""
@@ -76,7 +76,3 @@ def _where(difference: Difference, names: tuple[str, str]) -> str:
     if difference.first == difference.last:
         return f"first in epoch {difference.epoch}, global batch {difference.first} ({what})"
     return f"first in epoch {difference.epoch}, global batches {difference.first} to {difference.last} ({what})"
-
-
-def _number(value: int, one: str, many: str = "") -> str:
-    return f"{value:,} {one if value == 1 else many or one + 's'}"

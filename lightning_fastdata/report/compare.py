@@ -1,6 +1,6 @@
 """Two runs side by side, as text and as plain values, for "before and after"."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -10,9 +10,8 @@ from rich.text import Text
 
 from lightning_fastdata.report.figures import Figure, Section
 from lightning_fastdata.report.sections import sections
-from lightning_fastdata.report.terminal import Printable, clean
-from lightning_fastdata.report.units import count, difference, is_known, percent, percent_points, seconds, times
-from lightning_fastdata.report.verdict import verdict_text
+from lightning_fastdata.report.terminal import Printable, clean, verdict_text
+from lightning_fastdata.report.units import count, difference, factor, is_known, percent, percent_points, seconds
 from lightning_fastdata.results.summary import RunSummary
 
 __all__ = ["differences", "side_by_side"]
@@ -43,8 +42,8 @@ def side_by_side(
     for title in called:
         table.add_column(Text(title), justify="right", overflow="fold")
     table.add_column("difference", justify="right", overflow="fold")
-    for heading, left, right in _pairs(sections(a), sections(b)):
-        _add_pair(table, heading, left, right)
+    for left, right in zip(sections(a).values(), sections(b).values(), strict=True):
+        _add_pair(table, left, right)
     verdicts = [
         Text.assemble((f"{title}: ", "bold"), verdict_text(run.verdict))
         for title, run in zip(called, (a, b), strict=True)
@@ -65,12 +64,12 @@ def differences(a: RunSummary, b: RunSummary) -> dict[str, Any]:
         Differences in the units of ``RunSummary``, ``boundary_per_epoch_s`` and, by account, ``ledger``;
         ``samples_per_s_factor`` is a ratio. None where one of the two was not measured.
     """
-    found: dict[str, Any] = {name: _less(getattr(a, name), getattr(b, name)) for name in _COMPARED}
+    values: dict[str, Any] = {name: _less(getattr(a, name), getattr(b, name)) for name in _COMPARED}
     boundaries = [None if run.boundary is None else run.boundary.per_epoch_s for run in (a, b)]
-    found["boundary_per_epoch_s"] = _less(*boundaries)
-    found["samples_per_s_factor"] = _faster(a, b)
-    found["ledger"] = {name: _less(_account(a, name), _account(b, name)) for name in {**a.ledger, **b.ledger}}
-    return found
+    values["boundary_per_epoch_s"] = _less(*boundaries)
+    values["samples_per_s_factor"] = _faster(a, b)
+    values["ledger"] = {name: _less(_account(a, name), _account(b, name)) for name in {**a.ledger, **b.ledger}}
+    return values
 
 
 def _less(before: float | None, after: float | None) -> float | None:
@@ -81,40 +80,25 @@ def _account(run: RunSummary, name: str) -> float | None:
     return None if name in run.not_measured else run.ledger.get(name)
 
 
-_Figures = Mapping[str, Figure]
-
-
-def _pairs(left: list[Section], right: list[Section]) -> list[tuple[str, _Figures, _Figures]]:
-    """The sections of both by their heading, in the order of the left one, then what only the right one has.
-
-    What stands after a comma or in brackets is of one run: "Loading, by 4 workers".
-    """
-    halves = [{_topic(section): _compared(section) for section in one} for one in (left, right)]
-    topics = [*halves[0], *(topic for topic in halves[1] if topic not in halves[0])]
-    return [(topic, halves[0].get(topic, {}), halves[1].get(topic, {})) for topic in topics]
-
-
-def _topic(section: Section) -> str:
-    return section.heading.partition(",")[0].partition(" (")[0]
-
-
-def _compared(section: Section) -> _Figures:
-    return {figure.name: figure for figure in section.figures if figure.in_comparisons}
-
-
-def _add_pair(table: Table, heading: str, left: _Figures, right: _Figures) -> None:
-    told = [
-        name
-        for name in _in_order(list(left), list(right))
-        if not all(one[name].is_nothing for one in (left, right) if name in one)
+def _add_pair(table: Table, left: Section, right: Section) -> None:
+    """A section of both; what stands after a comma or in brackets of its heading is of one run."""
+    halves = [
+        {figure.name: figure for figure in one.figures if figure.in_text and figure.in_comparisons}
+        for one in (left, right)
     ]
-    if told and table.row_count:
+    names = [
+        name
+        for name in _in_order(*map(list, halves))
+        if not all(half[name].is_nothing for half in halves if name in half)
+    ]
+    heading = left.heading.partition(",")[0].partition(" (")[0]
+    if names and table.row_count:
         table.add_row()
-    if told and heading:
+    if names and heading:
         table.add_row(Text(heading, style="bold"))
-    for name in told:
-        shown = [one[name].shown if name in one else "-" for one in (left, right)]
-        table.add_row(Text(name), *map(Text, shown), Text(_difference(left.get(name), right.get(name))))
+    for name in names:
+        shown = [half[name].shown if name in half else "-" for half in halves]
+        table.add_row(Text(name), *map(Text, shown), Text(_difference(*(half.get(name) for half in halves))))
 
 
 def _in_order(left: list[str], right: list[str]) -> list[str]:
@@ -156,11 +140,11 @@ def _faster(a: RunSummary, b: RunSummary) -> float | None:
 
 
 def _last_line(a: RunSummary, b: RunSummary, titles: tuple[str, str]) -> list[Text]:
-    """The right run measured against the left one: the time, the speed, the waiting."""
+    """The right run measured against the left one: the time, the speed, the data wait."""
     parts = [*_time_instead(a, b)]
     ratio = _faster(a, b)
     if ratio is not None:
-        parts.append(f"{times(ratio)} the samples per second")
+        parts.append(f"{factor(ratio)} the samples per second")
     parts += _share_instead(a, b)
     return [Text(f"{titles[1]} against {titles[0]}: {', '.join(parts)}.", style="bold")] if parts else []
 
@@ -170,11 +154,11 @@ def _time_instead(a: RunSummary, b: RunSummary) -> Iterator[str]:
     if before is None or after is None:
         return
     change = "" if before <= 0 else f" ({_signed_percent(after / before - 1)})"
-    yield f"{seconds(after)} in all after the start-up instead of {seconds(before)}{change}"
+    yield f"{seconds(after)} after startup instead of {seconds(before)}{change}"
 
 
 def _after_startup(run: RunSummary) -> float | None:
-    """The run without its start-up (s), which is paid once, however long it is."""
+    """The run without its startup (s), which is paid once, however long the run is."""
     if run.total_s is None or "startup_s" not in run.ledger or "startup_s" in run.not_measured:
         return None
     after_s = run.total_s - run.ledger["startup_s"]
@@ -182,7 +166,7 @@ def _after_startup(run: RunSummary) -> float | None:
 
 
 def _signed_percent(change: float) -> str:
-    size = f"{abs(change) * 100:.0f} %"
+    size = percent(abs(change), 0)
     return size if size == "0 %" else f"{'+' if change > 0 else '-'}{size}"
 
 
@@ -191,7 +175,7 @@ def _share_instead(a: RunSummary, b: RunSummary) -> Iterator[str]:
     of_all = a.ranks is not None or b.ranks is not None
     before, after = (_share_of_all(run) if of_all else run.wait_share for run in (a, b))
     if before is not None and after is not None and is_known(before) and is_known(after):
-        name = "share of time waiting" + (" of all ranks" if of_all else "")
+        name = "data wait / training time" + (" of all ranks" if of_all else "")
         yield f"{name} {percent(after)} instead of {percent(before)}"
 
 

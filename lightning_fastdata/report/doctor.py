@@ -1,6 +1,5 @@
 """What the hardware probe found, for people: the limits, what they mean for a loader, what to change."""
 
-from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import Group
@@ -11,10 +10,11 @@ from rich.text import Text
 from lightning_fastdata.hardware.affinity import OPENMP_NOTE
 from lightning_fastdata.hardware.detect import Hardware
 from lightning_fastdata.planning.plan import LoaderOptions, Split, Workload, make_plan
+from lightning_fastdata.report.machine import machine_facts
+from lightning_fastdata.report.units import number, plural, size
 
 __all__ = ["advice", "doctor_view", "meaning"]
 
-_MIB = 1 << 20
 _GIB = 1 << 30
 _SMALL_SHM_BYTES = 1 * _GIB
 _SMALL_RAM_BYTES = 2 * _GIB
@@ -63,24 +63,24 @@ def _cpu_meaning(hardware: Hardware) -> Iterator[str]:
     workers = int(cpus - 1)
     if workers >= 1:
         yield (
-            f"One of {_number(cpus)} CPUs is needed by the training process itself: at most "
-            f"{_plural(workers, 'worker process', 'worker processes')}{_per_rank(hardware)} can work at full speed."
+            f"One of {number(cpus)} CPUs is needed by the training process itself: at most "
+            f"{plural(workers, 'worker process', 'worker processes')}{_per_rank(hardware)} can work at full speed."
         )
     else:
         yield (
-            f"With {_plural(cpus, 'CPU')}{_per_rank(hardware)}, worker processes that compute take time from "
+            f"With {plural(cpus, 'CPU')}{_per_rank(hardware)}, worker processes that compute take time from "
             "the training itself (num_workers=0 is best); workers that wait for a disk or a network still help."
         )
     cores = hardware.physical_cores
     if cores is not None and cores < hardware.usable_cpus:
         yield (
-            f"The CPUs are threads of {_plural(cores, 'physical core')}: "
+            f"The CPUs are threads of {plural(cores, 'physical core')}: "
             "work that computes, such as decoding images, hardly gets faster beyond that."
         )
 
 
 def _plan_meaning(hardware: Hardware) -> str:
-    """What "auto" would take for the commonest case, so that nobody has to start a run to see it."""
+    """What "auto" takes in the most common case, without a run."""
     workers = {
         split: make_plan(LoaderOptions(), hardware, Workload(split=split, batch_size=32, concurrent_pool=True))
         for split in _FITTED
@@ -96,7 +96,7 @@ def _shm_meaning(hardware: Hardware) -> Iterator[str]:
         return
     batches = hardware.shm_free_bytes // _PHOTO_BATCH_BYTES
     yield (
-        f"Finished batches wait in /dev/shm: {_bytes(hardware.shm_free_bytes)} is room for {batches:,} batches "
+        f"Finished batches wait in /dev/shm: {size(hardware.shm_free_bytes)} is room for {batches:,} batches "
         "of 32 float images of 224 x 224, for all ranks and loaders together."
     )
 
@@ -123,22 +123,22 @@ def _cpu_advice(hardware: Hardware) -> Iterator[str]:
     limit = hardware.rank_binding_limit
     machine = min((limit.cpus for limit in hardware.cpu_limits if limit.kind == "machine"), default=None)
     if limit.kind == "override" and machine is not None and limit.cpus > machine:
-        yield f"{limit.source} is more than the machine has ({_plural(machine, 'CPU')}): unset it or lower it."
+        yield f"{limit.source} is more than the machine has ({plural(machine, 'CPU')}): unset it or lower it."
     if machine is None:
         return
     under_slurm = any("SLURM" in other.source for other in hardware.cpu_limits)
     if limit.kind == "quota":
         yield (
-            f"The container may use {_number(limit.cpus)} of {_number(machine)} CPUs ({limit.source}): "
+            f"The container may use {number(limit.cpus)} of {number(machine)} CPUs ({limit.source}): "
             "raise `docker run --cpus=N`, `resources.limits.cpu` (Kubernetes) or `CPUQuota=` (systemd)."
         )
     elif limit.kind == "scheduler" or (limit.kind in ("affinity", "cpuset") and under_slurm):
         scheduler = "SLURM" if limit.kind != "scheduler" else limit.source
         fix = next(text for name, text in _RAISE_SCHEDULER_BOUND if name in scheduler)
-        yield f"The job may use {_number(limit.cpus)} of {_number(machine)} CPUs ({limit.source}): {fix}"
+        yield f"The job may use {number(limit.cpus)} of {number(machine)} CPUs ({limit.source}): {fix}"
     elif limit.kind in ("affinity", "cpuset"):
         yield (
-            f"The process is bound to {_number(limit.cpus)} of {_number(machine)} CPUs ({limit.source}): "
+            f"The process is bound to {number(limit.cpus)} of {number(machine)} CPUs ({limit.source}): "
             "start it without `taskset` or `numactl`, or widen `docker run --cpuset-cpus`."
         )
 
@@ -146,19 +146,19 @@ def _cpu_advice(hardware: Hardware) -> Iterator[str]:
 def _memory_advice(hardware: Hardware) -> Iterator[str]:
     if hardware.shm_free_bytes is not None and hardware.shm_free_bytes < _SMALL_SHM_BYTES:
         yield (
-            f"/dev/shm has {_bytes(hardware.shm_free_bytes)} free; when it is full, loader workers die with a "
+            f"/dev/shm has {size(hardware.shm_free_bytes)} free; when it is full, loader workers die with a "
             "bus error: start the container with `--shm-size=8g` (Docker), or mount an `emptyDir` "
             "with `medium: Memory` at /dev/shm (Kubernetes)."
         )
     if hardware.oom_kills:
         yield (
-            f"The kernel has killed {_plural(hardware.oom_kills, 'process', 'processes')} of this control group for "
+            f"The kernel has killed {plural(hardware.oom_kills, 'process', 'processes')} of this control group for "
             "want of memory since it was made: fewer workers, or `docker run --memory=N`, or the job's `--mem`."
         )
     if hardware.ram_available_bytes is not None and hardware.ram_available_bytes < _SMALL_RAM_BYTES:
         limited = hardware.ram_limit_source is not None
         fix = "raise `docker run --memory=N`, or the job's `--mem`" if limited else "close other programs"
-        yield f"Only {_bytes(hardware.ram_available_bytes)} of memory can still be taken: {fix}, or use fewer workers."
+        yield f"Only {size(hardware.ram_available_bytes)} of memory can still be taken: {fix}, or use fewer workers."
 
 
 def _open_file_advice(hardware: Hardware) -> Iterator[str]:
@@ -185,21 +185,21 @@ def _cpu_table(hardware: Hardware) -> Table:
     table.add_column("")
     decides = hardware.rank_binding_limit
     for limit in hardware.cpu_limits:
-        shares = [_number(hardware.share_of(limit))] if several else []
+        shares = [number(hardware.share_of(limit))] if several else []
         style = "bold" if limit is decides else ""
         mark = "<- decides" if limit is decides else ""
-        table.add_row(_number(limit.cpus), *shares, Text(limit.source), mark, style=style)
+        table.add_row(number(limit.cpus), *shares, Text(limit.source), mark, style=style)
     return table
 
 
 def _cpu_line(hardware: Hardware) -> str:
-    usable = f"This process may use {_plural(hardware.usable_cpus, 'CPU')}"
+    usable = f"This process may use {plural(hardware.usable_cpus, 'CPU')}"
     if hardware.local_world_size == 1:
         return f"{usable}."
     sharing = "share one set of CPUs" if hardware.ranks_share_mask else "have CPUs of their own"
     return (
         f"{usable}. The {hardware.local_world_size} ranks on this node {sharing}; "
-        f"each can count on {_plural(hardware.cpus_per_rank, 'CPU')}."
+        f"each can count on {plural(hardware.cpus_per_rank, 'CPU')}."
     )
 
 
@@ -207,25 +207,9 @@ def _facts_table(hardware: Hardware) -> Table:
     table = _table(show_header=False)
     table.add_column("what")
     table.add_column("value", overflow="fold")
-    for what, value in _facts(hardware):
+    for what, value in machine_facts(hardware.to_dict()):
         table.add_row(what, Text(value))
     return table
-
-
-def _facts(hardware: Hardware) -> Iterator[tuple[str, str]]:
-    yield "physical cores", _or_unknown(hardware.physical_cores)
-    yield "memory", f"{_bytes(hardware.ram_available_bytes)} available of {_bytes(hardware.ram_bytes)}"
-    if hardware.ram_limit_bytes is not None:
-        yield "memory limit", f"{_bytes(hardware.ram_limit_bytes)} ({hardware.ram_limit_source})"
-    if hardware.shm_total_bytes is not None:
-        yield "/dev/shm", f"{_bytes(hardware.shm_free_bytes)} free of {_bytes(hardware.shm_total_bytes)}"
-    soft, hard = hardware.open_file_limit, hardware.open_file_hard_limit
-    raisable = "" if hard is None or hard == soft else f" (can be raised to {hard:,})"
-    held = "" if hardware.open_files is None else f", of which {hardware.open_files:,} are open"
-    yield "open files", "no limit found" if soft is None else f"{soft:,}{raisable}{held}"
-    yield "rank", f"{hardware.rank} of {hardware.world_size}, {hardware.local_world_size} on this node"
-    devices = Counter(f"{found.name} ({found.kind})" for found in hardware.accelerators)
-    yield "accelerators", ", ".join(f"{count} x {name}" for name, count in devices.items()) or "none found"
 
 
 def _table(show_header: bool = True) -> Table:
@@ -247,22 +231,3 @@ def _bullet(line: str) -> Table:
 
 def _per_rank(hardware: Hardware) -> str:
     return " per rank" if hardware.local_world_size > 1 else ""
-
-
-def _or_unknown(number: int | None) -> str:
-    return "unknown" if number is None else f"{number:,}"
-
-
-def _plural(count: float, one: str, many: str = "") -> str:
-    return f"{_number(count)} {one if count == 1 else many or one + 's'}"
-
-
-def _number(cpus: float) -> str:
-    """At most two decimals, none for whole numbers; never "0" for a little."""
-    return f"{cpus:.2f}".rstrip("0").rstrip(".") if cpus >= 0.01 else f"{cpus:.2g}"
-
-
-def _bytes(count: int | None) -> str:
-    if count is None:
-        return "unknown"
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.0f} MiB"

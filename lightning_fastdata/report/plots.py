@@ -2,21 +2,21 @@
 
 import functools
 import io
+import re
 import textwrap
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.report.figures import share_of
-from lightning_fastdata.report.html.histogram import histogram_of
-from lightning_fastdata.report.html.wait_chart import SHADED
-from lightning_fastdata.report.step_columns import KINDS, Columns, columns_of, waits_of
+from lightning_fastdata.report.figures import CAUSES
+from lightning_fastdata.report.sections import ledger_section
+from lightning_fastdata.report.step_columns import SHADED, Columns, columns_of, decades, waits_of
 from lightning_fastdata.report.terminal import clean
 from lightning_fastdata.report.units import NOT_MEASURED, count, is_known, milliseconds, percent, seconds
 from lightning_fastdata.results.records import StepRecord
-from lightning_fastdata.results.stats import ACCOUNTS
 from lightning_fastdata.results.summary import RunSummary
 
 if TYPE_CHECKING:
@@ -24,22 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_run"]
 
-_COLORS = {
-    "startup_s": "#6f757e",
-    "boundary_s": "#e29a1c",
-    "wait_s": "#c8450c",
-    "transfer_s": "#d3bf22",
-    "compute_s": "#2f6aa8",
-    "validation_s": "#74bde6",
-    "checkpoint_s": "#0c7c5d",
-    "callbacks_s": "#a4568a",
-    "sync_s": "#7a2352",
-    "loop_s": "#414952",
-    "unattributed_s": "#c6c9cc",
-}
-_KIND_COLORS = {"blocked": "#d9571a", "inline": "#2f6aa8", "handoff": "#a98000", "wait": "#8d6a9f"}
-_BAND_COLORS = {"validation": "#d9ebf6", "checkpoint": "#bfe3d4"}
-_PALE, _QUEUE, _STEPS, _INK, _QUIET = "#e6b293", "#728da6", "#7d8288", "#1c2025", "#5b646e"
 _TITLE_WIDTH = 105
 _NO_CAUSE = ("", "healthy", "over-provisioned")
 
@@ -70,18 +54,25 @@ def plot_run(summary: RunSummary, records: Sequence[StepRecord]) -> "Figure":
         ) from error
     figure = Figure(figsize=(9, 8), layout="constrained")
     columns = columns_of(records)
-    with_queue = columns is not None and bool(np.isfinite(columns.queue_mean).any())
+    with_queue = columns is not None and columns.has_queue
     rows: list[Any] = [["ledger"] * 2, ["waits"] * 2, ["histogram", "queue" if with_queue else "histogram"]]
     panels = figure.subplot_mosaic(rows, height_ratios=[0.5, 2, 1.6])
     figure.suptitle(_title(summary), x=0.01, ha="left", fontsize=10)
-    _ledger(panels["ledger"], summary)
-    _waits(panels["waits"], summary, columns)
-    _histogram(panels["histogram"], summary, records)
+    colors = _page_colors()
+    _ledger(panels["ledger"], summary, colors)
+    _waits(panels["waits"], summary, columns, colors)
+    _histogram(panels["histogram"], summary, records, colors)
     if columns is not None and with_queue:
-        _queue(panels["queue"], summary, columns)
+        _queue(panels["queue"], summary, columns, colors)
     # A notebook that has not loaded pyplot does not know how to show a figure.
     figure.__dict__["_repr_png_"] = functools.partial(_png_of, figure)
     return figure
+
+
+def _page_colors() -> dict[str, str]:
+    """The page's colors on a light ground, by their names in its style sheet."""
+    style = files("lightning_fastdata.report.html").joinpath("style.css").read_text(encoding="utf-8")
+    return dict(re.findall(r"--([\w-]+): (#\w{6});", style.partition("@media")[0]))
 
 
 def _png_of(figure: "Figure") -> bytes:
@@ -104,138 +95,116 @@ def _title(summary: RunSummary) -> str:
     return "\n".join(folded).replace("$", r"\$")
 
 
-def _nothing(panel: Any, what: str) -> None:
+def _nothing(panel: Any, what: str, colors: dict[str, str]) -> None:
     panel.set_axis_off()
-    panel.text(0.5, 0.5, f"{what}: {NOT_MEASURED}", ha="center", va="center", color=_QUIET, transform=panel.transAxes)
+    words = {"ha": "center", "va": "center", "color": colors["quiet"], "transform": panel.transAxes}
+    panel.text(0.5, 0.5, f"{what}: {NOT_MEASURED}", **words)
 
 
-def _quiet(panel: Any, title: str) -> None:
+def _label(panel: Any, title: str, x: str = "", y: str = "", **legend: Any) -> None:
+    """Title, axes and legend, in small print."""
     panel.set_title(title, loc="left", fontsize=10)
+    panel.set_xlabel(x, fontsize=8)
+    panel.set_ylabel(y, fontsize=8)
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(labelsize=8)
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(fontsize=7, frameon=False, **legend)
 
 
-def _ledger(panel: Any, summary: RunSummary) -> None:
-    if not summary.ledger or summary.total_s is None or not is_known(summary.total_s):
-        _nothing(panel, "Where the time went")
+def _ledger(panel: Any, summary: RunSummary, colors: dict[str, str]) -> None:
+    section, left = ledger_section(summary), 0.0
+    if not summary.ledger or not is_known(summary.total_s):
+        _nothing(panel, section.heading, colors)
         return
-    left = 0.0
-    for name, called in ACCOUNTS.items():
-        value_s = summary.ledger.get(name, 0.0)
-        if name in summary.not_measured or not is_known(value_s) or value_s <= 0:
+    for account in section.figures:
+        if not account.id or account.value is None or not account.share or account.share < 0:
             continue
-        words = f"{called} {seconds(value_s)} ({percent(share_of(value_s, summary.total_s))})"
-        hatch = "///" if name == "unattributed_s" else None
-        panel.barh(0, value_s, left=left, color=_COLORS[name], edgecolor="white", linewidth=1, hatch=hatch, label=words)
-        left += value_s
-    _quiet(panel, f"Where the time went: {seconds(summary.total_s)} from setup to teardown (axis: s)")
+        name = account.id.removeprefix("ledger-").removesuffix("_s")
+        look = {"color": colors.get(name, colors["unattributed"]), "hatch": "///" if name == "unattributed" else None}
+        words = f"{account.name} {seconds(account.value)} ({percent(account.share)})"
+        panel.barh(0, account.value, left=left, edgecolor="white", linewidth=1, label=words, **look)
+        left += account.value
+    title = f"{section.heading}: {seconds(summary.total_s)} from setup to teardown (axis: s)"
+    _label(panel, title, loc="upper left", bbox_to_anchor=(0, -0.9), ncols=3)
     panel.set_xlim(0, left or 1)
     panel.set_yticks([])
     panel.spines["left"].set_visible(False)
-    panel.legend(loc="upper left", bbox_to_anchor=(0, -0.9), ncols=3, fontsize=7, frameon=False)
 
 
-def _waits(panel: Any, summary: RunSummary, columns: Columns | None) -> None:
+def _waits(panel: Any, summary: RunSummary, columns: Columns | None, colors: dict[str, str]) -> None:
     if columns is None:
-        _nothing(panel, "Wait of each step")
+        _nothing(panel, "Data wait of each step", colors)
         return
-    width = columns.right - columns.left
+    left, width, base = columns.left, columns.right - columns.left, np.zeros(len(columns.left))
     if columns.binned:
-        panel.bar(
-            columns.left, columns.max_s * 1000, width, align="edge", color=_PALE, label="Largest wait in the column"
-        )
-    base = np.zeros(len(width))
-    for kind, mean_s in columns.mean_s.items():
-        panel.bar(columns.left, mean_s * 1000, width, base, align="edge", color=_KIND_COLORS[kind], label=KINDS[kind])
+        label = "Largest wait in the column"
+        panel.bar(left, columns.max_s * 1000, width, align="edge", color=colors["largest"], label=label)
+    for cause, mean_s in columns.mean_s.items():
+        look = {"align": "edge", "color": colors[cause], "label": CAUSES[cause]}
+        panel.bar(left, mean_s * 1000, width, base, **look)
         base = base + mean_s * 1000
-    named = set()
+    named = dict(SHADED)
     for span in summary.spans if columns.by_time else ():
-        if span.kind in SHADED and span.end_s > columns.left[0]:
-            label = SHADED[span.kind] if span.kind not in named else None
-            named.add(span.kind)
-            panel.axvspan(span.start_s, span.end_s, color=_BAND_COLORS[span.kind], zorder=0, label=label)
-    for place, _ in columns.epochs if len(columns.epochs) <= 40 else ():
-        panel.axvline(place, color=_INK, linestyle=":", linewidth=1.2, zorder=3)
+        if span.kind in SHADED and span.end_s > left[0]:
+            look = {"color": colors[f"{span.kind}-band"], "label": named.pop(span.kind, "")}
+            panel.axvspan(span.start_s, span.end_s, zorder=0, **look)
+    for start, _ in columns.marked_epochs:
+        panel.axvline(start, color=colors["ink"], linestyle=":", linewidth=1.2, zorder=3)
+    panel.set_ylim(0, columns.top_s * 1000)
+    _set_x(panel, summary, columns)
+    _beyond(panel, columns, colors["ink"])
     about = f"mean of {count(len(width))} columns" if columns.binned else "one column a step"
-    _quiet(panel, f"Wait of each step ({about}; dotted: an epoch begins)")
-    panel.set_ylabel("ms", fontsize=8)
-    measured = np.isfinite(columns.queue_mean).any()
-    panel.set_xlabel(_x_label(columns) + ("" if measured else f" (batches ready: {NOT_MEASURED})"), fontsize=8)
-    panel.set_ylim(0, _top_ms(columns))
-    panel.set_xlim(*_x_limits(summary, columns))
-    _beyond(panel, columns)
-    if panel.get_legend_handles_labels()[0]:
-        panel.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3)
+    unmeasured = "" if columns.has_queue else f" (prefetch queue: {NOT_MEASURED})"
+    title, x_label = f"Data wait of each step ({about}; dotted: an epoch begins)", _x_label(columns) + unmeasured
+    _label(panel, title, x_label, "ms", loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3)
 
 
-def _top_ms(columns: Columns) -> float:
-    """The largest wait, or what leaves out a few that are far beyond the rest (ms); as on the page."""
-    largest_s, most_s = float(columns.max_s.max()), float(np.quantile(columns.max_s, 0.95))
-    return (largest_s if largest_s <= 2.5 * most_s else 1.25 * most_s) * 1050 or 1.0
-
-
-def _beyond(panel: Any, columns: Columns) -> None:
+def _beyond(panel: Any, columns: Columns, color: str) -> None:
     """A triangle at each column that goes beyond the top, the value beside the largest; as on the page."""
-    top_ms = _top_ms(columns)
-    places = np.flatnonzero(columns.max_s * 1000 > top_ms)
-    if not len(places):
-        return
-    middle = (columns.left + columns.right) / 2
-    panel.plot(
-        middle[places],
-        np.full(len(places), top_ms),
-        "^",
-        color=_INK,
-        markersize=5,
-        clip_on=False,
-        label="Beyond the top",
-    )
-    largest = int(columns.max_s.argmax())
-    text = milliseconds(float(columns.max_s[largest]))
-    panel.annotate(text, (middle[largest], top_ms), (5, -3), textcoords="offset points", va="top", fontsize=8)
+    above, top_ms = np.flatnonzero(columns.max_s > columns.top_s), columns.top_s * 1000
+    if len(above):
+        look = {"color": color, "markersize": 5, "clip_on": False, "label": "Beyond the top"}
+        panel.plot(columns.middle[above], np.full(len(above), top_ms), "^", **look)
+        largest = int(columns.max_s.argmax())
+        at, text = (columns.middle[largest], top_ms), milliseconds(float(columns.max_s[largest]))
+        panel.annotate(text, at, (5, -3), textcoords="offset points", va="top", fontsize=8)
 
 
-def _x_limits(summary: RunSummary, columns: Columns) -> tuple[float, float]:
-    """The same for the waits and the queue; of an axis of time up to the run's end."""
-    low, high = float(columns.left[0]), float(columns.right[-1])
-    if columns.by_time:
-        if summary.total_s is not None and is_known(summary.total_s):
-            high = max(high, summary.total_s)
-        low = 0.0 if low < 0.1 * high else low
-    return low, high
+def _set_x(panel: Any, summary: RunSummary, columns: Columns) -> None:
+    """The same for the waits and the queue; an axis of time goes up to the run's end."""
+    panel.set_xlim(*columns.limits(summary.total_s if is_known(summary.total_s) else 0.0))
 
 
 def _x_label(columns: Columns) -> str:
     return "s since the callback's setup" if columns.by_time else "steps"
 
 
-def _histogram(panel: Any, summary: RunSummary, records: Sequence[StepRecord]) -> None:
-    waits_s = waits_of(records)
+def _histogram(panel: Any, summary: RunSummary, records: Sequence[StepRecord], colors: dict[str, str]) -> None:
+    title, waits_s = "Distribution of the data wait", waits_of(records)
     if not len(waits_s):
-        _nothing(panel, "How long steps wait")
+        _nothing(panel, title, colors)
         return
-    edges, counts = histogram_of(waits_s)
-    panel.stairs(counts, 10.0 ** (edges + 3), fill=True, color=_STEPS)
+    edges, counts = decades(waits_s)
+    edges_ms = 10.0 ** (edges + 3)
+    panel.stairs(counts, edges_ms, fill=True, color=colors["steps"])
     panel.set_xscale("log")
     marks = (("p50", summary.wait_s_median, "-"), ("p95", summary.wait_s_p95, "--"), ("p99", summary.wait_s_p99, ":"))
     for name, value_s, style in marks:
-        if value_s is not None and is_known(value_s):
-            place = min(max(value_s * 1000, 10.0 ** (edges[0] + 3)), 10.0 ** (edges[-1] + 3))
-            panel.axvline(place, color=_INK, linestyle=style, linewidth=1, label=f"{name} {milliseconds(value_s)}")
-    _quiet(panel, "How long steps wait")
-    panel.set_xlabel("ms", fontsize=8)
-    panel.set_ylabel("steps", fontsize=8)
-    if panel.get_legend_handles_labels()[0]:
-        panel.legend(fontsize=7, frameon=False)
+        if is_known(value_s):
+            look = {"color": colors["ink"], "linestyle": style, "linewidth": 1}
+            label = f"{name} {milliseconds(value_s)}"
+            panel.axvline(np.clip(value_s * 1000, edges_ms[0], edges_ms[-1]), label=label, **look)
+    _label(panel, title, "ms", "steps")
 
 
-def _queue(panel: Any, summary: RunSummary, columns: Columns) -> None:
-    panel.bar(columns.left, np.nan_to_num(columns.queue_mean), columns.right - columns.left, align="edge", color=_QUEUE)
+def _queue(panel: Any, summary: RunSummary, columns: Columns, colors: dict[str, str]) -> None:
+    width, color = columns.right - columns.left, colors["queue"]
+    panel.bar(columns.left, np.nan_to_num(columns.queue_mean), width, align="edge", color=color)
     capacity = summary.waits.queue_capacity if summary.waits is not None else None
     if capacity:
-        panel.axhline(capacity, color=_INK, linestyle="--", linewidth=1)
-    _quiet(panel, "Batches ready at each fetch" + (f" (dashed: capacity {count(capacity)})" if capacity else ""))
-    panel.set_xlim(*_x_limits(summary, columns))
-    panel.set_xlabel(_x_label(columns), fontsize=8)
-    panel.set_ylabel("batches", fontsize=8)
+        panel.axhline(capacity, color=colors["ink"], linestyle="--", linewidth=1)
+    about = f" (dashed: capacity {count(capacity)})" if capacity else ""
+    _set_x(panel, summary, columns)
     panel.set_ylim(bottom=0)
+    _label(panel, f"Prefetch queue at each fetch{about}", _x_label(columns), "batches ready")

@@ -1,9 +1,14 @@
-"""Text that came from elsewhere (paths, hosts, notes), so that it can be printed anywhere."""
+"""Text for a terminal, a file or a pipe: text from elsewhere (paths, hosts, notes) made printable, and a verdict."""
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
+from rich.text import Text
 
-__all__ = ["Printable", "clean", "shortened"]
+from lightning_fastdata.results.verdict import Verdict
+
+__all__ = ["Printable", "clean", "shortened", "verdict_lines", "verdict_text"]
+
+_STYLES = {"fine": "green", "moderate": "yellow", "input-bound": "red"}
 
 
 class Printable:
@@ -47,3 +52,16 @@ def shortened(text: str, most: int) -> str:
     """
     text = clean(text)
     return text if len(text) <= most else f"...{text[3 - most :]}"
+
+
+def verdict_text(verdict: Verdict) -> Text:
+    """The sentence of a verdict in its color."""
+    return Text(clean(verdict.text), style=_STYLES.get(verdict.level, ""))
+
+
+def verdict_lines(verdict: Verdict) -> list[Text]:
+    """The sentence, and below it the one change to try first, where there is one."""
+    lines = [verdict_text(verdict)]
+    if verdict.try_first:
+        lines.append(Text.assemble(("Try first: ", "bold"), clean(verdict.try_first)))
+    return lines

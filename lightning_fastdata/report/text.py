@@ -1,7 +1,7 @@
 """Summaries as text for a terminal, a file or a pipe.
 
-Pure: a summary in, something that rich can print out. What a reader wants first comes last, where a terminal stops:
-the verdict, and what to try.
+Pure: a summary in, something that rich can print out. What you want first comes last, where a terminal stops: the
+verdict, and what to try.
 """
 
 from collections.abc import Sequence
@@ -11,26 +11,15 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_fastdata.report.compare import side_by_side
-from lightning_fastdata.report.figures import Figure, Section
+from lightning_fastdata.report.figures import Section
+from lightning_fastdata.report.machine import has_cuda
 from lightning_fastdata.report.sections import sections
-from lightning_fastdata.report.terminal import Printable, clean
-from lightning_fastdata.report.units import NOT_MEASURED, count, milliseconds, percent, seconds, times
-from lightning_fastdata.report.verdict import verdict_lines, verdict_text
+from lightning_fastdata.report.terminal import Printable, clean, verdict_lines, verdict_text
+from lightning_fastdata.report.units import count, milliseconds, percent, seconds
 from lightning_fastdata.results.records import STAGE_NAMES, StageWait
 from lightning_fastdata.results.summary import RunSummary
 
-__all__ = [
-    "NOT_MEASURED",
-    "count",
-    "milliseconds",
-    "percent",
-    "seconds",
-    "side_by_side",
-    "stages_table",
-    "summary_table",
-    "times",
-]
+__all__ = ["stage_name", "stages_table", "summary_table"]
 
 _DEVICE = "Device starvation: not measured"
 
@@ -50,9 +39,7 @@ def summary_table(summary: RunSummary, title: str = "Data wait", *, problems: Se
     table.add_column(no_wrap=True)
     for _ in range(2):
         table.add_column(justify="right", overflow="fold")
-    for number, section in enumerate(sections(summary, brief=summary.verdict.level == "fine", fold=True)):
-        if number:
-            table.add_row()
+    for section in sections(summary, brief=summary.verdict.level == "fine").values():
         _add_section(table, section)
     parts: list[RenderableType] = [table]
     if summary.stages:
@@ -72,34 +59,29 @@ def stages_table(stages: Sequence[StageWait]) -> RenderableType:
 
 
 def _add_section(table: Table, section: Section) -> None:
-    if section.heading:
+    figures = [figure for figure in section.figures if figure.in_text and not figure.is_nothing]
+    if figures and table.row_count:
+        table.add_row()
+    if figures and section.heading:
         table.add_row(Text(section.heading, style="bold"))
-    for figure in section.figures:
-        if not figure.is_nothing:
-            table.add_row(Text(figure.name), Text(figure.shown), Text(_beside(figure)))
-
-
-def _beside(figure: Figure) -> str:
-    return figure.beside if figure.share is None else percent(figure.share)
+    for figure in figures:
+        table.add_row(Text(figure.name), Text(figure.shown), Text(figure.shown_beside))
 
 
 def _without_device(summary: RunSummary) -> str:
-    """One short line: on a machine without CUDA there is nothing to be looked for."""
-    found = summary.hardware.get("accelerators")
-    without = isinstance(found, (list, tuple)) and not any(
-        isinstance(entry, dict) and entry.get("kind") == "cuda" for entry in found
-    )
-    return f"{_DEVICE}{' (no CUDA)' if without else ''}."
+    """One short line: a machine without CUDA needs no reason."""
+    known = isinstance(summary.hardware.get("accelerators"), (list, tuple))
+    return f"{_DEVICE}{' (no CUDA)' if known and not has_cuda(summary.hardware) else ''}."
 
 
 def _stage_rows(stages: Sequence[StageWait]) -> Table:
     table = Table(box=box.SIMPLE_HEAVY, pad_edge=False)
     table.add_column("Evaluation")
-    for heading in ("runs", "batches", "waiting", "share", "largest"):
+    for heading in ("runs", "batches", "data wait", "share", "largest"):
         table.add_column(heading, justify="right")
     for line in (line for stage in stages for line in (stage, *stage.loaders)):
         table.add_row(
-            Text(_name(line)),
+            Text(stage_name(line)),
             count(line.runs),
             count(line.batches),
             seconds(line.wait_s),
@@ -109,7 +91,7 @@ def _stage_rows(stages: Sequence[StageWait]) -> Table:
     return table
 
 
-def _name(stage: StageWait) -> str:
+def stage_name(stage: StageWait) -> str:
     """A stage by its name; of several loaders one after the other each below it, by its index."""
-    stage_name, _, loader = stage.stage.partition("/")
-    return f"  loader {clean(loader)}" if loader else STAGE_NAMES.get(stage_name, clean(stage_name)).capitalize()
+    name, _, loader = clean(stage.stage).partition("/")
+    return f"  loader {loader}" if loader else STAGE_NAMES.get(name, name).capitalize()

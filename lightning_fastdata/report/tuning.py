@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_fastdata.report.terminal import Printable, clean
-from lightning_fastdata.report.units import count, milliseconds, percent, rate, seconds
+from lightning_fastdata.report.units import NOT_MEASURED, count, milliseconds, number, percent, rate, seconds, size
 from lightning_fastdata.results.tuning import Trial, TuneResult
 
 __all__ = ["arguments_line", "trial_line", "tuning_view"]
@@ -16,25 +16,25 @@ def tuning_view(result: TuneResult) -> RenderableType:
     """What was measured, tried and decided.
 
     Args:
-        result: What ``tune_loader`` or ``LoaderTuner`` found.
+        result: What ``tune_loader`` or ``LoaderTuner`` returned.
 
     Returns:
         Something to hand to ``rich.console.Console.print``; the decision comes last, where a terminal stops.
     """
     parts: list[RenderableType] = []
     if result.dataset:
-        size = "" if result.batch_size is None else f", batches of {count(result.batch_size)}"
-        parts.append(Text(f"Workers for {clean(result.dataset)}{size}", style="bold"))
+        batches = "" if result.batch_size is None else f", batches of {count(result.batch_size)}"
+        parts.append(Text(f"Workers for {clean(result.dataset)}{batches}", style="bold"))
     if result.probe is not None:
         parts.append(_probe_rows(result))
     if result.trials:
         parts.append(_trial_rows(result))
     parts.extend(Text(f"Note: {clean(note)}") for note in result.notes)
     if result.interrupted:
-        parts.append(Text("Interrupted: what was known by then.", style="yellow"))
+        parts.append(Text("Interrupted: only what was measured until then.", style="yellow"))
     parts.append(Text(f"{_sentence(clean(result.reason))}."))
     if result.throughput_limit:
-        parts.append(Text(f"More workers will not do: {clean(result.throughput_limit)}.", style="yellow"))
+        parts.append(Text(f"More workers do not help: {clean(result.throughput_limit)}.", style="yellow"))
     if result.num_workers is not None:
         parts.append(Text(f"Take: {arguments_line(result)}", style="bold"))
     return Printable(*parts)
@@ -48,7 +48,7 @@ def arguments_line(result: TuneResult) -> str:
     """The decided arguments, to paste into ``DataLoader(...)`` or a DataModule.
 
     Args:
-        result: What was found.
+        result: A tuning.
     """
     return ", ".join(f"{name}={value!r}" for name, value in result.arguments().items())
 
@@ -60,42 +60,34 @@ def trial_line(trial: Trial) -> str:
         trial: What was tried.
     """
     if trial.step_s is None:
-        return f"{trial.name}: {clean(trial.verdict) or 'not measured'}"
-    return f"{trial.name}: {milliseconds(trial.step_s)} a step, {percent(trial.wait_share)} of it waiting"
+        return f"{trial.name}: {clean(trial.verdict) or NOT_MEASURED}"
+    return f"{trial.name}: {milliseconds(trial.step_s)} a step, {percent(trial.wait_share)} of it data wait"
 
 
 def _probe_rows(result: TuneResult) -> Table:
-    found = result.probe
-    assert found is not None
+    probe = result.probe
+    assert probe is not None
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column()
-    step = "not known" if result.consumer is None else milliseconds(result.consumer.step_s)
-    disk = "" if not found.disk_bytes else f", {_size(found.disk_bytes)} of it from a disk"
-    memory = "not measured" if found.worker_bytes is None else _size(found.worker_bytes)
+    disk = "" if not probe.disk_bytes else f", {size(probe.disk_bytes)} of it from a disk"
     for name, text in (
-        ("One worker, a batch", f"{milliseconds(found.batch_s)}, {milliseconds(found.batch_cpu_s)} of CPU"),
-        ("  varies by", percent(found.batch_s_cv)),
-        ("  its size", f"{_size(found.batch_bytes)}{disk}"),
-        ("  handing it over", milliseconds(found.worker_transfer_s)),
-        ("A worker's start", f"{seconds(found.start_s)}, memory of its own {memory}"),
-        ("A step without waiting", step),
-        ("Usable cores", "not known" if result.cpus is None else f"{result.cpus:.3g}"),
+        ("Batch in one worker", f"{milliseconds(probe.batch_s)}, {milliseconds(probe.batch_cpu_s)} of CPU"),
+        ("  varies by", percent(probe.batch_s_cv)),
+        ("  its size", f"{size(probe.batch_bytes)}{disk}"),
+        ("  worker-to-main transfer", milliseconds(probe.worker_transfer_s)),
+        ("Worker startup", f"{seconds(probe.start_s)}, memory of its own {size(probe.worker_bytes)}"),
+        ("Step without data wait", milliseconds(result.consumer.step_s if result.consumer else None)),
+        ("Usable cores", NOT_MEASURED if result.cpus is None else number(result.cpus)),
     ):
         table.add_row(Text(name), Text(text))
     return table
 
 
-def _size(size_bytes: int) -> str:
-    if size_bytes >= 2**20:
-        return f"{size_bytes / 2**20:,.1f} MiB"
-    return f"{size_bytes / 2**10:,.1f} KiB"
-
-
 def _trial_rows(result: TuneResult) -> Table:
     table = Table(box=box.SIMPLE_HEAVY, pad_edge=False)
     table.add_column("Tried")
-    for heading in ("steps/s", "a step", "predicted", "waiting", "start"):
+    for heading in ("steps/s", "a step", "predicted", "data wait", "startup"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for trial in result.trials:

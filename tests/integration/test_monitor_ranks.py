@@ -41,7 +41,7 @@ def test_each_rank_keeps_its_own_records_and_rank_zero_prints(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Share of time waiting") == 1
+    assert done.stdout.count("Data wait / training time") == 1
     assert "FastDataError" in done.stdout
     for rank, name in enumerate(["run.jsonl", "run.rank1.jsonl"]):
         run = read_run(tmp_path / name)

@@ -155,12 +155,18 @@ def test_a_table_at_the_end(capsys):
     trainer = quiet_trainer(DataWaitMonitor(warn_above=None))
     trainer.fit(EvalNet(), Sleeper(4), Sleeper(2))
     text = capsys.readouterr().out
-    for words in ("Share of time waiting", "95th percentile", "First batch of epoch 0", "Validation", "Input-bound: "):
+    for words in (
+        "Data wait / training time",
+        "95th percentile",
+        "First batch of epoch 0",
+        "Validation",
+        "Input-bound: ",
+    ):
         assert words in text
     trainer.test(EvalNet(), Sleeper(2), verbose=False)
     text = capsys.readouterr().out
     assert "Test " in text
-    assert "Share of time waiting" not in text
+    assert "Data wait / training time" not in text
 
 
 def test_what_was_measured_before_a_crash_is_told(capsys, tmp_path):

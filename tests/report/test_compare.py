@@ -47,14 +47,14 @@ def table(a, b, width=100, **options):
     ("name", "figures"),
     [
         ("Samples per second", ["66.7", "133.3", "+66.7"]),
-        ("Share of time waiting", ["50.0", "%", "0.0", "%", "-50.0", "points"]),
+        ("Data wait / training time", ["50.0", "%", "0.0", "%", "-50.0", "points"]),
         ("Waiting for data", ["1.20", "s", "0.00", "s", "-1.20", "s"]),
         ("Compute", ["1.00", "s", "1.00", "s", "0.00", "s"]),
         ("Total, setup to teardown", ["2.20", "s", "1.00", "s", "-1.20", "s"]),
         ("Median", ["60.0", "ms", "0.000", "ms", "-60.0", "ms"]),
         ("95th percentile", ["60.0", "ms", "0.000", "ms", "-60.0", "ms"]),
         ("99th percentile", ["60.0", "ms", "0.000", "ms", "-60.0", "ms"]),
-        ("Change of epochs, mean", ["1.50", "s", "0.25", "s", "-1.25", "s"]),
+        ("Epoch boundary, mean", ["1.50", "s", "0.25", "s", "-1.25", "s"]),
     ],
 )
 def test_every_figure_has_both_values_and_the_difference(name, figures):
@@ -74,12 +74,12 @@ def test_what_only_one_run_has_stands_beside_a_dash():
     shorter = dataclasses.replace(FAST, ledger={"compute_s": 1.0}, boundary=None)
     text = table(shorter, dataclasses.replace(SLOW, waits=waits))
     assert line(text, "Waiting for data") == ["-", "1.20", "s"]
-    assert line(text, "Blocked: not there yet") == ["-", "1.20", "s"]
-    assert line(text, "Queue at a fetch, mean") == ["-", "0.5", "of", "8", "ready"]
-    assert line(text, "Change of epochs, mean") == ["-", "1.50", "s"]
+    assert line(text, "Stalled on workers") == ["-", "1.20", "s"]
+    assert line(text, "Prefetch queue at a fetch, mean") == ["-", "0.5", "of", "8", "ready"]
+    assert line(text, "Epoch boundary, mean") == ["-", "1.50", "s"]
     rows = [row.strip() for row in text.splitlines()]
-    assert [row.startswith("Total") for row in rows[: rows.index("Wait of a step")]].index(True) == max(
-        number for number, row in enumerate(rows[: rows.index("Wait of a step")]) if row
+    assert [row.startswith("Total, setup") for row in rows[: rows.index("Data wait per step")]].index(True) == max(
+        number for number, row in enumerate(rows[: rows.index("Data wait per step")]) if row
     )
 
 
@@ -89,14 +89,14 @@ def test_sections_pair_whatever_is_said_of_one_run_in_their_heading():
     a = dataclasses.replace(SLOW, waits=waits)
     b = dataclasses.replace(FAST, waits=dataclasses.replace(waits, exact=False, stalled_s=0.2))
     text = table(a, b)
-    assert text.count("Kinds of waiting") == 1
-    assert line(text, "Blocked: not there yet") == ["1.20", "s", "0.20", "s", "-1.00", "s"]
+    assert text.count("Data wait by cause") == 1
+    assert line(text, "Stalled on workers") == ["1.20", "s", "0.20", "s", "-1.00", "s"]
 
 
 def test_what_was_not_measured_has_no_difference():
     text = table(SLOW, UNKNOWN)
     assert line(text, "Samples per second") == ["66.7", "not", "measured", "-"]
-    assert line(text, "Share of time waiting") == ["50.0", "%", "not", "measured", "-"]
+    assert line(text, "Data wait / training time") == ["50.0", "%", "not", "measured", "-"]
     not_measured = dataclasses.replace(SLOW, not_measured=("wait_s",))
     assert line(table(SLOW, not_measured), "Waiting for data") == ["1.20", "s", "not", "measured"]
 
@@ -110,41 +110,49 @@ def with_ranks(run_, share):
     return dataclasses.replace(run_, ranks=ranks, world_size=2)
 
 
-TIME = "1.00 s in all after the start-up instead of 2.20 s (-55 %)"
+TIME = "1.00 s after startup instead of 2.20 s (-55 %)"
 
 
 @pytest.mark.parametrize(
     ("a", "b", "last"),
     [
-        (SLOW, FAST, f"{TIME}, 2.00x the samples per second, share of time waiting 0.0 % instead of 50.0 %."),
+        (SLOW, FAST, f"{TIME}, 2.00x the samples per second, data wait / training time 0.0 % instead of 50.0 %."),
         (
             FAST,
             SLOW,
-            "2.20 s in all after the start-up instead of 1.00 s (+120 %), 0.50x the samples per second, share of time"
-            " waiting 50.0 % instead of 0.0 %.",
+            "2.20 s after startup instead of 1.00 s (+120 %), 0.50x the samples per second, data wait"
+            " / training time 50.0 % instead of 0.0 %.",
         ),
-        (SLOW, SLOW, "2.20 s in all after the start-up instead of 2.20 s (0 %), 1.00x the samples per second, share"),
-        # The start-up is left out, however long it was.
+        (SLOW, SLOW, "2.20 s after startup instead of 2.20 s (0 %), 1.00x the samples per second, data wait"),
+        # The startup is left out, however long it was.
         (with_startup(SLOW, 10.0, 12.2), with_startup(FAST, 1.0, 2.0), f"{TIME}, 2.00x"),
-        (SLOW, dataclasses.replace(FAST, total_s=None), "2.00x the samples per second, share of"),
-        (SLOW, dataclasses.replace(FAST, ledger={}), "2.00x the samples per second, share of"),
-        (SLOW, dataclasses.replace(FAST, not_measured=("startup_s",)), "2.00x the samples per second, share of"),
-        (SLOW, dataclasses.replace(FAST, total_s=float("nan")), "2.00x the samples per second, share of"),
-        (SLOW, dataclasses.replace(FAST, samples_per_s=None), f"{TIME}, share of time waiting 0.0 % instead"),
-        (SLOW, dataclasses.replace(FAST, samples_per_s=float("nan")), f"{TIME}, share of time waiting 0.0 % instead"),
+        (SLOW, dataclasses.replace(FAST, total_s=None), "2.00x the samples per second, data wait"),
+        (SLOW, dataclasses.replace(FAST, ledger={}), "2.00x the samples per second, data wait"),
+        (SLOW, dataclasses.replace(FAST, not_measured=("startup_s",)), "2.00x the samples per second, data wait"),
+        (SLOW, dataclasses.replace(FAST, total_s=float("nan")), "2.00x the samples per second, data wait"),
+        (SLOW, dataclasses.replace(FAST, samples_per_s=None), f"{TIME}, data wait / training time 0.0 % instead"),
+        (
+            SLOW,
+            dataclasses.replace(FAST, samples_per_s=float("nan")),
+            f"{TIME}, data wait / training time 0.0 % instead",
+        ),
         (SLOW, dataclasses.replace(FAST, wait_share=None), f"{TIME}, 2.00x the samples per second."),
         (
             with_ranks(SLOW, 0.8),
             with_ranks(FAST, 0.3),
-            f"{TIME}, 2.00x the samples per second, share of time waiting of all ranks 30.0 % instead of 80.0 %.",
+            f"{TIME}, 2.00x the samples per second, data wait / training time of all ranks 30.0 % instead of 80.0 %.",
         ),
-        (SLOW, with_ranks(FAST, 0.3), f"{TIME}, 2.00x the samples per second, share of time waiting of all ranks 30.0"),
+        (
+            SLOW,
+            with_ranks(FAST, 0.3),
+            f"{TIME}, 2.00x the samples per second, data wait / training time of all ranks 30.0",
+        ),
         # One rank of several, without the others, is no match for all of them.
         (dataclasses.replace(SLOW, world_size=2), with_ranks(FAST, 0.3), f"{TIME}, 2.00x the samples per second."),
     ],
 )
 def test_the_last_line_measures_the_right_run_against_the_left_one(a, b, last):
-    """Always in this direction: the time first, the samples per second, the waiting."""
+    """Always in this direction: the time first, the samples per second, the data wait."""
     assert table(a, b, width=200).splitlines()[-1].startswith(f"b against a: {last}")
 
 

@@ -57,10 +57,10 @@ def test_what_is_not_known_is_not_made_up():
     assert "Interrupted" in text
 
 
-def test_a_ceiling_is_told():
-    """Where more workers will not do."""
+def test_a_throughput_limit_is_shown():
+    """Where more workers do not help."""
     result = TuneResult(2, 2, "x", throughput_limit="2 cores can give at most 25 batches/s")
-    assert "More workers will not do: 2 cores can give at most 25 batches/s." in shown(result)
+    assert "More workers do not help: 2 cores can give at most 25 batches/s." in shown(result)
 
 
 @pytest.mark.parametrize("text", ["\x1b[31mred", "a\nb", "[bold]x[/bold]"])
@@ -73,6 +73,6 @@ def test_text_from_elsewhere_is_shown_as_it_is(text):
 
 def test_lines_for_logs():
     """One each."""
-    assert trial_line(RESULT.trials[1]) == "4 workers x 2: 21.3 ms a step, 5.2 % of it waiting"
+    assert trial_line(RESULT.trials[1]) == "4 workers x 2: 21.3 ms a step, 5.2 % of it data wait"
     assert trial_line(RESULT.trials[2]) == "6 workers x 2: the worker process died"
     assert arguments_line(TuneResult(0, None, "")) == "num_workers=0"

@@ -1,38 +1,37 @@
 """A measured run as one HTML page that stands alone: it opens from disk, and nothing is fetched for it.
 
 The numbers a reader sees carry the measured value in ``data-value``, and the whole summary is in the page as JSON
-(``<script type="application/json" id="run">``).
+(``<script type="application/json" id="run">``). ``templates/`` holds what the page says; jinja2 is imported only when
+one is made.
 """
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
 
-from lightning_fastdata.report.html.details import device_section, loading_section, ranks_section, stages_section
-from lightning_fastdata.report.html.environment import machine_section, notes_section, plans_section
-from lightning_fastdata.report.html.style import SCRIPT, STYLE
-from lightning_fastdata.report.html.tags import Html, figure, join, json_script, tag, verbatim
-from lightning_fastdata.report.html.time_breakdown import ledger_section_html
-from lightning_fastdata.report.html.waits import distribution_section, time_line_section
-from lightning_fastdata.report.sections import INTERVAL_UNKNOWN
-from lightning_fastdata.report.units import NOT_MEASURED, count, is_known, percent, rate, seconds, times
+from lightning_fastdata.planning.describe import NEED_WORKERS
+from lightning_fastdata.report import sections, units
+from lightning_fastdata.report.figures import Figure
+from lightning_fastdata.report.glossary import TERMS
+from lightning_fastdata.report.html.histogram import histogram_chart
+from lightning_fastdata.report.html.wait_chart import queue_chart, readout_rows, wait_chart
+from lightning_fastdata.report.machine import cpu_facts, has_cuda, machine_facts, machine_notes
+from lightning_fastdata.report.step_columns import SHORTEST_S, columns_of, waits_of
+from lightning_fastdata.report.terminal import clean
+from lightning_fastdata.report.text import stage_name
 from lightning_fastdata.results.records import StepRecord
-from lightning_fastdata.results.stats import SpeedupBound
+from lightning_fastdata.results.stats import ACCOUNTS, RankTimes
 from lightning_fastdata.results.summary import RunSummary
-from lightning_fastdata.results.verdict import Verdict
 
 __all__ = ["html_page"]
 
-_STATUS = {
-    "interrupted": "This run was interrupted: the figures hold what was measured until then.",
-    "running": "This run was still going on: the figures hold what was measured so far.",
-}
-_EXPOSED_BY = {
-    "device": "From the time in which the device had nothing to do.",
-    "host": "From all waiting of the training process; what is hidden behind work of a device is in it, too.",
-    "ranks": "From each step’s longest wait of any rank.",
-}
 _MOST_TIMES = 99.0
+_MOST_RANKS = 32
+_MOST_EPOCHS = 12
 
 
 def html_page(
@@ -53,165 +52,131 @@ def html_page(
     Returns:
         HTML, to be written as UTF-8.
     """
-    body = tag(
-        "body",
-        _header(summary, title, problems),
-        tag(
-            "main",
-            ledger_section_html(summary),
-            time_line_section(summary, records),
-            distribution_section(summary, records),
-            ranks_section(summary.ranks),
-            loading_section(summary),
-            device_section(summary),
-            stages_section(summary.stages),
-            plans_section(summary),
-            machine_section(summary),
-            notes_section(summary),
-        ),
-        json_script("run", summary.to_dict()),
-        tag("script", verbatim(SCRIPT)),
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("lightning_fastdata.report.html"),
+        autoescape=True,
+        finalize=_printable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return "<!DOCTYPE html>\n" + tag("html", _head(title), body, lang="en") + "\n"
-
-
-def _head(title: str) -> Html:
-    # Nothing may be fetched, and no script may run but the page's own, whatever a path or a note holds.
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("link", rel="icon", href="data:,"),
-        tag("style", verbatim(STYLE)),
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    shown = (units.count, units.milliseconds, units.percent, units.plural, units.rate, units.seconds, units.is_known)
+    environment.filters.update({show.__name__: show for show in shown}, speedup=_speedup, color=_color)
+    body = environment.get_template("body.html").render(title=title, problems=problems, **_view(summary, records))
+    words = re.sub("<[^>]*>", " ", body)
+    script = _file("report.js")
+    return environment.get_template("page.html").render(
+        title=title,
+        style=_file("style.css"),
+        script=script,
+        # Nothing may be fetched, and no script may run but the page's own, whatever a path or a note holds.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        body=body,
+        terms={term: text for term, text in TERMS.items() if re.search(rf"\b{re.escape(term)}", words, re.IGNORECASE)},
+        # JSON knows no NaN and no infinity; they read null.
+        run=json.loads(json.dumps(summary.to_dict(), default=str), parse_constant=lambda _: None),
     )
 
 
-def _header(summary: RunSummary, title: str, problems: Sequence[str]) -> Html:
-    verdict = summary.verdict
-    return tag(
-        "header",
-        tag("h1", title),
-        tag("p", _where(summary), class_="meta", id="meta"),
-        _problems(problems),
-        _status(summary.status),
-        tag("p", "Verdict", class_=f"level {verdict.level}", id="level"),
-        *_sentences(verdict),
-        _keys(summary),
-        _ceiling(summary.speedup_bound),
-        _of_validations(summary),
-    )
+def _file(name: str) -> str:
+    return files("lightning_fastdata.report.html").joinpath(name).read_text(encoding="utf-8")
 
 
-def _where(summary: RunSummary) -> str:
-    parts = [summary.host, summary.date.replace("T", " ", 1)]
-    epochs = f" in {count(summary.epochs)} epoch{'' if summary.epochs == 1 else 's'}" if summary.epochs else ""
-    parts.append(f"{count(summary.steps)} step{'' if summary.steps == 1 else 's'}{epochs}")
+def _printable(value: object) -> object:
+    """Text from elsewhere without control characters and lone surrogates, which a file's name may have."""
+    return value if hasattr(value, "__html__") else "" if value is None else clean(str(value))
+
+
+def _view(summary: RunSummary, records: Sequence[StepRecord]) -> dict[str, Any]:
+    """What the sections of the page show."""
+    columns, waits_s, waits = columns_of(records), waits_of(records), summary.waits
+    marks = (("p50", summary.wait_s_median), ("p95", summary.wait_s_p95), ("p99", summary.wait_s_p99))
+    verdict, stop, why = summary.verdict.text.partition(". ")
+    view: dict[str, Any] = {
+        **sections.sections(summary, epochs=_MOST_EPOCHS),
+        "summary": summary,
+        "where": list(_where(summary)),
+        "verdict": f"{verdict}." if stop else verdict,
+        "why": why,
+        "accounts": ACCOUNTS,
+        "interval_unknown": sections.INTERVAL_UNKNOWN,
+        "not_measured": units.NOT_MEASURED,
+        "columns": columns,
+        "no_column": units.NOT_MEASURED if records else "no step was recorded",
+        "refilled": bool(summary.epochs) and any(record.refill_s > 0 for record in records),
+        "histogram": histogram_chart(waits_s, marks) if len(waits_s) else None,
+        "drawn_waits": len(waits_s),
+        "has_shortest": bool((waits_s <= SHORTEST_S).any()),
+        "rank_bars": [] if summary.ranks is None else _rank_bars(summary.ranks),
+        "loading_workers": sections.loading_workers(summary),
+        "has_cuda": has_cuda(summary.hardware),
+        "stages": [(line, stage_name(line)) for stage in summary.stages for line in (stage, *stage.loaders)],
+        "plans": {
+            split: list(_options(plan)) for split, plan in summary.plans.items() if isinstance(plan, Mapping) and plan
+        },
+        "machine": [*cpu_facts(summary.hardware), *machine_facts(summary.hardware)] if summary.hardware else [],
+        "machine_notes": machine_notes(summary.hardware),
+        "environment": list(_environment(summary)),
+    }
+    if columns is not None:
+        view["wait_chart"] = wait_chart(columns, summary.spans)
+        capacity = None if waits is None else waits.queue_capacity
+        view["queue_chart"] = queue_chart(columns, capacity, summary.spans) if columns.has_queue else None
+        view["readout"] = readout_rows(columns, summary.spans)
+    return view
+
+
+def _where(summary: RunSummary) -> Iterator[str]:
+    """The run in a line."""
+    yield from filter(None, (summary.host, summary.date.replace("T", " ", 1)))
+    epochs = f" in {units.plural(summary.epochs, 'epoch')}" if summary.epochs else ""
+    yield units.plural(summary.steps, "step") + epochs
     if summary.num_workers is not None:
-        parts.append(f"{count(summary.num_workers)} worker{'' if summary.num_workers == 1 else 's'}")
+        yield units.plural(summary.num_workers, "worker")
     if summary.world_size > 1:
-        parts.append(f"rank {summary.rank} of {summary.world_size}")
-    parts.append(summary.status)
-    return " · ".join(part for part in parts if part)
+        yield f"rank {summary.rank} of {summary.world_size}"
+    yield summary.status
 
 
-def _problems(problems: Sequence[str]) -> Html | None:
-    if not problems:
-        return None
-    listed = tag("ul", *(tag("li", problem) for problem in problems))
-    return tag(
-        "div",
-        tag("p", "The file this page was made from is not whole"),
-        listed,
-        class_="alert",
-        role="alert",
-        id="problems",
-    )
+def _environment(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    """What ran where, and how it was measured."""
+    yield "Host", summary.host or "unknown"
+    yield "Start", summary.date or "unknown"
+    yield from summary.versions.items()
+    yield "Timed at", "the loader’s next()" if summary.timing_source == "fetch" else summary.timing_source
+    if summary.tail_wait_s:
+        yield "Data wait in fetches that no step used", units.seconds(summary.tail_wait_s)
+    if summary.resumed_from is not None:
+        yield "Steps before the checkpoint", units.count(summary.resumed_from.get("steps"))
 
 
-def _status(status: str) -> Html | None:
-    if status == "finished":
-        return None
-    return tag(
-        "div", tag("p", _STATUS.get(status, f"This run is {status}.")), class_="alert", role="status", id="status"
-    )
+def _speedup(value: float) -> str:
+    return units.factor(value) if value < _MOST_TIMES else "100x or more"
 
 
-def _sentences(verdict: Verdict) -> list[Html]:
-    """The first sentence large, why below it, and the one change to try."""
-    first, stop, rest = verdict.text.partition(". ")
-    shown = [tag("p", f"{first}." if stop else first, class_="verdict", id="verdict")]
-    if rest:
-        shown.append(tag("p", rest, class_="why", id="why"))
-    if verdict.try_first:
-        shown.append(tag("p", tag("b", "Try first"), verdict.try_first, class_="try", id="try_first"))
-    return shown
+def _color(account: Figure) -> str:
+    """The name of an account's color; a newer version may have more accounts than there are colors."""
+    name = account.id.removeprefix("ledger-")
+    return name.removesuffix("_s") if name in ACCOUNTS else "unattributed"
 
 
-def _keys(summary: RunSummary) -> Html:
-    """The few figures that are read first."""
-    ceiling = summary.speedup_bound
-    entries = [
-        (
-            "of the training time spent waiting for data",
-            figure("wait_share", summary.wait_share, percent(summary.wait_share)),
-        ),
-        (
-            join(
-                "in next(), first batches included, of ",
-                figure("train_s", summary.train_s, seconds(summary.train_s)),
-                " training time",
-            ),
-            figure("wait_s", summary.wait_s, seconds(summary.wait_s)),
-        ),
-        ("samples per second", figure("samples_per_s", summary.samples_per_s, rate(summary.samples_per_s))),
-        ("in all, from setup to teardown", figure("total_s", summary.total_s, seconds(summary.total_s))),
-    ]
-    if ceiling is not None:
-        bound = figure("ceiling", ceiling.speedup, _times(ceiling.speedup))
-        entries.insert(1, ("as fast at most with an instant loader", bound))
-    return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in entries), class_="keys")
+def _rank_bars(ranks: RankTimes) -> list[tuple[int, str, float, float]]:
+    """Rank, host, data wait (0..1) and width (0..1) of a bar a rank; of very many those that waited most."""
+    shares = [entry for entry in ranks.rank_wait_share if units.is_known(entry[2])]
+    kept = sorted(sorted(shares, key=lambda entry: entry[2], reverse=True)[:_MOST_RANKS])
+    longest = max((share for _, _, share in kept), default=0.0) or 1.0
+    return [(rank, host, share, max(0.0, share / longest)) for rank, host, share in kept]
 
 
-def _times(value: float) -> str:
-    return times(value) if value < _MOST_TIMES else "100x or more"
-
-
-def _ceiling(ceiling: SpeedupBound | None) -> Html:
-    if ceiling is None:
-        text = f"How much faster the run could be with an instant loader: {NOT_MEASURED}."
-        return tag("p", text, class_="ceiling")
-    at_most = f"An instant loader would make this run at most {_times(ceiling.speedup)} faster ("
-    steps = (
-        f" The interval rests on {count(ceiling.steps)} step{'' if ceiling.steps == 1 else 's'}."
-        if ceiling.steps and _has_interval(ceiling)
-        else ""
-    )
-    basis = _EXPOSED_BY.get(ceiling.exposed_by, "")
-    rest = f"), start-up aside. {basis}{steps}"
-    return tag("p", at_most, _interval(ceiling), rest, class_="ceiling", id="ceiling-text")
-
-
-def _has_interval(ceiling: SpeedupBound) -> bool:
-    return is_known(ceiling.low) and is_known(ceiling.high)
-
-
-def _interval(ceiling: SpeedupBound) -> Html:
-    low, high = ceiling.low, ceiling.high
-    if low is None or high is None or not _has_interval(ceiling):
-        return join(INTERVAL_UNKNOWN)
-    shown_low = figure("ceiling-low", low, f"{low:.2f}")
-    shown_high = figure("ceiling-high", high, f"{high:.2f}" if high < _MOST_TIMES else "100 or more")
-    return join("95 %: ", shown_low, " to ", shown_high)
-
-
-def _of_validations(summary: RunSummary) -> Html | None:
-    """Waiting that is part of the ceiling and of no training step."""
-    wait_s = summary.validation_wait_s
-    if wait_s is None:
-        return None
-    shown = figure("validation_wait_s", wait_s, seconds(wait_s))
-    return tag("p", "Waiting for data in the fit’s validations: ", shown, ".", class_="ceiling")
+def _options(plan: Mapping[str, Any]) -> Iterator[tuple[str, object, object, bool]]:
+    """Name, value and reason of a loader's options, and whether the user chose the value."""
+    workers = plan.get("num_workers")
+    without_workers = isinstance(workers, Mapping) and workers.get("value") == 0
+    for name, entry in plan.items():
+        option = entry if isinstance(entry, Mapping) else {"value": entry}
+        by_user = option.get("source") == "user"
+        if not (without_workers and name in NEED_WORKERS and not by_user):
+            yield name, option.get("value"), option.get("reason", ""), by_user

@@ -1,28 +1,31 @@
-"""The pieces of a chart: axes, ticks, and an SVG whose drawing stretches with the page while its words do not.
+"""The pieces of a chart: axes, ticks, and paths whose drawing stretches with the page while its words do not.
 
-Places are shares of the drawing's width and height (0..1), x from the left and y from the bottom.
+Places are shares of the drawing's width and height (0..1), x from the left and y from the bottom. The template
+``macros.html`` writes the SVG.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_fastdata.report.html.tags import Html, join, tag
+from lightning_fastdata.report.units import number
 
 __all__ = [
     "Axis",
+    "Chart",
+    "Label",
+    "Path",
     "bands",
     "bars_path",
-    "chart",
-    "label",
     "level_line",
     "line_path",
     "nice_ticks",
-    "plain",
     "vertical_line",
+    "whole_ticks",
 ]
 
 _SIZE = 1000
@@ -43,9 +46,75 @@ class Axis:
     ticks: tuple[tuple[float, str], ...] = ()
     """Values with their labels."""
 
-    def place(self, value: float) -> float:
-        """Where a value lies (0..1), also outside."""
+    def share(self, value: float) -> float:
+        """Where a value lies (0..1), also beyond both ends."""
         return (value - self.low) / (self.high - self.low)
+
+    def shares(self, values: Numbers) -> Numbers:
+        """Where values lie, likewise."""
+        return (values - self.low) / (self.high - self.low)
+
+
+class Path(NamedTuple):
+    """A shape that stretches with the page."""
+
+    kind: str
+    """Its class: how it is drawn."""
+    d: str
+    """Its outline; "" = nothing to draw."""
+    color: str = ""
+    """What it is filled with: the name of a color of the style sheet; "" = it is a line."""
+
+
+class Label(NamedTuple):
+    """Words in the drawing, which do not stretch."""
+
+    x: float
+    y: float
+    text: str
+    dx: int = 0
+    """Shift to the right (pixels)."""
+    dy: int = 0
+    """Shift down (pixels)."""
+    anchor: str = "start"
+    kind: str = "mark"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with its axes and its legend."""
+
+    title: str
+    """What it shows."""
+    description: str
+    """What there is to see, for those who do not see it."""
+    drawn: Sequence[Path]
+    """Shapes, from back to front."""
+    x: Axis
+    y: Axis
+    words: Sequence[Label] = ()
+    """Words in the drawing."""
+    legend: Sequence[tuple[str, str, str]] = ()
+    """What the colors mean: class and color of a mark, and the words."""
+    kind: str = "chart"
+    """Its classes, which set its height."""
+    id: str = ""
+    """Its element, where the page's script reads it."""
+
+    @property
+    def labels(self) -> list[Label]:
+        """All words: the labels of the axes, then those in the drawing."""
+        up = [Label(0, self.y.share(value), text, -8, 4, "end", "tick") for value, text in self.y.ticks]
+        along = [(self.x.share(value), text) for value, text in self.x.ticks]
+        # A label at the right edge of a phone would make the page wider than the screen.
+        across = [Label(x, 0, text, 0, 18, "end" if x > _EDGE else "middle", "tick") for x, text in along]
+        return [*up, *across, *self.words]
+
+    @property
+    def paths(self) -> list[Path]:
+        """All shapes, from back to front: level lines at the ticks of the vertical axis, then what is drawn."""
+        grid = [level_line(self.y.share(value), "grid") for value, _ in self.y.ticks]
+        return [path for path in (*grid, *self.drawn) if path.d]
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -60,76 +129,19 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [number * step for number in range(first, last + 1)]
+    return [position * step for position in range(first, last + 1)]
 
 
-def plain(value: float) -> str:
-    """A tick's number, without the noise of binary fractions: ``0.3``, ``1,200``."""
-    return f"{value:,.10g}" if abs(value) < 1e-4 else f"{value:,.4f}".rstrip("0").rstrip(".")
-
-
-def chart(
-    title: str, description: str, *drawn: Html, x: Axis, y: Axis, labels: Iterable[Html] = (), **more: str
-) -> Html:
-    """An SVG with its axes.
-
-    Args:
-        title: What it shows.
-        description: What there is to see, for those who do not see it.
-        drawn: Paths and shapes, stretched with the page.
-        x: The horizontal axis.
-        y: The vertical axis.
-        labels: Words in the drawing, which are not stretched.
-        more: Further attributes of the SVG; ``class_`` sets its height.
-    """
-    grid = [level_line(y.place(value), "grid") for value, _ in y.ticks]
-    stretched = tag(
-        "svg",
-        *grid,
-        *drawn,
-        viewBox=f"0 0 {_SIZE} {_SIZE}",
-        preserveAspectRatio="none",
-        width="100%",
-        height="100%",
-        aria_hidden="true",
-    )
-    y_labels = [label(0, y.place(value), text, dx=-8, dy=4, anchor="end", class_="tick") for value, text in y.ticks]
-    x_labels = [
-        label(x.place(value), 0, text, dy=18, anchor=_anchor(x.place(value)), class_="tick") for value, text in x.ticks
-    ]
-    more.setdefault("class_", "chart")
-    return tag(
-        "svg",
-        tag("title", title),
-        tag("desc", description),
-        stretched,
-        *y_labels,
-        *x_labels,
-        *labels,
-        role="img",
-        aria_label=f"{title}. {description}",
-        **more,
-    )
-
-
-def _anchor(x: float) -> str:
-    # A label at the right edge of a phone would make the page wider than the screen.
-    return "end" if x > _EDGE else "middle"
-
-
-def label(
-    x: float, y: float, text: str, *, dx: int = 0, dy: int = 0, anchor: str = "start", class_: str = "mark"
-) -> Html:
-    """Words at a place of the drawing, ``dx`` and ``dy`` pixels to its right and below it."""
-    place = {"x": f"{x * 100:.2f}%", "y": f"{(1 - y) * 100:.2f}%", "dx": dx, "dy": dy}
-    return tag("text", text, **place, text_anchor=anchor, class_=class_)
+def whole_ticks(low: float, high: float, most: int = 4) -> tuple[tuple[float, str], ...]:
+    """Those of ``nice_ticks`` that are whole numbers, with their labels."""
+    return tuple((value, number(value)) for value in nice_ticks(low, high, most) if value == int(value))
 
 
 def _units(values: Numbers) -> Numbers:
     return np.clip(values, 0.0, 1.0) * _SIZE
 
 
-def bars_path(left: Numbers, right: Numbers, bottom: Numbers, top: Numbers, class_: str) -> Html:
+def bars_path(left: Numbers, right: Numbers, bottom: Numbers, top: Numbers, color: str, kind: str = "bar") -> Path:
     """Upright bars as one path; those without height are left out.
 
     Args:
@@ -137,7 +149,8 @@ def bars_path(left: Numbers, right: Numbers, bottom: Numbers, top: Numbers, clas
         right: Right edges, likewise.
         bottom: Lower edges, likewise.
         top: Upper edges, likewise.
-        class_: What gives them their color.
+        color: The name of their color.
+        kind: Their class.
     """
     left, right, low, high = _units(left), _units(right), _SIZE - _units(bottom), _SIZE - _units(top)
     parts = [
@@ -145,16 +158,16 @@ def bars_path(left: Numbers, right: Numbers, bottom: Numbers, top: Numbers, clas
         for x0, x1, y0, y1 in zip(left, right, low, high, strict=True)
         if y0 - y1 > 0.05
     ]
-    return tag("path", d="".join(parts), class_=class_) if parts else Html("")
+    return Path(kind, "".join(parts), color)
 
 
-def line_path(x: Numbers, y: Numbers, class_: str) -> Html:
+def line_path(x: Numbers, y: Numbers, kind: str) -> Path:
     """A line through points; it breaks where one is not a number.
 
     Args:
         x: Places from the left (0..1), shape (points,).
         y: Places from the bottom, likewise.
-        class_: What gives it its color.
+        kind: Its class.
     """
     parts, pen = [], "M"
     for across, up in zip(_units(x), _SIZE - _units(y), strict=True):
@@ -163,31 +176,27 @@ def line_path(x: Numbers, y: Numbers, class_: str) -> Html:
             pen = "L"
         else:
             pen = "M"
-    return tag("path", d="".join(parts), class_=class_) if parts else Html("")
+    return Path(kind, "".join(parts))
 
 
-def level_line(y: float, class_: str) -> Html:
+def level_line(y: float, kind: str) -> Path:
     """A line from the left to the right."""
-    up = _SIZE * (1 - y)
-    return tag("path", d=f"M0 {up:.5g}H{_SIZE}", class_=class_)
+    return Path(kind, f"M0 {_SIZE * (1 - y):.5g}H{_SIZE}")
 
 
-def vertical_line(x: float, class_: str, top: float = 1.0) -> Html:
+def vertical_line(x: float, kind: str, top: float = 1.0) -> Path:
     """A line from the bottom to ``top`` (0..1)."""
-    return tag("path", d=f"M{x * _SIZE:.5g} {(1 - top) * _SIZE:.5g}V{_SIZE}", class_=class_)
+    return Path(kind, f"M{x * _SIZE:.5g} {(1 - top) * _SIZE:.5g}V{_SIZE}")
 
 
-def bands(spans: Sequence[tuple[float, float]], class_: str, *, least: float = 0.0) -> Html:
-    """Stretches shaded over the whole height.
+def bands(spans: Iterable[tuple[float, float]], color: str, *, least: float = 0.0) -> Path:
+    """Spans shaded over the whole height.
 
     Args:
-        spans: Beginnings and ends (0..1).
-        class_: What gives them their color.
+        spans: Beginnings and ends (0..1), at least one.
+        color: The name of their color.
         least: The width that is drawn at least (0..1), so that a short one can be seen.
     """
-    if not spans:
-        return join()
-    edges = np.asarray(spans, dtype=np.float64)
-    missing = np.maximum(0.0, least - (edges[:, 1] - edges[:, 0])) / 2
-    zero = np.zeros(len(edges))
-    return bars_path(edges[:, 0] - missing, edges[:, 1] + missing, zero, zero + 1, class_)
+    left, right = np.asarray(list(spans), dtype=np.float64).T
+    missing = np.maximum(0.0, least - (right - left)) / 2
+    return bars_path(left - missing, right + missing, np.zeros(len(left)), np.ones(len(left)), color, "band")

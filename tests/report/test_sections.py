@@ -1,10 +1,10 @@
-"""The ledger as figures."""
+"""The ledger as figures; the other sections are tested by what the text report and the page show of them."""
 
 import dataclasses
 
 import pytest
 
-from lightning_fastdata.report.ledger import HEADING, ledger_section
+from lightning_fastdata.report.sections import ledger_section
 from lightning_fastdata.results.records import StepRecord
 from lightning_fastdata.results.stats import ACCOUNTS
 from lightning_fastdata.results.summary import summarize
@@ -17,14 +17,14 @@ def with_ledger(total_s=200.0, not_measured=(), **accounts):
     return dataclasses.replace(RUN, total_s=total_s, ledger=ledger, not_measured=not_measured)
 
 
-def lines(summary, **options):
-    figures = ledger_section(summary, **options).figures
-    return {figure.name: (figure.shown, figure.share) for figure in figures}
+def lines(summary, fold=False):
+    figures = ledger_section(summary).figures
+    return {figure.name: (figure.shown, figure.share) for figure in figures if not (fold and figure.is_nothing)}
 
 
 def test_every_account_has_its_line_in_order_and_the_total_is_the_last():
     section = ledger_section(with_ledger(wait_s=50.0, compute_s=150.0))
-    assert section.heading == HEADING
+    assert section.heading == "Where the time went"
     assert [figure.name for figure in section.figures] == [*ACCOUNTS.values(), "Total, setup to teardown"]
 
 
