@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch.utils.data import DataLoader
 
-from lightning_fastdata.datamodules.dataset_collections import COLLECTIONS, as_given, check_members, flattened
-from lightning_fastdata.datamodules.plain import to_builtin
+from lightning_fastdata.datamodules.dataset_collections import (
+    COLLECTIONS,
+    as_given,
+    check_members,
+    flattened,
+    to_builtin,
+)
 from lightning_fastdata.datamodules.splits import check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.build import check_kwargs, is_in_memory

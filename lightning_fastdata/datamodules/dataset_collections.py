@@ -1,5 +1,6 @@
 """Several datasets for one split: lists and dicts of them, nested or not."""
 
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -7,10 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_fastdata.datamodules.plain import to_builtin
 from lightning_fastdata.errors import FastDataError
 
-__all__ = ["COLLECTIONS", "as_given", "check_members", "flattened"]
+__all__ = ["COLLECTIONS", "as_given", "check_members", "flattened", "to_builtin"]
 
 COLLECTIONS = (Mapping, list, tuple)
 """What may hold datasets, also within each other."""
@@ -74,3 +74,27 @@ def as_given(dataset: Any) -> Any:
     if isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__") and not hasattr(dataset, "__len__"):
         return dataset if isinstance(dataset, IterableDataset) else list(dataset)
     return dataset
+
+
+def to_builtin(value: Any) -> Any:
+    """Make plain lists and dicts of OmegaConf's, which ``hydra.utils.instantiate`` passes on unless told otherwise.
+
+    OmegaConf's list is no ``list``, so a list of datasets would be taken for one dataset; and neither container
+    belongs into a checkpoint, or into a worker that need not have OmegaConf.
+
+    Args:
+        value: Anything. Dicts are looked through, for a part of a configuration within (``{"train": cfg.loader}``);
+            other containers are handed back as they are.
+
+    Returns:
+        The same without containers of OmegaConf; the objects in them are the same objects.
+    """
+    omegaconf = sys.modules.get("omegaconf")  # never imported here: without it there is nothing to convert
+    if omegaconf is None:
+        return value
+    if omegaconf.OmegaConf.is_config(value):
+        return omegaconf.OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+    if type(value) is not dict:
+        return value
+    plain = {key: to_builtin(part) for key, part in value.items()}
+    return plain if any(plain[key] is not part for key, part in value.items()) else value

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from lightning_fastdata import TensorDataModule
-from lightning_fastdata.datamodules.arrays import ArrayDataset
+from lightning_fastdata.datamodules.array_dataset import ArrayDataset
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import epoch_order
 

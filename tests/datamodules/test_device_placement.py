@@ -8,7 +8,7 @@ import torch
 
 from lightning_fastdata import TensorDataModule
 from lightning_fastdata.datamodules import device_placement
-from lightning_fastdata.datamodules.arrays import ArrayDataset
+from lightning_fastdata.datamodules.array_dataset import ArrayDataset
 from lightning_fastdata.datamodules.device_placement import why_in_host_memory
 from lightning_fastdata.errors import FastDataError
 

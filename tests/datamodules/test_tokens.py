@@ -12,8 +12,9 @@ from lightning.pytorch import LightningDataModule
 
 from lightning_fastdata import FastDataModule
 from lightning_fastdata.datamodules import token_files
+from lightning_fastdata.datamodules.token_dataset import BlockDataset, TokenDataset, documents
 from lightning_fastdata.datamodules.token_files import check_ids, find_token_files, open_token_file
-from lightning_fastdata.datamodules.tokens import BlockDataset, TokenDataModuleMixin, TokenDataset, documents
+from lightning_fastdata.datamodules.tokens import TokenDataModuleMixin
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import epoch_order
 

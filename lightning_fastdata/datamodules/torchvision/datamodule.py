@@ -15,9 +15,9 @@ from torchvision.datasets.vision import StandardTransform
 from torchvision.transforms import v2
 
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
+from lightning_fastdata.datamodules.dataset_collections import to_builtin
 from lightning_fastdata.datamodules.images.datamodule import RESIZE_FOR_CROP
 from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD
-from lightning_fastdata.datamodules.plain import to_builtin
 from lightning_fastdata.datamodules.splits import SplitView
 from lightning_fastdata.datamodules.torchvision.download_errors import absent, one_at_a_time, undownloaded
 from lightning_fastdata.datamodules.torchvision.lookup import accepted_arguments, facts_of, with_choice
