@@ -35,12 +35,6 @@ def own_root(tmp_path):
     return write_images(tmp_path / "photos")
 
 
-@pytest.fixture(autouse=True)
-def meet_here(monkeypatch, tmp_path):
-    """Caches in memory of these tests meet nobody's."""
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-
-
 @pytest.fixture(scope="module")
 def nothing_kept(root, tmp_path_factory):
     """What two epochs see when every sample takes the format's way and none is kept."""
@@ -82,7 +76,7 @@ def test_original_files_are_what_no_cache_gives(root, nothing_kept):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_cache_in_memory_is_filled_by_the_first_epoch(workers, root, nothing_kept, monkeypatch):
+def test_the_first_epoch_reads_each_file_once(workers, root, nothing_kept, tmp_path, monkeypatch):
     """Whatever worker read a sample: no file is read twice, and batches are the same."""
     reads = torch.zeros(ALL, dtype=torch.int32).share_memory_()
     read = FileSource.read
@@ -93,10 +87,9 @@ def test_a_cache_in_memory_is_filled_by_the_first_epoch(workers, root, nothing_k
 
     monkeypatch.setattr(FileSource, "read", counted)
     monkeypatch.setattr("lightning_fastdata.datamodules.images.cache.image_cache.estimated_bytes", lambda *arguments: 1)
-    seen, module = digests(root, num_workers=workers, cache="ram", cache_format="raw")
+    seen, _ = digests(root, num_workers=workers, cache="disk", cache_dir=tmp_path, cache_format="raw")
     assert seen == nothing_kept["raw"]
     assert reads.tolist() == [1] * ALL
-    assert module.cache_plan.kind == "ram"
 
 
 def test_a_part_of_the_cache_is_served(root, nothing_kept, tmp_path):
@@ -147,21 +140,16 @@ def test_a_killed_run_leaves_a_cache_that_serves(root, nothing_kept, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_fill_and_serve_one_cache(root, nothing_kept, tmp_path):
-    """In memory and on disk: after an epoch it holds what both have read, and global batches hold what they should."""
+def test_two_ranks_fill_and_serve_one_cache(root, tmp_path):
+    """After an epoch it holds what both have read, and global batches hold what they should."""
     done = run_script("ddp", root, tmp_path / "caches", tmp_path)
     assert done.returncode == 0, done.stderr
-    for kind in ("ram", "disk"):
-        ranks = [json.loads((tmp_path / f"{kind}-{rank}.json").read_text()) for rank in (0, 1)]
-        for rank in ranks:
-            assert f"{ALL} of {ALL} samples are cached" in rank["lines"][0], kind
-            assert rank["lines"][1:] == []
-        assert ranks[0]["seen"].keys() == ranks[1]["seen"].keys()
-        assert not set(ranks[0]["seen"].values()) & set(ranks[1]["seen"].values())
-        if kind == "ram":
-            assert "which all processes of the node share" in ranks[0]["reason"]
-            memory = [rank["seen"] for rank in ranks]
-    assert [rank["seen"] for rank in ranks] == memory
+    ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    for rank in ranks:
+        assert f"{ALL} of {ALL} samples are cached" in rank["lines"][0]
+        assert rank["lines"][1:] == []
+    assert ranks[0]["seen"].keys() == ranks[1]["seen"].keys()
+    assert not set(ranks[0]["seen"].values()) & set(ranks[1]["seen"].values())
 
 
 def test_images_that_change_between_runs_are_seen(own_root, tmp_path):
@@ -294,7 +282,7 @@ def test_hyperparameters_hold_the_wish(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wish", "told"),
+    ("options", "words"),
     [
         ({"cache": "memory"}, "cache='memory'"),
         ({"cache": True}, "cache=True"),
@@ -303,11 +291,18 @@ def test_hyperparameters_hold_the_wish(root, tmp_path):
         ({"cache": "disk", "cache_bytes": 1.5}, "cache_bytes=1.5"),
         ({"cache": "disk", "cache_bytes": True}, "cache_bytes=True"),
         ({"cache_format": "raw"}, "cache_format='raw' without a cache"),
-        ({"cache": "ram", "cache_dir": "/tmp/x"}, "cache_dir='/tmp/x' with cache='ram'"),
+        ({"cache_dir": "/tmp/x"}, "cache_dir='/tmp/x' without a cache"),
     ],
 )
-def test_a_wish_that_cannot_be_meant_is_refused(wish, told, root):
+def test_options_that_cannot_be_meant_are_refused(options, words, root):
     """When the DataModule is made."""
     with pytest.raises(FastDataError) as caught:
-        data_module(root, **wish)
-    assert told in str(caught.value)
+        data_module(root, **options)
+    assert words in str(caught.value)
+
+
+def test_a_cache_in_memory_is_refused_before_the_first_batch(root):
+    """With what the images take and what is free, whatever else is asked for."""
+    module = data_module(root, cache="ram", cache_format="raw", cache_bytes=5)
+    with pytest.raises(FastDataError, match=r'cache="ram" was removed: all samples need about \d+\.\d MiB; .*/dev/shm'):
+        module.setup("fit")

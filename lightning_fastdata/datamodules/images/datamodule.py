@@ -71,10 +71,10 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             images becomes the next image that can be read.
         decode_threads: Threads that decode in each process that loads, or "auto"; transforms of your own never run in
             threads. The choice and its reason are in ``decoding`` once a loader is made.
-        cache: "disk" or "ram" keeps what was read in the first epoch for those after it (and for the next run, on
-            disk), shared by the processes of a node. Whether there is one, where, and why is in ``cache_plan`` after
-            ``setup``. Batches are the same with a cold, a part-filled and a full cache. docs/cache.md has more.
-        cache_dir: Where caches on disk are; None = ``~/.cache/lightning_fastdata/cache``. Best a disk of the node.
+        cache: "disk" keeps what was read in the first epoch for those after it and for the next run, shared by the
+            processes of a node. Whether there is one, where, and why is in ``cache_plan`` after ``setup``. Batches are
+            the same with a cold, a part-filled and a full cache. docs/cache.md has more.
+        cache_dir: Where caches are; None = ``~/.cache/lightning_fastdata/cache``. Best a disk of the node.
         cache_bytes: What the cache may grow to (bytes); None = what is free, less a reserve.
         cache_format: What is kept of an image: "original", its file; or, made smaller before anything else is done
             with it, "jpeg" or "raw" pixels with a short side of 256, which load several times faster. The last two
@@ -95,7 +95,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         eval_transform: Transform | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         decode_threads: int | Literal["auto"] = "auto",
-        cache: Literal["ram", "disk"] | None = None,
+        cache: Literal["disk"] | None = None,
         cache_dir: str | Path | None = None,
         cache_bytes: int | None = None,
         cache_format: Literal["original", "jpeg", "raw"] = "original",

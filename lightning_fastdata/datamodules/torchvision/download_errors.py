@@ -1,12 +1,12 @@
 """What to say, and to do, when a dataset of torchvision is not there."""
 
 import errno
-import fcntl
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from lightning_fastdata.datamodules.file_lock import file_lock
 from lightning_fastdata.datamodules.torchvision.registry import DatasetSpec
 from lightning_fastdata.errors import FastDataError
 
@@ -16,6 +16,8 @@ UNWRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST),
     errno.ENAMETOOLONG,
 }
+DOWNLOAD_WAIT_S = 6 * 3600.0
+"""How long to wait for another process that downloads (s): the largest dataset has more than 200 GB."""
 
 
 @contextmanager
@@ -27,12 +29,15 @@ def one_at_a_time(root: str, name: str) -> Iterator[None]:
     Args:
         root: The folder.
         name: The dataset.
+
+    Raises:
+        FastDataError: Another process still downloads it after ``DOWNLOAD_WAIT_S``.
     """
     path = Path(root) / f".{name}.lock"
     with ExitStack() as held:
         with suppress(OSError):  # a folder that can only be read, or a file system without locks
             path.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(held.enter_context(path.open("a")), fcntl.LOCK_EX)
+            held.enter_context(file_lock(path, DOWNLOAD_WAIT_S))
         yield
     with suppress(OSError):  # whoever waited for it finds the dataset complete
         path.unlink()

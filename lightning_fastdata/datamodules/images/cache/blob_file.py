@@ -18,11 +18,13 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:  # Windows, where there is no cache
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LINE_BYTES", "CacheFile", "Held", "StoredFiles"]
+__all__ = ["CAN_ADD", "LINE_BYTES", "CacheFile", "Held", "StoredFiles"]
 
+CAN_ADD = fcntl is not None and hasattr(os, "geteuid")
+"""Whether the system has what caches need: file locks and users."""
 _LINE = struct.Struct("<QIIII")
 LINE_BYTES = _LINE.size
 """Size of a line of the table (bytes)."""

@@ -5,11 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
+from typing import Literal
 
 from lightning_fastdata.datamodules.images.cache.cached_source import CachedSource, CacheNotes, estimated_bytes
 from lightning_fastdata.datamodules.images.cache.entry_format import EntryFormat
 from lightning_fastdata.datamodules.images.cache.folder import CacheHeader, file_stamps, fingerprint_of
-from lightning_fastdata.datamodules.images.cache.placement import CacheKind, CachePlan, Opened, bytes_text, open_cache
+from lightning_fastdata.datamodules.images.cache.placement import (
+    CachePlan,
+    Opened,
+    bytes_text,
+    cache_in_memory_error,
+    open_cache,
+)
 from lightning_fastdata.datamodules.images.sources import FileSource, Kind
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import probe
@@ -23,8 +30,8 @@ Paths = Mapping[str, Sequence[str]]
 class CacheOptions:
     """What the user asks for."""
 
-    kind: CacheKind | None = None
-    """"ram", "disk", or None for no cache."""
+    kind: Literal["disk"] | None = None
+    """"disk", or None for no cache. "ram" passes until ``ImageCache`` can say what it would take."""
     cache_dir: str | None = None
     """Holds caches on disk; None = the user's cache folder."""
     cache_bytes: int | None = None
@@ -35,7 +42,7 @@ class CacheOptions:
     def __post_init__(self) -> None:
         kind, size = self.kind, self.cache_bytes
         if kind not in (None, "ram", "disk"):
-            raise FastDataError(f"cache={kind!r}.", expected='None, "ram" or "disk".', fix='pass cache="disk".')
+            raise FastDataError(f"cache={kind!r}.", expected='None or "disk".', fix='pass cache="disk".')
         if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 0):
             raise FastDataError(
                 f"cache_bytes={size!r}.",
@@ -46,12 +53,12 @@ class CacheOptions:
             raise FastDataError(
                 f"cache_format={self.entry_format.kind!r} without a cache.",
                 expected="a format of what is cached: it changes what the model sees, cached or not.",
-                fix='pass cache="disk" or "ram", with cache_bytes=0 if nothing is to be kept; or leave it out.',
+                fix='pass cache="disk", with cache_bytes=0 if nothing is to be kept; or leave it out.',
             )
-        if kind != "disk" and self.cache_dir is not None:
+        if kind is None and self.cache_dir is not None:
             raise FastDataError(
-                f"cache_dir={self.cache_dir!r} with cache={kind!r}.",
-                expected="a folder only for a cache on disk.",
+                f"cache_dir={self.cache_dir!r} without a cache.",
+                expected="a folder only for a cache.",
                 fix='pass cache="disk", or leave cache_dir out.',
             )
 
@@ -63,10 +70,12 @@ class ImageCache:
         header: What it is known by, see ``header_of``.
         paths: Files by the name of the folder they are listed from, in the order of its list.
         options: What the user asks for; not one for no cache.
+
+    Raises:
+        FastDataError: The user asks for a cache in memory.
     """
 
     def __init__(self, header: CacheHeader, paths: Paths, options: CacheOptions) -> None:
-        assert options.kind is not None
         self.options = options
         self.header = header
         self.notes = CacheNotes()
@@ -75,13 +84,13 @@ class ImageCache:
         for name in sorted(paths):
             self._first[name], first = first, first + len(paths[name])
         files = [(FileSource(listed), len(listed)) for listed in paths.values()]
+        if options.kind != "disk":
+            raise cache_in_memory_error(estimated_bytes(files, options.entry_format), probe())
         self._opened: Opened = open_cache(
-            options.kind,
             self.header,
             needed=lambda: estimated_bytes(files, options.entry_format),
             cache_dir=None if options.cache_dir is None else Path(options.cache_dir).expanduser(),
             cache_bytes=options.cache_bytes,
-            ram_available_bytes=probe().ram_available_bytes if options.kind == "ram" else None,
         )
 
     @property
