@@ -11,6 +11,7 @@ from lightning_fastdata.datamodules.array_dataset import ArrayDataset, RowDatase
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.dataset_collections import flattened, to_builtin
 from lightning_fastdata.datamodules.device_placement import place
+from lightning_fastdata.datamodules.options import FastDataModuleOptions, Unpack
 from lightning_fastdata.datamodules.transforms import BatchTransform
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.batch_fetch import TransformedDataset, batch_fetcher
@@ -77,7 +78,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         train_transform: Transforms = None,
         eval_transform: Transforms = None,
         device_resident: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[FastDataModuleOptions],
     ) -> None:
         super().__init__(**kwargs)
         self.train_transform = _checked("train_transform", to_builtin(train_transform))
@@ -162,10 +163,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
                 expected="first dimensions that are equal and not 0: one row per sample.",
                 fix="cut the arrays to the same samples.",
             )
-        batched_fetch = all(
-            super(TensorDataModuleMixin, self)._kwargs_for(part).get("collate_fn") is None for part in SPLITS
-        )
-        return (ArrayDataset if batched_fetch else RowDataset)(tensors, single=single)
+        return (RowDataset if self._has_collate_fn(*SPLITS) else ArrayDataset)(tensors, single=single)
 
 
 def _checked(name: str, given: Transforms) -> tuple[BatchTransform, ...]:

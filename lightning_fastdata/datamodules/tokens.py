@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.dataset_collections import to_builtin
+from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModuleOptions, Unpack
 from lightning_fastdata.datamodules.token_dataset import BlockDataset, TokenDataset
 from lightning_fastdata.datamodules.token_files import DTYPES, check_ids, find_token_files, open_token_file
 from lightning_fastdata.errors import FastDataError
@@ -16,9 +17,8 @@ __all__ = ["TokenDataModuleMixin"]
 
 Paths = Sequence[str | Path] | str | Path
 HYPERPARAMETERS = (
-    *("train", "val", "test", "block_length", "dtype", "vocab_size", "end_of_document", "header_bytes", "batch_size"),
-    *("eval_batch_size", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "drop_last", "shuffle"),
-    *("val_split", "test_split", "seed", "split_seed", "deterministic"),
+    *("train", "val", "test", "block_length", "dtype", "vocab_size", "end_of_document", "header_bytes"),
+    *PLAIN_OPTIONS,
 )
 """Arguments with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -66,7 +66,7 @@ class TokenDataModuleMixin(FastDataModuleMixin):
         vocab_size: int | None = None,
         end_of_document: int | None = None,
         header_bytes: int = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[FastDataModuleOptions],
     ) -> None:
         super().__init__(**kwargs)
         self.train, self.val, self.test = _as_text(train), _as_text(val), _as_text(test)
@@ -101,10 +101,7 @@ class TokenDataModuleMixin(FastDataModuleMixin):
         ]
         if self.vocab_size is not None:
             check_ids(where, files, self.vocab_size)
-        batched_fetch = all(
-            super(TokenDataModuleMixin, self)._kwargs_for(part).get("collate_fn") is None for part in SPLITS
-        )
-        make = TokenDataset if batched_fetch else BlockDataset
+        make = BlockDataset if self._has_collate_fn(*SPLITS) else TokenDataset
         return make(files, self.block_length, vocab_size=self.vocab_size, end_of_document=self.end_of_document)
 
     def _check_token_arguments(self) -> None:

@@ -29,6 +29,7 @@ from lightning_fastdata.datamodules.images.folder_index import ImageIndex, index
 from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalizer, is_lightnings
 from lightning_fastdata.datamodules.images.preview import image_grid, random_state_kept
 from lightning_fastdata.datamodules.images.sources import Source
+from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModuleOptions, Unpack
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.loaders.factory import SPLITS
@@ -40,9 +41,8 @@ from lightning_fastdata.planning.plan import Split
 __all__ = ["RESIZE_FOR_CROP", "ImageFolderDataModuleMixin"]
 
 HYPERPARAMETERS = (
-    *("root", "image_size", "on_error", "decode_threads", "batch_size", "eval_batch_size", "num_workers"),
-    *("pin_memory", "persistent_workers", "prefetch_factor", "drop_last", "shuffle", "val_split", "test_split"),
-    *("seed", "split_seed", "deterministic", "cache", "cache_dir", "cache_bytes", "cache_format"),
+    *("root", "image_size", "on_error", "decode_threads", "cache", "cache_dir", "cache_bytes", "cache_format"),
+    *PLAIN_OPTIONS,
 )
 """Arguments with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
 RESIZE_FOR_CROP = 256 / 224
@@ -99,7 +99,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         cache_dir: str | Path | None = None,
         cache_bytes: int | None = None,
         cache_format: Literal["original", "jpeg", "raw"] = "original",
-        **kwargs: Any,
+        **kwargs: Unpack[FastDataModuleOptions],
     ) -> None:
         super().__init__(**kwargs)
         if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
@@ -283,8 +283,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         if own is not None:
             dataset = ImageDataset(index, own, indices=indices, on_error=self.on_error, source=source)
         else:
-            collates = super()._kwargs_for(split).get("collate_fn") is not None  # wants samples, not batches
-            make = CropDataset if collates else BatchCropDataset
+            make = CropDataset if self._has_collate_fn(split) else BatchCropDataset
             dataset = make(index, self._crop(split), indices=indices, on_error=self.on_error, source=source)
         before = getattr(self, f"{split}_dataset")
         if isinstance(before, ImageFiles) and before.paths == dataset.paths:

@@ -18,6 +18,7 @@ from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.dataset_collections import to_builtin
 from lightning_fastdata.datamodules.images.datamodule import RESIZE_FOR_CROP
 from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD
+from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, Unpack, UnsplitOptions
 from lightning_fastdata.datamodules.splits import SplitView
 from lightning_fastdata.datamodules.torchvision.download_errors import absent, one_at_a_time, undownloaded
 from lightning_fastdata.datamodules.torchvision.lookup import accepted_arguments, facts_of, with_choice
@@ -29,12 +30,8 @@ from lightning_fastdata.loaders.order import split_indices
 __all__ = ["TorchvisionDataModuleMixin"]
 
 Transform = Callable[[Any], Any]
-HYPERPARAMETERS = (
-    *("name", "root", "image_size", "download", "batch_size", "eval_batch_size", "num_workers", "pin_memory"),
-    *("persistent_workers", "prefetch_factor", "drop_last", "shuffle", "test_split", "seed", "split_seed"),
-    "deterministic",
-)
-"""Arguments with plain values that are kept as they are: what a checkpoint holds."""
+HYPERPARAMETERS = ("name", "root", "image_size", "download", *PLAIN_OPTIONS)
+"""Arguments with plain values: what a checkpoint holds."""
 DEFAULT_VAL_SPLIT = 0.1
 """Part of the training images to validate on where a dataset has no validation images."""
 DEFAULT_SIZE = 224
@@ -94,7 +91,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
         val_split: int | float | None = None,
         download: bool = True,
         dataset_kwargs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[UnsplitOptions],
     ) -> None:
         facts, dataset_kwargs = facts_of(name), dict(to_builtin(dataset_kwargs) or {})
         own = "val" in facts.splits or any(kwargs.get(f"{split}_dataset") is not None for split in ("train", "val"))
