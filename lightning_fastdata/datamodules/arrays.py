@@ -13,7 +13,7 @@ from lightning_fastdata.datamodules.dataset_collections import flattened, to_bui
 from lightning_fastdata.datamodules.device_placement import place
 from lightning_fastdata.datamodules.options import FastDataModuleOptions, Unpack
 from lightning_fastdata.datamodules.transforms import BatchTransform
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_bool
 from lightning_fastdata.loaders.batch_fetch import TransformedDataset, batch_fetcher
 from lightning_fastdata.loaders.factory import SPLITS
 from lightning_fastdata.planning.options import Split
@@ -83,12 +83,8 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         super().__init__(**kwargs)
         self.train_transform = _checked("train_transform", to_builtin(train_transform))
         self.eval_transform = _checked("eval_transform", to_builtin(eval_transform))
-        self.device_resident = device_resident
+        self.device_resident = check_bool("device_resident", device_resident)
         self.placements: dict[str, str] = {}
-        if not isinstance(device_resident, bool):
-            raise FastDataError(
-                f"device_resident={device_resident!r}.", expected="True or False.", fix="pass device_resident=True."
-            )
         sources = {"train": train, "val": val, "test": test, "predict": predict}
         for split, arrays in sources.items():
             if arrays is not None:

@@ -14,7 +14,7 @@ from lightning_fastdata.datamodules.dataset_collections import (
 )
 from lightning_fastdata.datamodules.options import Auto, UnknownArgumentError, check_loader_kwargs, loader_kwargs
 from lightning_fastdata.datamodules.splits import check_shares, split_dataset
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_bool, check_int
 from lightning_fastdata.loaders.build import is_in_memory
 from lightning_fastdata.loaders.factory import log_plan, log_rank_zero, make_loader, resolve_seed
 from lightning_fastdata.loaders.footprint import pool_of
@@ -351,22 +351,12 @@ class FastDataModuleMixin(Base):
             log_plan(name, plan)
 
     def _check_arguments(self) -> None:
-        for name in ("batch_size", "eval_batch_size"):
-            value = getattr(self, name)
-            if value is None and name == "eval_batch_size":
-                continue
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise FastDataError(f"{name}={value!r}.", expected="a whole number >= 1.", fix=f"pass {name}=32.")
+        check_int("batch_size", self.batch_size, 1)
+        check_int("eval_batch_size", self.eval_batch_size, 1, allow=(None,))
         for name in ("shuffle", "drop_last", "deterministic"):
-            if not isinstance(getattr(self, name), bool):
-                raise FastDataError(
-                    f"{name}={getattr(self, name)!r}.", expected="True or False.", fix=f"pass {name}=True or False."
-                )
+            check_bool(name, getattr(self, name))
         resolve_seed(self.seed)
-        if isinstance(self.split_seed, bool) or not isinstance(self.split_seed, Integral) or self.split_seed < 0:
-            raise FastDataError(
-                f"split_seed={self.split_seed!r}.", expected="a whole number >= 0.", fix="pass split_seed=42."
-            )
+        check_int("split_seed", self.split_seed, 0)
         for name in ("val", "test"):
             share = getattr(self, f"{name}_split")
             if share and getattr(self, f"{name}_dataset") is not None:

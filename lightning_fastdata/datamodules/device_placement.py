@@ -12,7 +12,7 @@ need is not known when loaders are made."""
 
 
 def free_device_bytes(device: torch.device) -> int | None:
-    """Memory of a device that nobody uses (bytes); the one place where a device is asked.
+    """Free memory of a device (bytes); the one place where a device is asked.
 
     Args:
         device: Any device.

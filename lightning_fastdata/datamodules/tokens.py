@@ -1,16 +1,16 @@
 """Token files for language models."""
 
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.dataset_collections import to_builtin
 from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModuleOptions, Unpack
+from lightning_fastdata.datamodules.splits import STAGES
 from lightning_fastdata.datamodules.token_dataset import BlockDataset, TokenDataset
 from lightning_fastdata.datamodules.token_files import DTYPES, check_ids, find_token_files, open_token_file
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.loaders.factory import SPLITS
 
 __all__ = ["TokenDataModuleMixin"]
@@ -21,8 +21,6 @@ HYPERPARAMETERS = (
     *PLAIN_OPTIONS,
 )
 """Arguments with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
-STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
-"""Splits that a stage of Lightning's reads."""
 
 
 class TokenDataModuleMixin(FastDataModuleMixin):
@@ -44,8 +42,8 @@ class TokenDataModuleMixin(FastDataModuleMixin):
         dtype: What raw files store an id as, little-endian: "uint16", "uint32" or "uint8". A ``.npy`` file says it.
         vocab_size: Ids the model knows (count). A larger id is an error: in ``setup`` where it is in the first 64 MiB
             of a split, else in the batch it would have come in. None checks nothing.
-        end_of_document: Id that ends every document. Batches then also have ``document_ids``, which tell the documents
-            of a block apart, and ``position_ids``, which begin anew with each of them.
+        end_of_document: Id that ends every document. Batches then also have ``document_ids``, which number the
+            documents of a block, and ``position_ids``, which start at 0 in each of them.
         header_bytes: What to leave out at the beginning of a raw file (bytes).
         **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``num_workers``, ``val_split``, ``seed``, ... With a
             ``collate_fn`` samples are fetched one by one and handed to it as a list.
@@ -105,20 +103,13 @@ class TokenDataModuleMixin(FastDataModuleMixin):
         return make(files, self.block_length, vocab_size=self.vocab_size, end_of_document=self.end_of_document)
 
     def _check_token_arguments(self) -> None:
-        for name, least, default in (
-            ("block_length", 1, 1024),
-            ("vocab_size", 1, 50257),
-            ("end_of_document", 0, 50256),
-            ("header_bytes", 0, 0),
+        for name, least, allow in (
+            ("block_length", 1, ()),
+            ("vocab_size", 1, (None,)),
+            ("end_of_document", 0, (None,)),
+            ("header_bytes", 0, ()),
         ):
-            value = getattr(self, name)
-            if value is None and name in ("vocab_size", "end_of_document"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise FastDataError(
-                    f"{name}={value!r}.", expected=f"a whole number >= {least}.", fix=f"pass {name}={default}."
-                )
-            setattr(self, name, int(value))
+            setattr(self, name, check_int(name, getattr(self, name), least, allow=allow))
         if self.dtype not in DTYPES:
             raise FastDataError(
                 f"dtype={self.dtype!r}.", expected=f"one of {', '.join(DTYPES)}.", fix='pass dtype="uint16".'

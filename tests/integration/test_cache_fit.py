@@ -175,7 +175,7 @@ def test_a_damaged_cache_is_mended_and_told(root, nothing_kept, tmp_path, caplog
     with caplog.at_level(logging.INFO):
         seen, _ = digests(root, **cached)
     assert seen == nothing_kept["jpeg"]
-    assert "damaged entries were found and made anew" in caplog.text
+    assert "damaged entries were found and replaced" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["original", "raw"])

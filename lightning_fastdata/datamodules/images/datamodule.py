@@ -24,13 +24,13 @@ from lightning_fastdata.datamodules.images.datasets import (
     Transform,
     collate_readable,
 )
-from lightning_fastdata.datamodules.images.decode_threads import check_threads, decide_threads
+from lightning_fastdata.datamodules.images.decode_threads import decide_threads
 from lightning_fastdata.datamodules.images.folder_index import ImageIndex, index_images, split_folders
 from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalizer, is_lightnings
 from lightning_fastdata.datamodules.images.preview import image_grid, random_state_kept
 from lightning_fastdata.datamodules.images.sources import Source
 from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModuleOptions, Unpack
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.loaders.factory import SPLITS
 from lightning_fastdata.loaders.order import split_indices
@@ -59,7 +59,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
     Without one, images are decoded, cut and resized by the pack, a whole batch at a time, with the crops and the pixels
     of torchvision's transforms (docs/images.md has what may differ). Within a run, batches travel as uint8 and become
     normalized floats, in the Trainer's precision, in ``on_after_batch_transfer``; the model's own hooks run after that.
-    A loader that is read by hand gives normalized floats, with the same values.
+    A loader that you read without a Trainer gives normalized floats, with the same values.
 
     Args:
         root: The folder.
@@ -102,29 +102,26 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         **kwargs: Unpack[FastDataModuleOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
-            raise FastDataError(f"image_size={image_size!r}.", expected="pixels, >= 1.", fix="pass image_size=224.")
         if on_error not in ("raise", "skip"):
             raise FastDataError(f"on_error={on_error!r}.", expected='"raise" or "skip".', fix='pass on_error="raise".')
-        check_threads(decode_threads)
         self.root = str(Path(root).expanduser())
-        self.image_size = image_size
+        self.image_size = check_int("image_size", image_size, 1)
         self.train_transform = train_transform
         self.eval_transform = eval_transform
         self.on_error = on_error
-        self.decode_threads = decode_threads
+        self.decode_threads = check_int("decode_threads", decode_threads, 1, 256, allow=("auto",))
         self.cache = cache
         self.cache_dir = None if cache_dir is None else str(cache_dir)
         self.cache_bytes = cache_bytes
         self.cache_format = cache_format
         self._cache_options()  # refuses what cannot be meant
         self._cache: ImageCache | None = None
-        self._cache_told = ""
+        self._cache_logged = ""
         self.decoding: dict[str, tuple[int, Reason]] = {}
         self._normalize = Normalizer()
         self._classes: tuple[str, ...] | None = None
         self._reported: dict[str, int] = {}
-        # Datasets that the user passed are his; the folders do not replace them.
+        # The folders do not replace datasets that you passed.
         self._given = {split for split in SPLITS if getattr(self, f"{split}_dataset") is not None}
         # Named one by one: Lightning would otherwise collect a subclass's arguments as well, datasets and all.
         self.save_hyperparameters({name: getattr(self, name) for name in HYPERPARAMETERS}, logger=False)
@@ -145,16 +142,16 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         self._classes = train.classes
         others = {name: index_images(folders[name], train.classes) for name in folders.keys() - {"train"}}
         sources = self._sources({"train": train, **others})
-        found = {"train": self._dataset("train", train, sources["train"], parts.get("train"))}
-        found |= {name: self._dataset(name, train, sources["train"], parts[name]) for name in held_out}
-        found |= {name: self._dataset(name, index, sources[name]) for name, index in others.items()}
-        for name in found.keys() - self._given:
-            setattr(self, f"{name}_dataset", found[name])
+        datasets = {"train": self._dataset("train", train, sources["train"], parts.get("train"))}
+        datasets |= {name: self._dataset(name, train, sources["train"], parts[name]) for name in held_out}
+        datasets |= {name: self._dataset(name, index, sources[name]) for name, index in others.items()}
+        for name in datasets.keys() - self._given:
+            setattr(self, f"{name}_dataset", datasets[name])
 
     def teardown(self, stage: str) -> None:
         """Say, once, which images were left out, and what the cache holds."""
-        if self._cache is not None and (text := "; ".join(self._cache.lines())) not in ("", self._cache_told):
-            self._cache_told = text
+        if self._cache is not None and (text := "; ".join(self._cache.lines())) not in ("", self._cache_logged):
+            self._cache_logged = text
             rank_zero_info(f"  cache: {text}.")
         for split, paths in self.unreadable.items():
             if paths and len(paths) != self._reported.get(split):
@@ -181,7 +178,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
 
     @property
     def cache_plan(self) -> CachePlan | None:
-        """Whether there is a cache, where, how large it may become and why; None without a wish for one."""
+        """Whether there is a cache, where, how large it may become and why; None without ``cache``."""
         return None if self._cache is None else self._cache.plan
 
     @property
@@ -191,7 +188,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         return {split: data.unreadable_paths() for split, data in named.items() if isinstance(data, ImageFiles)}
 
     def show_batch(self, split: Split = "train", count: int = 16) -> Image.Image:
-        """A picture of some samples as the model gets them, with their class names.
+        """A grid of some samples as the model gets them, with their class names.
 
         Args:
             split: Which part of the data.
@@ -205,13 +202,12 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         """
         if self.train_dataset is None:
             self.setup()
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise FastDataError(f"show_batch(count={count!r}).", expected="a whole number >= 1.", fix="pass count=16.")
-        there = [name for name in SPLITS if getattr(self, f"{name}_dataset") is not None]
-        if split not in there:
+        check_int("count", count, 1)
+        splits = [name for name in SPLITS if getattr(self, f"{name}_dataset") is not None]
+        if split not in splits:
             raise FastDataError(
                 f"show_batch({split!r}): there is no such data.",
-                expected=f"one of {', '.join(there)}.",
+                expected=f"one of {', '.join(splits)}.",
                 fix='pass split="train".',
             )
         dataset = getattr(self, f"{split}_dataset")
@@ -243,7 +239,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         return loader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalise images on the device, then hand the batch to the model's hook, which Lightning would leave out."""
+        """Normalize images on the device, then hand the batch to the model's hook, which Lightning would leave out."""
         trainer: Any = self.trainer
         batch = self._normalize.of_batch(batch, trainer)
         return trainer.lightning_module.on_after_batch_transfer(batch, dataloader_idx)
@@ -252,7 +248,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         """Whether the batches of a loader made now will come through our hook, unseen by any other before it."""
         trainer: Any = self.trainer
         if trainer is None or getattr(trainer, "datamodule", None) is not self or trainer.state.status != "running":
-            return False  # somebody wants to read them by hand
+            return False  # you read the loader without a Trainer
         ours = ImageFolderDataModuleMixin.on_after_batch_transfer
         if getattr(type(self), "on_after_batch_transfer", None) is not ours or "on_after_batch_transfer" in vars(self):
             return False

@@ -1,7 +1,7 @@
 """Bytes of an image -> a uint8 crop at the size the model wants, written straight into the batch.
 
 Baseline and progressive JPEGs in YCbCr or RGB are decoded by simplejpeg, which lets go of the GIL; at full size its
-pixels are Pillow's, byte for byte. Everything else (PNG, WebP, CMYK, greyscale, damaged files, ...) is Pillow's affair,
+pixels are Pillow's, byte for byte. Everything else (PNG, WebP, CMYK, grayscale, damaged files, ...) is Pillow's affair,
 as in torchvision's ``pil_loader``; as there, an EXIF orientation is not applied.
 
 Where the bytes come from, and how to put a cache there: ``sources``.

@@ -229,8 +229,8 @@ def test_a_held_out_part_beside_a_folder_for_it(photos):
     ("kwargs", "words"),
     [
         ({"image_size": 0}, "image_size=0"),
-        ({"image_size": True}, "image_size=True"),
         ({"image_size": (32, 32)}, "image_size=(32, 32)"),
+        ({"decode_threads": 257}, "decode_threads=257"),
         ({"on_error": "ignore"}, "on_error='ignore'"),
         ({"batch_size": -1}, "batch_size=-1"),
         ({"val_split": 0.6, "test_split": 0.6}, "sum to 1.2"),

@@ -191,23 +191,23 @@ def test_arguments_of_the_dataset_change_the_number_of_classes():
 def test_the_table_fits_torchvision(name, tmp_path, monkeypatch):
     """Arguments exist, and a split's values are known: an empty folder is not found, not a wrong value."""
     monkeypatch.setitem(__import__("sys").modules, "h5py", torch)  # PCAM looks for it first
-    facts, cls = DATASETS[name], getattr(torchvision.datasets, name)
+    spec, cls = DATASETS[name], getattr(torchvision.datasets, name)
     arguments = accepted_arguments(name)
-    assert facts.option in {"", *arguments}
-    if facts.download:
+    assert spec.option in {"", *arguments}
+    if spec.download:
         assert "download" in arguments
-    for asked in facts.splits.values():
+    for asked in spec.splits.values():
         assert set(asked) <= arguments
         with pytest.raises((RuntimeError, FileNotFoundError)):
-            cls(tmp_path, **asked, **NAMED.get(name, {}), **({"download": False} if facts.download else {}))
-    for value in facts.choices:
+            cls(tmp_path, **asked, **NAMED.get(name, {}), **({"download": False} if spec.download else {}))
+    for value in spec.choices:
         with pytest.raises((RuntimeError, FileNotFoundError)):
-            cls(tmp_path, **facts.splits["train"], **{facts.option: value}, download=False)
+            cls(tmp_path, **spec.splits["train"], **{spec.option: value}, download=False)
 
 
 @pytest.mark.parametrize("name", torchvision.datasets.__all__)
 def test_every_name_of_torchvision_has_an_answer(name, tmp_path):
-    """Facts, or a refusal with a way out; an absent dataset says what to do."""
+    """A spec, or a refusal with a way out; an absent dataset says what to do."""
 
     def used():
         TorchvisionDataModule(name, tmp_path, download=False, dataset_kwargs=NAMED.get(name)).setup("fit")

@@ -32,11 +32,9 @@ class EntryFormat:
     """How an image becomes an entry. Everything but "original" loses something, always in the same way."""
 
     kind: Kind = "original"
-    """"original": the file as it is. "jpeg": RGB, short side at most ``short_side_px``. "raw": the same as pixels."""
+    """"original": the file unchanged. "jpeg": RGB, short side at most ``short_side_px``. "raw": the same as pixels."""
     short_side_px: int = SHORT_SIDE_PX
-    """Shorter side of what is kept (pixels); smaller images stay as they are."""
-    quality: int = QUALITY
-    """Of the JPEG, 1 to 100."""
+    """Shorter side of what is kept (pixels); smaller images are kept unchanged."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -82,7 +80,7 @@ class EntryFormat:
             return {"format": self.kind}
         settings: dict[str, Any] = {"format": self.kind, "short_side_px": self.short_side_px}
         if self.kind == "jpeg":
-            settings["quality"] = self.quality
+            settings["quality"] = QUALITY
         codec = getattr(simplejpeg, "__version__", None)
         # torch's resize rounds by the processor's instructions; a cache may lie where several machines see it.
         resize = f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
@@ -113,9 +111,9 @@ class EntryFormat:
         pixels = np.ascontiguousarray(pixels)
         if simplejpeg is not None:
             encoded: bytes = simplejpeg.encode_jpeg(
-                pixels, quality=self.quality, colorspace="RGB", colorsubsampling="420", fastdct=False
+                pixels, quality=QUALITY, colorspace="RGB", colorsubsampling="420", fastdct=False
             )
             return encoded
         file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=self.quality, subsampling="4:2:0")
+        Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY, subsampling="4:2:0")
         return file.getvalue()

@@ -33,7 +33,7 @@ __all__ = [
 
 FORMAT = "lightning_fastdata cache"
 VERSION = 1
-"""Of the files; another one is made anew."""
+"""Of the files; a cache of another version is replaced."""
 LOCK_WAIT_S = 120.0
 """How long to wait for a process that makes or deletes a cache (s): seconds, but for a large one on a slow disk."""
 _HEADER, _ENTRIES, _TABLE, _LOCK = "header.json", "entries.bin", "table.bin", ".lock"
@@ -239,7 +239,7 @@ def _files(folder: Path, header: CacheHeader, budget_bytes: int, *, writable: bo
 
 
 def _is_ours(folder: Path) -> bool:
-    """A folder of this user's that nobody else can write to; a link to one is none."""
+    """A folder of this user's that no other can write to; a link to one is none."""
     found = folder.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
@@ -264,7 +264,7 @@ def _replace(folder: Path, header: CacheHeader) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Move away first, so that nobody opens what is half deleted; a link or a file is only unlinked."""
+    """Move away first, so that no process opens what is half deleted; a link or a file is only unlinked."""
     aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.old-", dir=folder.parent)) / "cache"
     os.rename(folder, aside)
     shutil.rmtree(aside.parent, ignore_errors=True)

@@ -1,9 +1,8 @@
-"""The cache of an image folder: from what the user wishes to sources that read through it."""
+"""The cache of an image folder: from the user's options to sources that read through it."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +17,7 @@ from lightning_fastdata.datamodules.images.cache.placement import (
     open_cache,
 )
 from lightning_fastdata.datamodules.images.sources import FileSource, Kind
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.hardware.detect import probe
 
 __all__ = ["CacheOptions", "ImageCache", "header_of"]
@@ -40,15 +39,10 @@ class CacheOptions:
     """What is kept of an image."""
 
     def __post_init__(self) -> None:
-        kind, size = self.kind, self.cache_bytes
+        kind = self.kind
         if kind not in (None, "ram", "disk"):
             raise FastDataError(f"cache={kind!r}.", expected='None or "disk".', fix='pass cache="disk".')
-        if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 0):
-            raise FastDataError(
-                f"cache_bytes={size!r}.",
-                expected="bytes as a whole number >= 0, or None for what is free.",
-                fix="pass cache_bytes=20 * 2**30 for 20 GiB.",
-            )
+        check_int("cache_bytes", self.cache_bytes, 0, allow=(None,), fix="pass cache_bytes=20 * 2**30 for 20 GiB.")
         if kind is None and self.entry_format.kind != "original":
             raise FastDataError(
                 f"cache_format={self.entry_format.kind!r} without a cache.",
