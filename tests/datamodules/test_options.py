@@ -11,7 +11,8 @@ import pytest
 
 import lightning_fastdata
 from lightning_fastdata import FastDataError, FastDataModule, ImageFolderDataModule
-from lightning_fastdata.datamodules.options import FastDataModuleOptions, UnsplitOptions
+from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModuleOptions, UnsplitOptions
+from lightning_fastdata.loaders.factory import SPLITS
 
 CLASSES = ("FastDataModule", "ImageFolderDataModule", "TensorDataModule", "TokenDataModule", "TorchvisionDataModule")
 REQUIRED = {"ImageFolderDataModule": ["photos"], "TorchvisionDataModule": ["MNIST", "data"]}
@@ -47,6 +48,12 @@ def test_type_checkers_know_the_options_of_the_base():
     named = {each.name: each.annotation for each in parameters if each.kind is not each.VAR_KEYWORD}
     assert get_type_hints(FastDataModuleOptions) == named
     assert named.keys() - get_type_hints(UnsplitOptions).keys() == {"val_split"}
+
+
+def test_a_checkpoint_keeps_all_options_with_plain_values():
+    """A new one must not be forgotten."""
+    objects = {"collate_fn", "dataloader_kwargs", *(f"{split}_dataset" for split in SPLITS)}
+    assert set(PLAIN_OPTIONS) == get_type_hints(FastDataModuleOptions).keys() - objects
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_what_the_cache_holds_already_is_no_more_needed(free_disk):
     assert "all 10 are there already" in plan.reason.text
 
 
-def test_a_part_of_a_cache_is_told(free_disk):
+def test_a_part_of_a_cache_is_counted(free_disk):
     """And the room it takes is counted into the budget."""
     cache_dir = free_disk(100 * MIB)
     open_cache(HEADER, needed=lambda: 1, cache_dir=cache_dir).file.put(0, b"x" * MIB)
