@@ -73,8 +73,9 @@ def test_a_name_that_does_not_exist_says_so():
 
 
 def test_dir_offers_the_names():
-    """Completion in a notebook shows them before they are loaded."""
-    assert set(lightning_fastdata.__all__) <= set(dir(lightning_fastdata))
+    """Completion in a notebook shows them before they are loaded, and nothing else."""
+    offered = {name for name in dir(lightning_fastdata) if not name.startswith("__")}
+    assert offered == set(lightning_fastdata.__all__)
     assert "__version__" in dir(lightning_fastdata)
 
 

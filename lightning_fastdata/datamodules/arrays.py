@@ -7,99 +7,23 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
+from lightning_fastdata.datamodules.array_dataset import ArrayDataset, RowDataset
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
-from lightning_fastdata.datamodules.dataset_collections import flattened
+from lightning_fastdata.datamodules.dataset_collections import flattened, to_builtin
 from lightning_fastdata.datamodules.device_placement import place
-from lightning_fastdata.datamodules.plain import to_builtin
+from lightning_fastdata.datamodules.options import FastDataModuleOptions, Unpack
 from lightning_fastdata.datamodules.transforms import BatchTransform
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_bool
 from lightning_fastdata.loaders.batch_fetch import TransformedDataset, batch_fetcher
 from lightning_fastdata.loaders.factory import SPLITS
 from lightning_fastdata.planning.options import Split
 
-__all__ = ["ArrayDataset", "RowDataset", "TensorDataModuleMixin"]
+__all__ = ["TensorDataModuleMixin"]
 
 Arrays = Any
 """A tensor or NumPy array, or a tuple of them whose first dimensions agree."""
 Transforms = BatchTransform | Sequence[BatchTransform] | None
 """One transform of batches, or several that follow each other."""
-
-
-class RowDataset(Dataset[Any]):
-    """Rows of tensors, fetched one by one.
-
-    Args:
-        tensors: One or more tensors; the first dimension, the same for all, counts the samples.
-        single: True to give bare rows instead of tuples with one element.
-    """
-
-    in_memory = True
-    uses_global_rng = False
-
-    def __init__(self, tensors: Sequence[torch.Tensor], *, single: bool = False) -> None:
-        self.tensors = tuple(tensors)
-        self.single = single
-
-    @property
-    def sample_bytes(self) -> int:
-        """Size of one sample over all tensors (bytes)."""
-        return sum(tensor.element_size() * (tensor.numel() // max(1, len(tensor))) for tensor in self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors[0])
-
-    def __getitem__(self, index: int) -> Any:
-        return self._shape(tuple(tensor[index] for tensor in self.tensors))
-
-    def _shape(self, rows: tuple[torch.Tensor, ...]) -> Any:
-        return rows[0] if self.single else rows
-
-
-class ArrayDataset(RowDataset):
-    """Rows of tensors, fetched a whole batch at a time; takes what ``RowDataset`` takes.
-
-    torch asks a dataset with ``__getitems__`` once per batch. One index operation per tensor then replaces a Python
-    call per sample and the stacking of thousands of small tensors.
-    """
-
-    batched_fetch = True
-    uses_global_rng = False
-
-    def __init__(self, tensors: Sequence[torch.Tensor], *, single: bool = False) -> None:
-        super().__init__(tensors, single=single)
-        self.resident: tuple[torch.Tensor, ...] | None = None
-        """The tensors once more, on a device; batches are then cut out of these."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "resident": None}  # another process has its own device
-
-    @property
-    def array_bytes(self) -> int:
-        """Size of all tensors (bytes)."""
-        return sum(tensor.element_size() * tensor.numel() for tensor in self.tensors)
-
-    def is_on(self, device: torch.device) -> bool:
-        """Whether batches come from a copy on that device."""
-        return self.resident is not None and all(tensor.device == device for tensor in self.resident)
-
-    def move_to(self, device: torch.device) -> None:
-        """Copy the tensors to a device, unless they are there. Batches come from it until ``move_back``."""
-        if not self.is_on(device):
-            self.resident = None  # before the copy, which may need its place
-            self.resident = tuple(tensor.to(device) for tensor in self.tensors)
-
-    def move_back(self) -> None:
-        """Give the device's memory back."""
-        self.resident = None
-
-    def __getitems__(self, indices: Any) -> Any:
-        chosen = torch.from_numpy(np.asarray(indices, dtype=np.int64))
-        tensors = self.tensors if self.resident is None else self.resident
-        return self._shape(tuple([_rows(tensor, chosen) for tensor in tensors]))
-
-
-def _rows(tensor: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    return tensor.index_select(0, chosen.to(tensor.device) if tensor.device.type != "cpu" else chosen)
 
 
 class TensorDataModuleMixin(FastDataModuleMixin):
@@ -130,7 +54,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         test: The same for testing.
         predict: The same for prediction.
         train_transform: ``f(batch, random)``, or several that follow each other: each gets the whole batch and a
-            ``batched.SampleRandom``, and gives the batch back. Should it draw from the global generators, those are
+            ``transforms.SampleRandom``, and gives the batch back. Should it draw from the global generators, those are
             seeded once for the batch.
         eval_transform: The same for validation, test and prediction.
         device_resident: Copy the arrays to the Trainer's device when its loaders are made, and cut batches out of them
@@ -154,33 +78,20 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         train_transform: Transforms = None,
         eval_transform: Transforms = None,
         device_resident: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[FastDataModuleOptions],
     ) -> None:
         super().__init__(**kwargs)
         self.train_transform = _checked("train_transform", to_builtin(train_transform))
         self.eval_transform = _checked("eval_transform", to_builtin(eval_transform))
-        self.device_resident = device_resident
+        self.device_resident = check_bool("device_resident", device_resident)
         self.placements: dict[str, str] = {}
-        if not isinstance(device_resident, bool):
-            raise FastDataError(
-                f"device_resident={device_resident!r}.", expected="True or False.", fix="pass device_resident=True."
-            )
         sources = {"train": train, "val": val, "test": test, "predict": predict}
         for split, arrays in sources.items():
             if arrays is not None:
                 setattr(self, f"{split}_dataset", self._dataset(split, to_builtin(arrays)))
 
     def make_dataloader(self, split: Split, dataset: Any, *, name: str | None = None, loaders: int = 1) -> Any:
-        """Make one loader, with the split's transforms, from the device's memory where that is wanted and possible.
-
-        Args:
-            split: "train", "val", "test" or "predict".
-            dataset: The dataset it serves.
-            name: Its name in ``plans``; None = the split.
-            loaders: Loaders of this split (count), which share the workers.
-
-        Returns:
-            A torch ``DataLoader`` that Lightning can rebuild.
+        """Make one loader, with the split's transforms, from the device's memory where you ask for it; see the base.
 
         Raises:
             FastDataError: See ``FastDataModule``; or a transform for an IterableDataset.
@@ -239,10 +150,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
                 expected="first dimensions that are equal and not 0: one row per sample.",
                 fix="cut the arrays to the same samples.",
             )
-        batched_fetch = all(
-            super(TensorDataModuleMixin, self)._kwargs_for(part).get("collate_fn") is None for part in SPLITS
-        )
-        return (ArrayDataset if batched_fetch else RowDataset)(tensors, single=single)
+        return (RowDataset if self._has_collate_fn(*SPLITS) else ArrayDataset)(tensors, single=single)
 
 
 def _checked(name: str, given: Transforms) -> tuple[BatchTransform, ...]:

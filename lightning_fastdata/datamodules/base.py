@@ -3,16 +3,20 @@
 import inspect
 from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Never, Self
 
-from torch.utils.data import DataLoader
-
-from lightning_fastdata.datamodules.dataset_collections import COLLECTIONS, as_given, check_members, flattened
-from lightning_fastdata.datamodules.plain import to_builtin
+from lightning_fastdata.datamodules.dataset_collections import (
+    COLLECTIONS,
+    as_given,
+    check_datasets,
+    flattened,
+    to_builtin,
+)
+from lightning_fastdata.datamodules.options import Auto, UnknownArgumentError, check_loader_kwargs, loader_kwargs
 from lightning_fastdata.datamodules.splits import check_shares, split_dataset
-from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loaders.build import check_kwargs, is_in_memory
-from lightning_fastdata.loaders.factory import SPLITS, log_plan, log_rank_zero, make_loader, resolve_seed
+from lightning_fastdata.errors import FastDataError, check_bool, check_int
+from lightning_fastdata.loaders.build import is_in_memory
+from lightning_fastdata.loaders.factory import log_plan, log_rank_zero, make_loader, resolve_seed
 from lightning_fastdata.loaders.footprint import pool_of
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
 from lightning_fastdata.loaders.trainer_context import TrainerContext, trainer_context
@@ -25,11 +29,6 @@ else:
     Base = object  # so that neither Lightning package is imported here
 
 __all__ = ["FastDataModuleMixin"]
-
-Auto = Literal["auto"]
-M = TypeVar("M", bound="FastDataModuleMixin")
-TRAINING_ONLY = ("sampler", "batch_sampler", "shuffle", "drop_last")
-"""Loader arguments that apply to training alone when dataloader_kwargs are not written per split."""
 
 
 class FastDataModuleMixin(Base):
@@ -46,7 +45,7 @@ class FastDataModuleMixin(Base):
     or a list or dict of datasets, nested or not, as Lightning takes loaders. A split that is None skips its loop.
 
     The plan of every loader made so far is in ``plans``, by split ("train", "val/0", "train/a"), each value with its
-    reason; it is told once, on rank 0.
+    reason; it is logged once, on rank 0.
 
     No batch-transfer hook is defined here, so those of the model run. Where a subclass defines one, Lightning runs
     that instead of the model's; for both, hand the batch on::
@@ -107,7 +106,10 @@ class FastDataModuleMixin(Base):
         deterministic: bool = True,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         dataloader_kwargs: dict[str, Any] | None = None,
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            raise UnknownArgumentError(type(self), unknown)
         super().__init__()
         self.train_dataset = to_builtin(train_dataset)
         self.val_dataset = to_builtin(val_dataset)
@@ -129,12 +131,12 @@ class FastDataModuleMixin(Base):
         self.collate_fn = collate_fn
         self.dataloader_kwargs = to_builtin(dataloader_kwargs)
         self.plans: dict[str, LoaderPlan] = {}
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._check_arguments()
 
     @classmethod
     def from_datasets(  # Lightning's own would build its loaders past the plan
-        cls: type[M],
+        cls,
         train_dataset: Any = None,
         val_dataset: Any = None,
         test_dataset: Any = None,
@@ -142,7 +144,7 @@ class FastDataModuleMixin(Base):
         batch_size: int | None = None,
         num_workers: int | Auto | None = None,
         **datamodule_kwargs: Any,
-    ) -> M:
+    ) -> Self:
         """Make a DataModule from datasets; the loaders are planned like those of any other.
 
         Args:
@@ -281,105 +283,80 @@ class FastDataModuleMixin(Base):
     __str__ = __repr__
 
     def _loaders(self, split: Split) -> Any:
-        found = self.datasets(split)
-        if found is None:
+        datasets = self.datasets(split)
+        check_datasets(split, datasets)
+        if datasets is None:
             return []
-        if isinstance(found, DataLoader):
-            raise FastDataError(
-                f"{split}_dataset is a DataLoader.",
-                expected="a dataset: the loaders are made here.",
-                fix="pass the loader's dataset, and its arguments as batch_size, dataloader_kwargs, ...",
-            )
-        if isinstance(found, (str, bytes)):  # has a length and elements, and would train on its letters
-            raise FastDataError(
-                f"{split}_dataset={found!r}.",
-                expected="a dataset, or a list or dict of them.",
-                fix="for a folder of images there is ImageFolderDataModule; in YAML, name the dataset as class_path"
-                " (LightningCLI) or _target_ (Hydra), with its arguments below.",
-            )
-        if not isinstance(found, COLLECTIONS):
-            return self.make_dataloader(split, found)
-        check_members(split, found)
-        return self._collection(split, found, split, len(flattened(found)))
+        if not isinstance(datasets, COLLECTIONS):
+            return self.make_dataloader(split, datasets)
+        return self._collection(split, datasets, split, len(flattened(datasets)))
 
-    def _collection(self, split: Split, found: Any, name: str, loaders: int) -> Any:
+    def _collection(self, split: Split, datasets: Any, name: str, loaders: int) -> Any:
         """Loaders in the structure of their datasets, which may be nested: Lightning gives batches in the same one."""
-        if isinstance(found, Mapping):
-            return {key: self._collection(split, part, f"{name}/{key}", loaders) for key, part in found.items()}
-        if isinstance(found, (list, tuple)):
-            return [self._collection(split, part, f"{name}/{index}", loaders) for index, part in enumerate(found)]
-        return self.make_dataloader(split, found, name=name, loaders=loaders)
+        if isinstance(datasets, Mapping):
+            return {key: self._collection(split, inner, f"{name}/{key}", loaders) for key, inner in datasets.items()}
+        if isinstance(datasets, (list, tuple)):
+            inners = enumerate(datasets)
+            return [self._collection(split, inner, f"{name}/{index}", loaders) for index, inner in inners]
+        return self.make_dataloader(split, datasets, name=name, loaders=loaders)
 
     def _batch_size_of(self, split: Split) -> int:
         return self.batch_size if split == "train" or self.eval_batch_size is None else self.eval_batch_size
 
     def _kwargs_for(self, split: Split) -> dict[str, Any]:
         """Loader arguments of a split: the DataModule's collate_fn, then the user's dataloader_kwargs over it."""
-        kwargs: dict[str, Any] = {} if self.collate_fn is None else {"collate_fn": self.collate_fn}
-        given = self.dataloader_kwargs or {}
-        if _is_per_split(given):
-            return {**kwargs, **given.get(split, {})}
-        # What orders or thins training data has no business in evaluation, which sees every sample once.
-        meant = {key: value for key, value in given.items() if split == "train" or key not in TRAINING_ONLY}
-        return {**kwargs, **meant}
+        own = {} if self.collate_fn is None else {"collate_fn": self.collate_fn}
+        return {**own, **loader_kwargs(self.dataloader_kwargs or {}, split)}
 
-    def _concurrent_pool(self, split: Split, facts: TrainerContext) -> bool:
-        """Whether workers of training and validation will be alive together."""
-        if not facts.fitting or not facts.validates or split not in ("train", "val"):
+    def _has_collate_fn(self, *splits: Split) -> bool:
+        """Whether the user collates the batches of some of these splits, and so wants samples."""
+        return any(FastDataModuleMixin._kwargs_for(self, split).get("collate_fn") is not None for split in splits)
+
+    def _concurrent_pool(self, split: Split, context: TrainerContext) -> bool:
+        """Whether workers of training and of validation are alive together."""
+        if not context.fitting or not context.validates or split not in ("train", "val"):
             return False
         other = _other(split)
-        found = self._source(other)
-        if found is None or self._kwargs_for(other).get("num_workers", self.num_workers) == 0:
+        # Uncut: cutting held-out parts here would ask for training data that a validation alone does not need.
+        datasets = to_builtin(getattr(self, f"{other}_dataset"))
+        if datasets is None and other == "val" and self.val_split:
+            datasets = self.train_dataset
+        if datasets is None or self._kwargs_for(other).get("num_workers", self.num_workers) == 0:
             return False
-        return not all(is_in_memory(member) for member in flattened(found))
+        return not all(is_in_memory(dataset) for dataset in flattened(datasets))
 
-    def _other_pool(self, split: Split, facts: TrainerContext) -> Pool | None:
-        """The workers that live beside those of ``split``, as far as the user has decided them; else None."""
+    def _other_pool(self, split: Split, context: TrainerContext) -> Pool | None:
+        """The workers that live beside those of ``split``, where the user has decided their number; else None."""
         other = _other(split)
-        given = self._kwargs_for(other)
-        workers = given.get("num_workers", self.num_workers)
-        if not isinstance(workers, Integral) or not self._concurrent_pool(split, facts):
+        kwargs = self._kwargs_for(other)
+        workers = kwargs.get("num_workers", self.num_workers)
+        if not isinstance(workers, Integral) or not self._concurrent_pool(split, context):
             return None
-        batched = given.get("batch_sampler") is None
+        batched = kwargs.get("batch_sampler") is None
         return pool_of(
             flattened(self.datasets(other)),
             num_workers=int(workers),
-            prefetch_factor=given.get("prefetch_factor", self.prefetch_factor),
-            batch_size=given.get("batch_size", self._batch_size_of(other)) if batched else None,
-            ranks=facts.share[1] if facts.share else 1,
+            prefetch_factor=kwargs.get("prefetch_factor", self.prefetch_factor),
+            batch_size=kwargs.get("batch_size", self._batch_size_of(other)) if batched else None,
+            ranks=context.share[1] if context.share else 1,
             alive_together=other == "train",
         )
 
-    def _source(self, split: Split) -> Any:
-        """What a split is taken from, uncut: its own data, or that of training when a part of it is held out."""
-        own = to_builtin(getattr(self, f"{split}_dataset"))
-        share = {"val": self.val_split, "test": self.test_split}.get(split)
-        return self.train_dataset if own is None and share else own
-
     def _on_plan(self, name: str, plan: LoaderPlan) -> None:
+        """Keep the plan of a loader, and log it unless the same values were logged before."""
         self.plans[name] = plan
-        told = f"{name} {plan.as_kwargs()}"  # without the reasons: free memory, for one, differs at every look
-        if told not in self._told:
-            self._told.add(told)
+        values = f"{name} {plan.as_kwargs()}"  # without the reasons, which hold free memory and so differ each time
+        if values not in self._logged:
+            self._logged.add(values)
             log_plan(name, plan)
 
     def _check_arguments(self) -> None:
-        for name in ("batch_size", "eval_batch_size"):
-            value = getattr(self, name)
-            if value is None and name == "eval_batch_size":
-                continue
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise FastDataError(f"{name}={value!r}.", expected="a whole number >= 1.", fix=f"pass {name}=32.")
+        check_int("batch_size", self.batch_size, 1)
+        check_int("eval_batch_size", self.eval_batch_size, 1, allow=(None,))
         for name in ("shuffle", "drop_last", "deterministic"):
-            if not isinstance(getattr(self, name), bool):
-                raise FastDataError(
-                    f"{name}={getattr(self, name)!r}.", expected="True or False.", fix=f"pass {name}=True or False."
-                )
+            check_bool(name, getattr(self, name))
         resolve_seed(self.seed)
-        if isinstance(self.split_seed, bool) or not isinstance(self.split_seed, Integral) or self.split_seed < 0:
-            raise FastDataError(
-                f"split_seed={self.split_seed!r}.", expected="a whole number >= 0.", fix="pass split_seed=42."
-            )
+        check_int("split_seed", self.split_seed, 0)
         for name in ("val", "test"):
             share = getattr(self, f"{name}_split")
             if share and getattr(self, f"{name}_dataset") is not None:
@@ -390,30 +367,9 @@ class FastDataModuleMixin(Base):
                 )
         LoaderOptions(**{name: getattr(self, name) for name in FIELDS if hasattr(self, name)})
         check_shares(self.val_split, self.test_split)
-        given = self.dataloader_kwargs or {}
-        for kwargs in given.values() if isinstance(given, Mapping) and _is_per_split(given) else [given]:
-            if not isinstance(kwargs, Mapping):
-                raise FastDataError(
-                    f"dataloader_kwargs={given!r}.",
-                    expected="a dict of DataLoader arguments, or one such dict per split.",
-                    fix='write {"timeout": 60} or {"train": {"timeout": 60}}.',
-                )
-            check_kwargs(kwargs)
+        check_loader_kwargs(self.dataloader_kwargs or {})
 
 
 def _other(split: Split) -> Split:
     """The split whose workers live beside those of this one."""
     return "val" if split == "train" else "train"
-
-
-def _is_per_split(given: Mapping[str, Any]) -> bool:
-    """Whether dataloader_kwargs are written per split; a mix of both forms is refused."""
-    named = [key for key in given if key in SPLITS]
-    if named and len(named) < len(given):
-        rest = sorted(set(given) - set(named))
-        raise FastDataError(
-            f"dataloader_kwargs has splits ({', '.join(named)}) next to loader arguments ({', '.join(rest)}).",
-            expected="either arguments for all splits, or one dict per split.",
-            fix=f"move {', '.join(rest)} into the splits' dicts.",
-        )
-    return bool(named)

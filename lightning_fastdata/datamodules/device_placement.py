@@ -1,11 +1,8 @@
 """Arrays on the device that trains: whether they go there, with the reason. Awaits a GPU: tested with fakes only."""
 
-from typing import TYPE_CHECKING
-
 import torch
 
-if TYPE_CHECKING:
-    from lightning_fastdata.datamodules.arrays import ArrayDataset
+from lightning_fastdata.datamodules.array_dataset import ArrayDataset
 
 __all__ = ["DEVICE_SHARE", "free_device_bytes", "place", "why_in_host_memory"]
 
@@ -15,7 +12,7 @@ need is not known when loaders are made."""
 
 
 def free_device_bytes(device: torch.device) -> int | None:
-    """Memory of a device that nobody uses (bytes); the one place where a device is asked.
+    """Free memory of a device (bytes); the one place where a device is asked.
 
     Args:
         device: Any device.
@@ -26,7 +23,7 @@ def free_device_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
-def place(arrays: "ArrayDataset", device: torch.device | None, *, num_workers: int, pin_memory: bool) -> str:
+def place(arrays: ArrayDataset, device: torch.device | None, *, num_workers: int, pin_memory: bool) -> str:
     """Copy arrays to the device, or see that they are not there.
 
     Args:

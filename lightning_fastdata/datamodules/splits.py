@@ -9,9 +9,10 @@ from torch.utils.data import IterableDataset, Subset
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import split_indices
 
-__all__ = ["SplitView", "check_shares", "split_dataset"]
+__all__ = ["STAGES", "SplitView", "check_shares", "split_dataset"]
 
-
+STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
+"""Splits that a stage of the Trainer reads; no stage reads all."""
 PER_SAMPLE = ("targets", "samples", "imgs", "labels")
 """Attributes that torchvision's datasets, and those written like them, keep with one entry per sample."""
 

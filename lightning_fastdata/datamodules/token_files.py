@@ -240,7 +240,7 @@ class MappedBlocks:
         if size < self.file.end:
             raise FastDataError(
                 f"{self.file.path} has become shorter: {size} bytes, {self.file.end} when it was opened.",
-                expected="a file that stays as it is while training runs.",
+                expected="a file that does not change while training runs.",
                 fix="write a new version beside it and rename it, which leaves a running training alone.",
             )
 

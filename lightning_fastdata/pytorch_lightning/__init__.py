@@ -41,14 +41,9 @@ if importlib.util.find_spec("pytorch_lightning") is None:
     )
 
 _HOME_OF = {
-    "DataAudit": "core",
-    "DataWaitMonitor": "core",
-    "FastDataModule": "core",
-    "ImageFolderDataModule": "vision",
-    "LoaderTuner": "core",
-    "TensorDataModule": "core",
-    "TokenDataModule": "core",
-    "TorchvisionDataModule": "vision",
+    name: home.removeprefix("lightning.")
+    for name, home in lightning_fastdata._HOME_OF.items()
+    if home.startswith("lightning.")
 }
 
 
@@ -64,4 +59,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -2,13 +2,11 @@
 
 import logging
 import pickle
-import warnings
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -69,33 +67,19 @@ def content(loader):
     ("kwargs", "words"),
     [
         ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": -1}, "batch_size=-1"),
-        ({"batch_size": True}, "batch_size=True"),
-        ({"batch_size": 2.0}, "batch_size=2.0"),
         ({"batch_size": None}, "batch_size=None"),
         ({"eval_batch_size": 0}, "eval_batch_size=0"),
+        ({"shuffle": "no"}, "shuffle='no'"),
+        ({"drop_last": "no"}, "drop_last='no'"),
         ({"num_workers": -1}, "num_workers=-1"),
-        ({"num_workers": True}, "num_workers=True"),
-        ({"num_workers": 100_000}, "num_workers=100000"),
-        ({"prefetch_factor": 0}, "prefetch_factor=0"),
-        ({"pin_memory": 1}, "pin_memory=1"),
         ({"persistent_workers": "yes"}, "persistent_workers='yes'"),
         ({"seed": -1}, "seed=-1"),
-        ({"seed": True}, "seed=True"),
         ({"split_seed": None}, "split_seed=None"),
-        ({"split_seed": 1.5}, "split_seed=1.5"),
         ({"val_split": -0.1}, "val_split=-0.1"),
-        ({"val_split": True}, "val_split=True"),
-        ({"val_split": 0.7, "test_split": 0.4}, "sum to 1.1"),
-        ({"dataloader_kwargs": {"num_worker": 1}}, "'num_worker'"),
         ({"dataloader_kwargs": {"train": {"timout": 1}}}, "'timout'"),
         ({"dataloader_kwargs": {"train": {"timeout": 1}, "pin_memory": True}}, "splits (train) next to"),
         ({"dataloader_kwargs": {"train": 5}}, "dataloader_kwargs={'train': 5}"),
-        ({"dataloader_kwargs": {"train": None}}, "dataloader_kwargs={'train': None}"),
         ({"dataloader_kwargs": [1]}, "dataloader_kwargs=[1]"),
-        ({"dataloader_kwargs": {"batch_size": 0}}, "batch_size=0"),
-        ({"dataloader_kwargs": {"train": {"num_workers": -2}}}, "num_workers=-2"),
-        ({"dataloader_kwargs": {"train": {"sampler": [1], "shuffle": True}}}, "sampler together with shuffle"),
     ],
     ids=str,
 )
@@ -107,20 +91,14 @@ def test_arguments_that_cannot_be_meant_are_refused_when_the_module_is_made(kwar
     assert caught.value.fix
 
 
-def test_the_nearest_name_is_offered():
-    """A mistyped loader argument."""
-    with pytest.raises(FastDataError) as caught:
-        FastDataModule(dataloader_kwargs={"val": {"prefetch_facto": 2}})
-    assert "prefetch_factor" in caught.value.fix
-
-
 def test_auto_stays_auto():
-    """Attributes hold the wish, also after loaders were made; only plans hold decisions."""
+    """Attributes hold the options, also after loaders were made; only plans hold decisions, with their reasons."""
     module = FastDataModule(Numbers(1000), Numbers(1000))
     module.train_dataloader(), module.val_dataloader()
-    wishes = {getattr(module, name) for name in ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor")}
-    assert wishes == {"auto"}
+    names = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
+    assert {getattr(module, name) for name in names} == {"auto"}
     assert module.plans["train"].num_workers == 6
+    assert "quota of 8 CPUs" in module.plans["train"].reasons["num_workers"].text
 
 
 # Loaders and splits
@@ -142,7 +120,7 @@ def test_the_loader_of_each_split():
 
 
 def test_a_subclass_sets_its_datasets_in_setup():
-    """What every Lightning user writes is enough."""
+    """What every Lightning user writes is enough; a batch size that changes later (BatchSizeFinder) is followed."""
 
     class Mine(FastDataModule):
         def setup(self, stage):
@@ -151,6 +129,8 @@ def test_a_subclass_sets_its_datasets_in_setup():
     module = Mine(num_workers=0, batch_size=4, shuffle=False)
     module.setup("fit")
     assert content(module.train_dataloader()) == list(range(8))
+    module.batch_size = 8
+    assert len(module.train_dataloader()) == 1
 
 
 def test_drop_last_is_for_training():
@@ -166,35 +146,6 @@ def test_a_missing_split_has_no_loader():
     with pytest.raises(FastDataError, match="no training data") as caught:
         module.train_dataloader()
     assert "setup()" in caught.value.fix
-
-
-@pytest.mark.parametrize("kind", [list, tuple])
-def test_a_list_of_datasets_is_a_list_of_loaders(kind):
-    """For training and evaluation, each with its own name among the plans."""
-    module = FastDataModule(kind([Numbers(), Numbers(8)]), kind([Numbers(4), Numbers(2)]), shuffle=False)
-    loaders = module.train_dataloader()
-    assert isinstance(loaders, list)
-    assert [len(loader.dataset) for loader in loaders] == [20, 8]
-    assert [len(loader.dataset) for loader in module.val_dataloader()] == [4, 2]
-    assert list(module.plans) == ["train/0", "train/1", "val/0", "val/1"]
-
-
-def test_a_dict_of_datasets_is_a_dict_of_loaders():
-    """The keys stay, and name the plans; the training loaders share the workers."""
-    module = FastDataModule({"a": Numbers(1000), "b": Numbers(1000)}, {"x": Numbers(4)})
-    loaders = module.train_dataloader()
-    assert list(loaders) == ["a", "b"]
-    assert list(module.val_dataloader()) == ["x"]
-    assert list(module.plans) == ["train/a", "train/b", "val/x"]
-    assert sum(loader.num_workers for loader in loaders.values()) <= 6
-
-
-def test_training_and_validation_share_the_cores():
-    """8 CPUs: at most 7 workers in both pools."""
-    module = FastDataModule(Numbers(1000), Numbers(1000))
-    counts = module.train_dataloader().num_workers, module.val_dataloader().num_workers
-    assert sum(counts) <= 7
-    assert min(counts) >= 1
 
 
 @pytest.mark.parametrize(
@@ -235,30 +186,11 @@ def test_own_validation_data_go_before_a_share():
     assert len(content(module.train_dataloader())) == 20
 
 
-def test_a_share_of_a_stream_is_refused():
-    """It has no samples to hold out."""
-    with pytest.raises(FastDataError, match="val_split or test_split with Stream"):
-        inline(Stream(), val_split=0.1).train_dataloader()
-
-
-@pytest.mark.filterwarnings("ignore:.*is an IterableDataset")
-def test_a_stream_is_read_as_it_comes():
-    """Shuffling is left aside, a length not needed."""
-    assert content(inline(Stream()).train_dataloader()) == list(range(6))
-
-
 # Seeds
 
 
 def order_of(module):
     return content(module.train_dataloader())
-
-
-def test_the_seed_decides_the_order():
-    """The same for the same seed, else another; by default 42."""
-    assert order_of(inline(Numbers(), seed=3)) == order_of(inline(Numbers(), seed=3))
-    assert order_of(inline(Numbers(), seed=3)) != order_of(inline(Numbers(), seed=4))
-    assert order_of(inline(Numbers())) == order_of(inline(Numbers(), seed=42))
 
 
 def test_seed_everything_is_followed(monkeypatch):
@@ -273,13 +205,6 @@ def test_seed_everything_is_followed(monkeypatch):
 # dataloader_kwargs
 
 
-def test_loader_arguments_for_all_splits():
-    """Flat arguments reach every loader."""
-    module = inline(Numbers(), Numbers(), dataloader_kwargs={"in_order": False, "batch_size": 5})
-    assert [loader.in_order for loader in (module.train_dataloader(), module.val_dataloader())] == [False, False]
-    assert module.train_dataloader().batch_size == 5
-
-
 def test_loader_arguments_of_one_split_win():
     """Per split they reach that split only, and win over the flat arguments of the module."""
     module = FastDataModule(
@@ -292,27 +217,11 @@ def test_loader_arguments_of_one_split_win():
     assert module.plans["train"].reasons["num_workers"].source == "user"
 
 
-def test_a_sampler_of_ones_own_replaces_shuffling():
-    """For the split it is given for."""
-    sampler = WeightedRandomSampler([1.0] + [0.0] * 19, 8)
-    module = inline(Numbers(), Numbers(), dataloader_kwargs={"train": {"sampler": sampler}})
-    assert content(module.train_dataloader()) == [0] * 8
-    assert content(module.val_dataloader()) == list(range(20))
-
-
 def test_a_batch_sampler_of_ones_own_replaces_batching():
     """batch_size and drop_last of the module step aside."""
-    batches = BatchSampler([3, 1, 2], 2, False)
-    module = inline(Numbers(), batch_size=50, drop_last=True, dataloader_kwargs={"train": {"batch_sampler": batches}})
+    batches = {"train": {"batch_sampler": [[3, 1], [2]]}}
+    module = inline(Numbers(), batch_size=50, drop_last=True, dataloader_kwargs=batches)
     assert [batch.tolist() for batch in module.train_dataloader()] == [[3, 1], [2]]
-
-
-def test_the_timeout_of_the_documentation():
-    """dataloader_kwargs={"timeout": 60} works whether or not the plan takes workers."""
-    held = TensorDataset(torch.arange(4))
-    module = FastDataModule(Numbers(), held, dataloader_kwargs={"timeout": 60})
-    assert module.train_dataloader().timeout == 60
-    assert [len(batch) for batch in module.val_dataloader()] == [1]
 
 
 def test_the_collate_function_reaches_every_loader():
@@ -325,21 +234,11 @@ def test_the_collate_function_reaches_every_loader():
 # Plans
 
 
-def test_plans_are_kept_with_their_reasons():
-    """By split, each value with its reason."""
-    module = FastDataModule(Numbers(1000), Numbers(1000), pin_memory=False)
-    assert module.plans == {}
-    module.train_dataloader()
-    assert list(module.plans) == ["train"]
-    assert "quota of 8 CPUs" in module.plans["train"].reasons["num_workers"].text
-    assert module.plans["train"].reasons["pin_memory"].source == "user"
-
-
-def told_in(caplog):
+def logged_in(caplog):
     return [record.getMessage() for record in caplog.records if "Data loading for" in record.getMessage()]
 
 
-def test_a_plan_is_told_once(caplog, monkeypatch):
+def test_a_plan_is_logged_once(caplog, monkeypatch):
     """Loaders made again say nothing, even where a reason names the free memory, which differs at every look."""
     caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")
     module = FastDataModule(Numbers(1000), Numbers(1000))
@@ -350,11 +249,11 @@ def test_a_plan_is_told_once(caplog, monkeypatch):
     )
     for _ in range(3):
         module.train_dataloader()
-    assert len(told_in(caplog)) == 1
+    assert len(logged_in(caplog)) == 1
     module.val_dataloader()
     module.num_workers = 1
     module.train_dataloader()
-    assert [text.splitlines()[0] for text in told_in(caplog)] == [
+    assert [text.splitlines()[0] for text in logged_in(caplog)] == [
         "Data loading for train:",
         "Data loading for val:",
         "Data loading for train:",
@@ -368,16 +267,7 @@ def test_printing_makes_no_loader(caplog):
     assert str(module) == repr(module)
     assert str(module).startswith("FastDataModule(batch_size=7, num_workers='auto'")
     assert module.plans == {}
-    assert told_in(caplog) == []
-
-
-def test_a_new_batch_size_is_followed():
-    """BatchSizeFinder writes the attribute and asks again."""
-    module = inline(Numbers())
-    assert module.train_dataloader().batch_size == 4
-    module.batch_size = 10
-    assert module.train_dataloader().batch_size == 10
-    assert len(module.train_dataloader()) == 2
+    assert logged_in(caplog) == []
 
 
 def test_one_place_to_override_every_loader():
@@ -467,15 +357,14 @@ def test_a_batch_larger_than_the_data_with_drop_last_is_refused():
     "samples",
     [
         *([(torch.ones(2), 0), (torch.ones(2), 1)], [torch.ones(2)], [1.0, 2.0], ["a.jpg"], {"x": torch.ones(4)}),
-        *([None], [{"x": [1, 2]}], {"a": Numbers(), "b": [Numbers(), 3]}),
+        *([None], [{"x": [1, 2]}], {"a": Numbers(), "b": [Numbers(), 3]}, [], {}, [[1, 2], [3, 4]], [Numbers(), []]),
     ],
     ids=lambda samples: type(samples).__name__,
 )
 def test_a_list_of_samples_is_not_taken_for_a_list_of_datasets(samples):
-    """It would become a loader per sample, in silence."""
-    with pytest.raises(FastDataError, match="collection that holds") as caught:
+    """It would become a loader per sample, in silence; an empty one a run without data."""
+    with pytest.raises(FastDataError, match=r"train_dataset is (a collection that holds|an empty collection)"):
         inline(samples).train_dataloader()
-    assert "Dataset" in caught.value.fix
 
 
 def test_loaders_in_place_of_datasets_are_refused():
@@ -486,27 +375,9 @@ def test_loaders_in_place_of_datasets_are_refused():
         inline(DataLoader(Numbers())).train_dataloader()
 
 
-def test_two_values_that_cannot_go_together():
-    """Refused when the loader is asked for, with both names."""
-    with pytest.raises(FastDataError, match="num_workers=0 together with persistent_workers=True"):
-        FastDataModule(Numbers(), num_workers=0, persistent_workers=True).train_dataloader()
-
-
-def test_making_loaders_warns_of_nothing():
-    """A plan never does what torch or Lightning would warn about."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "This DataLoader will create")
-        for loader in (module := FastDataModule(Numbers(), Numbers())).train_dataloader(), module.val_dataloader():
-            assert len(loader)
-
-
-# What a reviewer found
-
-
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_share_beside_data_of_its_own_is_refused(split):
-    """Two wishes that cannot both be met."""
+    """Two options that cannot both be met."""
     with pytest.raises(FastDataError, match=f"{split}_split=0.5 together with a {split}_dataset"):
         FastDataModule(Numbers(), **{f"{split}_dataset": Numbers(3), f"{split}_split": 0.5})
 
@@ -519,13 +390,14 @@ def test_a_share_without_training_data_is_refused():
 
 
 def test_flat_arguments_that_order_or_thin_data_are_for_training():
-    """Evaluation sees every sample once, in order, whatever sampler training has."""
+    """Others reach every loader. Evaluation sees every sample once, in order, whatever sampler training has."""
     sampler = WeightedRandomSampler(torch.ones(20), 40)
     module = inline(Numbers(), Numbers(5), batch_size=2, dataloader_kwargs={"sampler": sampler})
     assert len(content(module.train_dataloader())) == 40
     assert content(module.val_dataloader()) == list(range(5))
-    flat = inline(Numbers(), Numbers(5), batch_size=2, dataloader_kwargs={"drop_last": True, "shuffle": True})
+    flat = inline(Numbers(), Numbers(5), batch_size=2, dataloader_kwargs={"drop_last": True, "in_order": False})
     assert content(flat.val_dataloader()) == list(range(5))
+    assert [loader.in_order for loader in (flat.train_dataloader(), flat.val_dataloader())] == [False, False]
 
 
 def test_a_sampler_decides_how_many_samples_there_are():
@@ -539,25 +411,13 @@ def test_a_sampler_decides_how_many_samples_there_are():
 
 def test_collections_may_hold_collections():
     """The loaders have their structure, their names lead to each, and all of them share the workers."""
-    module = FastDataModule({"a": Numbers(64), "b": [Numbers(64), Numbers(64)]}, batch_size=4)
+    module = FastDataModule({"a": Numbers(64), "b": [Numbers(64), Numbers(64)]}, (Numbers(4), Numbers(2)), batch_size=4)
     loaders = module.train_dataloader()
-    assert [type(part) for part in (loaders, loaders["b"])] == [dict, list]
+    assert [type(inner) for inner in (loaders, loaders["b"])] == [dict, list]
     assert list(module.plans) == ["train/a", "train/b/0", "train/b/1"]
     assert [plan.num_workers for plan in module.plans.values()] == [2, 2, 2]
-
-
-@pytest.mark.parametrize("samples", [[], {}, [{"x": 1}, {"x": 2}], [[1, 2], [3, 4]], [Numbers(), []]])
-def test_samples_are_no_datasets(samples):
-    """A list of samples must not become one loader per sample, an empty one not a run without data."""
-    with pytest.raises(FastDataError, match="train_dataset is"):
-        inline(samples).train_dataloader()
-
-
-@pytest.mark.parametrize("name", ["shuffle", "drop_last"])
-def test_words_are_no_truth_values(name):
-    """A string such as 'no' would count as true."""
-    with pytest.raises(FastDataError, match=f"{name}='no'"):
-        FastDataModule(Numbers(), **{name: "no"})
+    assert [len(loader.dataset) for loader in module.val_dataloader()] == [4, 2]
+    assert list(module.plans)[3:] == ["val/0", "val/1"]
 
 
 def test_whole_numbers_of_numpy_are_whole_numbers():
@@ -616,7 +476,7 @@ def test_the_second_of_two_pools_is_held_against_what_is_left(monkeypatch):
         module.train_dataloader()
 
 
-def test_loaders_made_anew_in_mid_run_are_not_refused(monkeypatch):
+def test_loaders_made_again_in_mid_run_are_not_refused(monkeypatch):
     """Their predecessors still hold what seems to be missing."""
     shm_of(monkeypatch, 20)
     module = FastDataModule(Sized(400), batch_size=4, num_workers=3, prefetch_factor=2)
@@ -645,6 +505,7 @@ def test_a_worker_lost_in_mid_step_is_explained(monkeypatch, caplog):
     module.trainer = type("Training", (), {"train_dataloader": loader})()
     caplog.clear()
     module.on_exception(ValueError("of the model's"))
+    FastDataModule().on_exception(ValueError("before there was a Trainer"))
     assert caplog.text == ""
     module.on_exception(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
     assert "the kernel has killed 1 process" in caplog.text

@@ -8,7 +8,7 @@ import torch
 
 from lightning_fastdata import TensorDataModule
 from lightning_fastdata.datamodules import device_placement
-from lightning_fastdata.datamodules.arrays import ArrayDataset
+from lightning_fastdata.datamodules.array_dataset import ArrayDataset
 from lightning_fastdata.datamodules.device_placement import why_in_host_memory
 from lightning_fastdata.errors import FastDataError
 
@@ -114,10 +114,10 @@ def test_samples_one_by_one_are_left_where_they_are(device):
 
 def test_the_rule():
     """A quarter of what is free; without a Trainer nothing is known."""
-    wishes = {"num_workers": 0, "pin_memory": False}
-    assert why_in_host_memory(CUDA, 25, 100, **wishes) is None
-    assert "cuda:1" in why_in_host_memory(CUDA, 26, 100, **wishes)
-    assert "without a Trainer" in why_in_host_memory(None, 1, None, **wishes)
+    options = {"num_workers": 0, "pin_memory": False}
+    assert why_in_host_memory(CUDA, 25, 100, **options) is None
+    assert "cuda:1" in why_in_host_memory(CUDA, 26, 100, **options)
+    assert "without a Trainer" in why_in_host_memory(None, 1, None, **options)
 
 
 def test_by_default_nothing_is_moved():

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from lightning_fastdata.datamodules.splits import SplitView, check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError
@@ -84,15 +84,11 @@ def test_shares_and_counts_are_taken(val, test):
         (-0.1, 0, "val_split=-0.1"),
         (0, -3, "test_split=-3"),
         (1.0, 0, "val_split=1.0"),
-        (1.5, 0, "val_split=1.5"),
         (True, 0, "val_split=True"),
         (0, False, "test_split=False"),
         ("0.1", 0, "val_split='0.1'"),
-        (None, 0, "val_split=None"),
         (float("nan"), 0, "val_split=nan"),
-        (float("inf"), 0, "val_split=inf"),
         (0.6, 0.4, "sum to 1"),
-        (0.7, 0.7, "sum to 1.4"),
     ],
 )
 def test_shares_that_cannot_be_meant_are_refused(val, test, words):
@@ -104,36 +100,25 @@ def test_shares_that_cannot_be_meant_are_refused(val, test, words):
 
 
 def test_parts_are_disjoint_and_cover_the_dataset():
-    """Every sample is in exactly one part."""
+    """Every sample is in exactly one part; anything with a length and indices will do."""
+    assert len(split_dataset(range(10), {"val": 0.5}, 42)["val"]) == 5
     parts = split_dataset(Pets(10), {"val": 0.3, "test": 2}, 42)
     assert {name: len(part) for name, part in parts.items()} == {"train": 5, "val": 3, "test": 2}
     assert sorted(sample for part in parts.values() for sample in part) == list(range(10))
 
 
-def test_what_is_not_named_a_dataset_can_be_split_too():
-    """Anything with a length and indices: a range, a Hugging Face dataset."""
-    assert len(split_dataset(range(10), {"val": 0.5}, 42)["val"]) == 5
-    assert len(split_dataset(TensorDataset(torch.ones(4)), {"val": 1}, 42)["train"]) == 3
+class Endless(Dataset):
+    def __getitem__(self, index):
+        return index
 
 
-@pytest.mark.parametrize("dataset", [Stream(), [Pets(), Pets()], (Pets(),), {"a": Pets()}, iter([1])])
+@pytest.mark.parametrize("dataset", [Stream(), [Pets(), Pets()], (Pets(),), {"a": Pets()}, iter([1]), Endless()])
 def test_what_cannot_be_split_is_refused(dataset):
-    """A stream or a collection has no samples to hold out by number; the way out is named."""
+    """What has no length, and a collection, has no samples to hold out by number; the way out is named."""
     with pytest.raises(FastDataError) as caught:
         split_dataset(dataset, {"val": 0.5}, 42)
     assert "map-style" in caught.value.expected
     assert "set val_dataset" in caught.value.fix
-
-
-def test_a_dataset_without_a_length_is_refused():
-    """Its share cannot be counted; the error is ours, not len()'s."""
-
-    class Endless(Dataset):
-        def __getitem__(self, index):
-            return index
-
-    with pytest.raises(FastDataError, match="Endless"):
-        split_dataset(Endless(), {"val": 0.5}, 42)
 
 
 @pytest.mark.parametrize("convert", [list, tuple, np.array, torch.tensor])

@@ -71,7 +71,7 @@ def test_a_crop_without_a_border():
 
 
 def test_about_half_of_the_images_are_flipped():
-    """As a whole each, and the array they came from stays as it is."""
+    """As a whole each, and the array they came from does not change."""
     before = IMAGES.clone()
     found = RandomHorizontalFlip()(IMAGES, random_of())
     flipped = [torch.equal(one, image.flip(-1)) for one, image in zip(found, IMAGES, strict=True)]

@@ -35,12 +35,6 @@ def own_root(tmp_path):
     return write_images(tmp_path / "photos")
 
 
-@pytest.fixture(autouse=True)
-def meet_here(monkeypatch, tmp_path):
-    """Caches in memory of these tests meet nobody's."""
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-
-
 @pytest.fixture(scope="module")
 def nothing_kept(root, tmp_path_factory):
     """What two epochs see when every sample takes the format's way and none is kept."""
@@ -82,7 +76,7 @@ def test_original_files_are_what_no_cache_gives(root, nothing_kept):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_cache_in_memory_is_filled_by_the_first_epoch(workers, root, nothing_kept, monkeypatch):
+def test_the_first_epoch_reads_each_file_once(workers, root, nothing_kept, tmp_path, monkeypatch):
     """Whatever worker read a sample: no file is read twice, and batches are the same."""
     reads = torch.zeros(ALL, dtype=torch.int32).share_memory_()
     read = FileSource.read
@@ -93,14 +87,13 @@ def test_a_cache_in_memory_is_filled_by_the_first_epoch(workers, root, nothing_k
 
     monkeypatch.setattr(FileSource, "read", counted)
     monkeypatch.setattr("lightning_fastdata.datamodules.images.cache.image_cache.estimated_bytes", lambda *arguments: 1)
-    seen, module = digests(root, num_workers=workers, cache="ram", cache_format="raw")
+    seen, _ = digests(root, num_workers=workers, cache="disk", cache_dir=tmp_path, cache_format="raw")
     assert seen == nothing_kept["raw"]
     assert reads.tolist() == [1] * ALL
-    assert module.cache_plan.kind == "ram"
 
 
 def test_a_part_of_the_cache_is_served(root, nothing_kept, tmp_path):
-    """A budget for some samples: the others are read anew in every epoch, the same way."""
+    """A budget for some samples: the others are read again in every epoch, the same way."""
     seen, module = digests(root, cache="disk", cache_dir=tmp_path, cache_bytes=3_000_000, cache_format="raw")
     assert seen == nothing_kept["raw"]
     held = module._cache._opened.file.held()
@@ -147,25 +140,20 @@ def test_a_killed_run_leaves_a_cache_that_serves(root, nothing_kept, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_fill_and_serve_one_cache(root, nothing_kept, tmp_path):
-    """In memory and on disk: after an epoch it holds what both have read, and global batches hold what they should."""
+def test_two_ranks_fill_and_serve_one_cache(root, tmp_path):
+    """After an epoch it holds what both have read, and global batches hold what they should."""
     done = run_script("ddp", root, tmp_path / "caches", tmp_path)
     assert done.returncode == 0, done.stderr
-    for kind in ("ram", "disk"):
-        ranks = [json.loads((tmp_path / f"{kind}-{rank}.json").read_text()) for rank in (0, 1)]
-        for rank in ranks:
-            assert f"{ALL} of {ALL} samples are cached" in rank["lines"][0], kind
-            assert rank["lines"][1:] == []
-        assert ranks[0]["seen"].keys() == ranks[1]["seen"].keys()
-        assert not set(ranks[0]["seen"].values()) & set(ranks[1]["seen"].values())
-        if kind == "ram":
-            assert "which all processes of the node share" in ranks[0]["reason"]
-            memory = [rank["seen"] for rank in ranks]
-    assert [rank["seen"] for rank in ranks] == memory
+    ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    for rank in ranks:
+        assert f"{ALL} of {ALL} samples are cached" in rank["lines"][0]
+        assert rank["lines"][1:] == []
+    assert ranks[0]["seen"].keys() == ranks[1]["seen"].keys()
+    assert not set(ranks[0]["seen"].values()) & set(ranks[1]["seen"].values())
 
 
 def test_images_that_change_between_runs_are_seen(own_root, tmp_path):
-    """The whole cache is made anew: an old image is never served."""
+    """The whole cache is replaced: an old image is never served."""
     cached = {"cache": "disk", "cache_dir": tmp_path / "caches", "cache_format": "raw"}
     digests(own_root, epochs=1, **cached)
     Image.new("RGB", (300, 300), "red").save(own_root / "train" / "cat" / "00.jpg")
@@ -175,7 +163,7 @@ def test_images_that_change_between_runs_are_seen(own_root, tmp_path):
     assert len(list((tmp_path / "caches").glob("photos-*"))) == 1
 
 
-def test_a_damaged_cache_is_mended_and_told(root, nothing_kept, tmp_path, caplog):
+def test_a_damaged_cache_is_mended_and_reported(root, nothing_kept, tmp_path, caplog):
     """Bits flipped all over the blob: not one wrong batch."""
     cached = {"cache": "disk", "cache_dir": tmp_path, "cache_format": "jpeg"}
     digests(root, epochs=1, **cached)
@@ -187,12 +175,12 @@ def test_a_damaged_cache_is_mended_and_told(root, nothing_kept, tmp_path, caplog
     with caplog.at_level(logging.INFO):
         seen, _ = digests(root, **cached)
     assert seen == nothing_kept["jpeg"]
-    assert "damaged entries were found and made anew" in caplog.text
+    assert "damaged entries were found and replaced" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["original", "raw"])
 def test_without_a_place_for_it_training_goes_on(kind, root, nothing_kept, tmp_path, caplog):
-    """The reason is told, and batches are those of the format."""
+    """The reason is logged, and batches are those of the format."""
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.INFO):
         seen, module = digests(root, cache="disk", cache_dir=tmp_path / "file", cache_format=kind)
@@ -202,7 +190,7 @@ def test_without_a_place_for_it_training_goes_on(kind, root, nothing_kept, tmp_p
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
-def test_a_disk_that_fills_up_is_told_and_training_goes_on(root, nothing_kept, tmp_path, monkeypatch, caplog):
+def test_a_disk_that_fills_up_is_reported_and_training_goes_on(root, nothing_kept, tmp_path, monkeypatch, caplog):
     """The system's own error, out of a real write."""
     pwrite, left = os.pwrite, [6]
 
@@ -222,17 +210,17 @@ def test_a_disk_that_fills_up_is_told_and_training_goes_on(root, nothing_kept, t
     assert "no more was kept after: No space left on device" in caplog.text
 
 
-def test_the_reason_is_told_once_with_the_bytes(root, tmp_path, caplog):
+def test_the_reason_is_logged_once_with_the_bytes(root, tmp_path, caplog):
     """Of one DataModule through fit and validate; the cache stays open."""
     module = data_module(root, cache="disk", cache_dir=tmp_path, cache_format="raw", batch_size=8)
     with caplog.at_level(logging.INFO):
         trainer = quiet_trainer(max_epochs=1, num_sanity_val_steps=0)
         trainer.fit(Digests(), datamodule=module)
         trainer.validate(Digests(), datamodule=module, verbose=False)
-    told = [record.message for record in caplog.records if "cache=" in record.message]
-    assert len(told) == 1
+    logged = [record.message for record in caplog.records if "cache=" in record.message]
+    assert len(logged) == 1
     for part in ("all samples need about", "on that disk are free", str(tmp_path)):
-        assert part in told[0]
+        assert part in logged[0]
     assert caplog.text.count(f"{ALL} of {ALL} samples are cached") == 1
 
 
@@ -247,7 +235,7 @@ def test_parts_that_are_held_out_share_the_cache(root, tmp_path, no_file_is_read
 
 
 def test_transforms_of_the_user_get_what_is_cached(root, tmp_path, no_file_is_read):
-    """A PIL image, as large as it is kept."""
+    """A PIL image of the size that is kept."""
     sizes = []
 
     def transform(image):
@@ -277,13 +265,13 @@ def test_unreadable_images_are_left_out_of_cold_and_warm_runs(kind, own_root, tm
 
 
 def test_larger_models_get_larger_entries(root, tmp_path):
-    """Nobody's images of 384 are blown up from 256 because of a cache."""
+    """Images of 384 are not blown up from 256 because of a cache."""
     module = data_module(root, image_size=288, cache="disk", cache_dir=tmp_path, cache_format="raw")
     assert module._cache_options().entry_format.short_side_px == 329
     assert data_module(root, image_size=32)._cache_options().entry_format.short_side_px == 256
 
 
-def test_hyperparameters_hold_the_wish(root, tmp_path):
+def test_hyperparameters_hold_the_options(root, tmp_path):
     """Not what became of it on this machine."""
     module = data_module(root, cache="disk", cache_dir=tmp_path, cache_bytes=5, cache_format="jpeg")
     module.setup("fit")
@@ -294,7 +282,7 @@ def test_hyperparameters_hold_the_wish(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wish", "told"),
+    ("options", "words"),
     [
         ({"cache": "memory"}, "cache='memory'"),
         ({"cache": True}, "cache=True"),
@@ -303,11 +291,18 @@ def test_hyperparameters_hold_the_wish(root, tmp_path):
         ({"cache": "disk", "cache_bytes": 1.5}, "cache_bytes=1.5"),
         ({"cache": "disk", "cache_bytes": True}, "cache_bytes=True"),
         ({"cache_format": "raw"}, "cache_format='raw' without a cache"),
-        ({"cache": "ram", "cache_dir": "/tmp/x"}, "cache_dir='/tmp/x' with cache='ram'"),
+        ({"cache_dir": "/tmp/x"}, "cache_dir='/tmp/x' without a cache"),
     ],
 )
-def test_a_wish_that_cannot_be_meant_is_refused(wish, told, root):
+def test_options_that_cannot_be_meant_are_refused(options, words, root):
     """When the DataModule is made."""
     with pytest.raises(FastDataError) as caught:
-        data_module(root, **wish)
-    assert told in str(caught.value)
+        data_module(root, **options)
+    assert words in str(caught.value)
+
+
+def test_a_cache_in_memory_is_refused_before_the_first_batch(root):
+    """With what the images take and what is free, whatever else is asked for."""
+    module = data_module(root, cache="ram", cache_format="raw", cache_bytes=5)
+    with pytest.raises(FastDataError, match=r'cache="ram" was removed: all samples need about \d+\.\d MiB; .*/dev/shm'):
+        module.setup("fit")

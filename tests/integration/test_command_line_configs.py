@@ -22,7 +22,7 @@ from only_pytorch_lightning import folder_of_images, mnist
 import lightning_fastdata
 import lightning_fastdata.pytorch_lightning
 from lightning_fastdata import DataAudit, DataWaitMonitor, FastDataModule, ImageFolderDataModule, TensorDataModule
-from lightning_fastdata.datamodules.plain import to_builtin
+from lightning_fastdata.datamodules.dataset_collections import to_builtin
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.run_file import read_run
 

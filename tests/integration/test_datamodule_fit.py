@@ -13,7 +13,7 @@ from lightning.pytorch.tuner import Tuner
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, WeightedRandomSampler
 
 from lightning_fastdata import FastDataModule, TensorDataModule, auto_dataloader
-from lightning_fastdata.datamodules.arrays import ArrayDataset
+from lightning_fastdata.datamodules.array_dataset import ArrayDataset
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import epoch_order, mix, sample_seed, stream
 from lightning_fastdata.loaders.planned import PlannedDataLoader

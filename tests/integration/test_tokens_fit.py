@@ -12,8 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from resume_cases import Net, copied, every_step, fit, rest
 
-from lightning_fastdata import DataWaitMonitor, FastDataModule
-from lightning_fastdata.datamodules.tokens import TokenDataModuleMixin
+from lightning_fastdata import DataWaitMonitor, TokenDataModule
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import epoch_order
 
@@ -26,10 +25,6 @@ pytestmark = [
 ]
 
 BLOCKS, LENGTH, VOCABULARY = 11, 8, 50
-
-
-class TokenDataModule(TokenDataModuleMixin, FastDataModule):
-    """As in ``lightning/core.py``."""
 
 
 class Bigram(Net):

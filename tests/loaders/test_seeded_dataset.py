@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
 
-from lightning_fastdata.datamodules.arrays import ArrayDataset, RowDataset
+from lightning_fastdata.datamodules.array_dataset import ArrayDataset, RowDataset
 from lightning_fastdata.datamodules.splits import SplitView
 from lightning_fastdata.loaders import seeded_dataset
 from lightning_fastdata.loaders.order import BATCH, mix, sample_seed, stream

@@ -24,12 +24,13 @@ from lightning_fastdata.datamodules.images.datasets import (
     Transform,
     collate_readable,
 )
-from lightning_fastdata.datamodules.images.decode_threads import check_threads, decide_threads
+from lightning_fastdata.datamodules.images.decode_threads import decide_threads
 from lightning_fastdata.datamodules.images.folder_index import ImageIndex, index_images, split_folders
 from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalizer, is_lightnings
 from lightning_fastdata.datamodules.images.preview import image_grid, random_state_kept
 from lightning_fastdata.datamodules.images.sources import Source
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModuleOptions, Unpack
+from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.loaders.factory import SPLITS
 from lightning_fastdata.loaders.order import split_indices
@@ -40,9 +41,8 @@ from lightning_fastdata.planning.plan import Split
 __all__ = ["RESIZE_FOR_CROP", "ImageFolderDataModuleMixin"]
 
 HYPERPARAMETERS = (
-    *("root", "image_size", "on_error", "decode_threads", "batch_size", "eval_batch_size", "num_workers"),
-    *("pin_memory", "persistent_workers", "prefetch_factor", "drop_last", "shuffle", "val_split", "test_split"),
-    *("seed", "split_seed", "deterministic", "cache", "cache_dir", "cache_bytes", "cache_format"),
+    *("root", "image_size", "on_error", "decode_threads", "cache", "cache_dir", "cache_bytes", "cache_format"),
+    *PLAIN_OPTIONS,
 )
 """Arguments with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
 RESIZE_FOR_CROP = 256 / 224
@@ -59,7 +59,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
     Without one, images are decoded, cut and resized by the pack, a whole batch at a time, with the crops and the pixels
     of torchvision's transforms (docs/images.md has what may differ). Within a run, batches travel as uint8 and become
     normalized floats, in the Trainer's precision, in ``on_after_batch_transfer``; the model's own hooks run after that.
-    A loader that is read by hand gives normalized floats, with the same values.
+    A loader that you read without a Trainer gives normalized floats, with the same values.
 
     Args:
         root: The folder.
@@ -71,10 +71,10 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             images becomes the next image that can be read.
         decode_threads: Threads that decode in each process that loads, or "auto"; transforms of your own never run in
             threads. The choice and its reason are in ``decoding`` once a loader is made.
-        cache: "disk" or "ram" keeps what was read in the first epoch for those after it (and for the next run, on
-            disk), shared by the processes of a node. Whether there is one, where, and why is in ``cache_plan`` after
-            ``setup``. Batches are the same with a cold, a part-filled and a full cache. docs/cache.md has more.
-        cache_dir: Where caches on disk are; None = ``~/.cache/lightning_fastdata/cache``. Best a disk of the node.
+        cache: "disk" keeps what was read in the first epoch for those after it and for the next run, shared by the
+            processes of a node. Whether there is one, where, and why is in ``cache_plan`` after ``setup``. Batches are
+            the same with a cold, a part-filled and a full cache. docs/cache.md has more.
+        cache_dir: Where caches are; None = ``~/.cache/lightning_fastdata/cache``. Best a disk of the node.
         cache_bytes: What the cache may grow to (bytes); None = what is free, less a reserve.
         cache_format: What is kept of an image: "original", its file; or, made smaller before anything else is done
             with it, "jpeg" or "raw" pixels with a short side of 256, which load several times faster. The last two
@@ -95,36 +95,33 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         eval_transform: Transform | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         decode_threads: int | Literal["auto"] = "auto",
-        cache: Literal["ram", "disk"] | None = None,
+        cache: Literal["disk"] | None = None,
         cache_dir: str | Path | None = None,
         cache_bytes: int | None = None,
         cache_format: Literal["original", "jpeg", "raw"] = "original",
-        **kwargs: Any,
+        **kwargs: Unpack[FastDataModuleOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
-            raise FastDataError(f"image_size={image_size!r}.", expected="pixels, >= 1.", fix="pass image_size=224.")
         if on_error not in ("raise", "skip"):
             raise FastDataError(f"on_error={on_error!r}.", expected='"raise" or "skip".', fix='pass on_error="raise".')
-        check_threads(decode_threads)
         self.root = str(Path(root).expanduser())
-        self.image_size = image_size
+        self.image_size = check_int("image_size", image_size, 1)
         self.train_transform = train_transform
         self.eval_transform = eval_transform
         self.on_error = on_error
-        self.decode_threads = decode_threads
+        self.decode_threads = check_int("decode_threads", decode_threads, 1, 256, allow=("auto",))
         self.cache = cache
         self.cache_dir = None if cache_dir is None else str(cache_dir)
         self.cache_bytes = cache_bytes
         self.cache_format = cache_format
         self._cache_options()  # refuses what cannot be meant
         self._cache: ImageCache | None = None
-        self._cache_told = ""
+        self._cache_logged = ""
         self.decoding: dict[str, tuple[int, Reason]] = {}
         self._normalize = Normalizer()
         self._classes: tuple[str, ...] | None = None
         self._reported: dict[str, int] = {}
-        # Datasets that the user passed are his; the folders do not replace them.
+        # The folders do not replace datasets that you passed.
         self._given = {split for split in SPLITS if getattr(self, f"{split}_dataset") is not None}
         # Named one by one: Lightning would otherwise collect a subclass's arguments as well, datasets and all.
         self.save_hyperparameters({name: getattr(self, name) for name in HYPERPARAMETERS}, logger=False)
@@ -145,16 +142,16 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         self._classes = train.classes
         others = {name: index_images(folders[name], train.classes) for name in folders.keys() - {"train"}}
         sources = self._sources({"train": train, **others})
-        found = {"train": self._dataset("train", train, sources["train"], parts.get("train"))}
-        found |= {name: self._dataset(name, train, sources["train"], parts[name]) for name in held_out}
-        found |= {name: self._dataset(name, index, sources[name]) for name, index in others.items()}
-        for name in found.keys() - self._given:
-            setattr(self, f"{name}_dataset", found[name])
+        datasets = {"train": self._dataset("train", train, sources["train"], parts.get("train"))}
+        datasets |= {name: self._dataset(name, train, sources["train"], parts[name]) for name in held_out}
+        datasets |= {name: self._dataset(name, index, sources[name]) for name, index in others.items()}
+        for name in datasets.keys() - self._given:
+            setattr(self, f"{name}_dataset", datasets[name])
 
     def teardown(self, stage: str) -> None:
         """Say, once, which images were left out, and what the cache holds."""
-        if self._cache is not None and (text := "; ".join(self._cache.lines())) not in ("", self._cache_told):
-            self._cache_told = text
+        if self._cache is not None and (text := "; ".join(self._cache.lines())) not in ("", self._cache_logged):
+            self._cache_logged = text
             rank_zero_info(f"  cache: {text}.")
         for split, paths in self.unreadable.items():
             if paths and len(paths) != self._reported.get(split):
@@ -181,7 +178,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
 
     @property
     def cache_plan(self) -> CachePlan | None:
-        """Whether there is a cache, where, how large it may become and why; None without a wish for one."""
+        """Whether there is a cache, where, how large it may become and why; None without ``cache``."""
         return None if self._cache is None else self._cache.plan
 
     @property
@@ -191,7 +188,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         return {split: data.unreadable_paths() for split, data in named.items() if isinstance(data, ImageFiles)}
 
     def show_batch(self, split: Split = "train", count: int = 16) -> Image.Image:
-        """A picture of some samples as the model gets them, with their class names.
+        """A grid of some samples as the model gets them, with their class names.
 
         Args:
             split: Which part of the data.
@@ -205,13 +202,12 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         """
         if self.train_dataset is None:
             self.setup()
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise FastDataError(f"show_batch(count={count!r}).", expected="a whole number >= 1.", fix="pass count=16.")
-        there = [name for name in SPLITS if getattr(self, f"{name}_dataset") is not None]
-        if split not in there:
+        check_int("count", count, 1)
+        splits = [name for name in SPLITS if getattr(self, f"{name}_dataset") is not None]
+        if split not in splits:
             raise FastDataError(
                 f"show_batch({split!r}): there is no such data.",
-                expected=f"one of {', '.join(there)}.",
+                expected=f"one of {', '.join(splits)}.",
                 fix='pass split="train".',
             )
         dataset = getattr(self, f"{split}_dataset")
@@ -243,7 +239,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         return loader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalise images on the device, then hand the batch to the model's hook, which Lightning would leave out."""
+        """Normalize images on the device, then hand the batch to the model's hook, which Lightning would leave out."""
         trainer: Any = self.trainer
         batch = self._normalize.of_batch(batch, trainer)
         return trainer.lightning_module.on_after_batch_transfer(batch, dataloader_idx)
@@ -252,7 +248,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         """Whether the batches of a loader made now will come through our hook, unseen by any other before it."""
         trainer: Any = self.trainer
         if trainer is None or getattr(trainer, "datamodule", None) is not self or trainer.state.status != "running":
-            return False  # somebody wants to read them by hand
+            return False  # you read the loader without a Trainer
         ours = ImageFolderDataModuleMixin.on_after_batch_transfer
         if getattr(type(self), "on_after_batch_transfer", None) is not ours or "on_after_batch_transfer" in vars(self):
             return False
@@ -283,8 +279,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         if own is not None:
             dataset = ImageDataset(index, own, indices=indices, on_error=self.on_error, source=source)
         else:
-            collates = super()._kwargs_for(split).get("collate_fn") is not None  # wants samples, not batches
-            make = CropDataset if collates else BatchCropDataset
+            make = CropDataset if self._has_collate_fn(split) else BatchCropDataset
             dataset = make(index, self._crop(split), indices=indices, on_error=self.on_error, source=source)
         before = getattr(self, f"{split}_dataset")
         if isinstance(before, ImageFiles) and before.paths == dataset.paths:

@@ -1,7 +1,7 @@
 """The images of one split as torch datasets: with a transform of the user's, or with the crops that we make."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -27,6 +27,7 @@ __all__ = [
 
 Transform = Callable[[Any], Any]
 OnError = Literal["raise", "skip"]
+T = TypeVar("T")
 
 
 class ImageFiles(Dataset[Any]):
@@ -65,6 +66,26 @@ class ImageFiles(Dataset[Any]):
     def unreadable_paths(self) -> list[str]:
         """Files that could not be read so far, with ``on_error="skip"``."""
         return [self.paths[number] for number in self.unreadable.nonzero().flatten().tolist()]
+
+    def first_readable(self, number: int, load: Callable[[int], T | "SkippedSample"]) -> T:
+        """The first sample after one that can be read, going round the dataset once.
+
+        Args:
+            number: The one that cannot be read.
+            load: Gives a sample by its number, or a ``SkippedSample``.
+
+        Raises:
+            FastDataError: Not one image can be read.
+        """
+        for step in range(1, len(self)):
+            sample = load((number + step) % len(self))
+            if not isinstance(sample, SkippedSample):
+                return sample
+        raise FastDataError(
+            f"none of the {len(self)} images can be read, {self.paths[0]} for one.",
+            expected="image files that Pillow can decode.",
+            fix="look at the files.",
+        )
 
     def leave_out(self, number: int, error: Exception) -> "SkippedSample":
         """What becomes of an image that could not be read.
@@ -155,14 +176,18 @@ class CropDataset(ImageFiles):
         return 3 * self.crop.size**2 * 4
 
     def __getitem__(self, number: int) -> Any:
-        place = self.paths.place(number)
         # An image that is always cut alike moves no generator.
         seed = int(torch.randint(1 << 62, ())) if isinstance(self.crop, RandomCrop) else 0
+        decoded = self._decode_one(number, seed)
+        if isinstance(decoded, SkippedSample):
+            return decoded
+        return self.normalize(decoded[0])[0], self.targets[number]
+
+    def _decode_one(self, number: int, seed: int) -> "tuple[torch.Tensor, list[int]] | SkippedSample":
+        """Pixels of one image, as a batch of one, and its number."""
         pixels = empty_batch(1, self.crop.size)
-        failed = self.decoder.decode([place], [seed], pixels)
-        if failed:
-            return self.leave_out(number % len(self), failed[0])
-        return self.normalize(pixels)[0], self.targets[number]
+        failed = self.decoder.decode([self.paths.place(number)], [seed], pixels)
+        return self.leave_out(number % len(self), failed[0]) if failed else (pixels, [number])
 
 
 class BatchCropDataset(CropDataset):
@@ -219,18 +244,7 @@ class BatchCropDataset(CropDataset):
         kept = [place for place in range(len(indices)) if place not in failed]
         if kept:
             return pixels[kept], [indices[place] for place in kept]
-        return self._next_readable(indices[0], seeds[0])
-
-    def _next_readable(self, number: int, seed: int) -> tuple[torch.Tensor, list[int]]:
-        """The first image after one that can be read, going round the dataset once."""
-        pixels = empty_batch(1, self.crop.size)
-        for step in range(1, len(self)):
-            other = (number + step) % len(self)
-            failed = self.decoder.decode([self.paths.place(other)], [seed], pixels)
-            if not failed:
-                return pixels, [other]
-            self.leave_out(other, failed[0])
-        raise nothing_readable(self)
+        return self.first_readable(indices[0], lambda number: self._decode_one(number, seeds[0]))
 
 
 class SkippedSample(NamedTuple):
@@ -240,28 +254,6 @@ class SkippedSample(NamedTuple):
     """Where it belongs."""
     number: int
     """Its place in the dataset (index)."""
-
-    def next_readable(self) -> Any:
-        """The sample after it that can be read, going round the dataset once."""
-        length = len(self.dataset)
-        for step in range(1, length):
-            sample = self.dataset[(self.number + step) % length]
-            if not isinstance(sample, SkippedSample):
-                return sample
-        raise nothing_readable(self.dataset)
-
-
-def nothing_readable(dataset: ImageFiles) -> FastDataError:
-    """What to say when not one image of a dataset can be read.
-
-    Args:
-        dataset: The dataset.
-    """
-    return FastDataError(
-        f"none of the {len(dataset)} images can be read, {dataset.paths[0]} for one.",
-        expected="image files that Pillow can decode.",
-        fix="look at the files.",
-    )
 
 
 def collate_readable(samples: list[Any], collate_fn: Callable[[list[Any]], Any] = default_collate) -> Any:
@@ -281,4 +273,5 @@ def collate_readable(samples: list[Any], collate_fn: Callable[[list[Any]], Any] 
         FastDataError: Not one image of the dataset can be read.
     """
     readable = [sample for sample in samples if not isinstance(sample, SkippedSample)]
-    return collate_fn(readable or [samples[0].next_readable()])
+    skipped = samples[0]
+    return collate_fn(readable or [skipped.dataset.first_readable(skipped.number, skipped.dataset.__getitem__)])

@@ -1,34 +1,12 @@
 """How many threads decode, beside the processes that the plan has chosen."""
 
-from numbers import Integral
-
-from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.planning.options import Reason
 
-__all__ = ["MOST_THREADS", "check_threads", "decide_threads"]
+__all__ = ["MOST_THREADS", "decide_threads"]
 
 MOST_THREADS = 16
 """Most threads "auto" takes in one process: SPDL's measurements rise up to 16 to 24 (docs/images.md), where the
 interpreter's lock becomes the limit."""
-
-
-def check_threads(requested: object) -> None:
-    """Refuse what cannot be meant.
-
-    Args:
-        requested: The user's ``decode_threads``.
-
-    Raises:
-        FastDataError: Neither "auto" nor a whole number from 1 to 256.
-    """
-    if requested == "auto":
-        return
-    if isinstance(requested, bool) or not isinstance(requested, Integral) or not 1 <= int(requested) <= 256:
-        raise FastDataError(
-            f"decode_threads={requested!r}.",
-            expected='a whole number from 1 to 256, or "auto".',
-            fix='pass decode_threads="auto".',
-        )
 
 
 def decide_threads(requested: int | str, workers: int, cpus: float, busy_cpus: float = 0.0) -> tuple[int, Reason]:

@@ -54,7 +54,7 @@ class Normalizer:
         return floats.mul_(1.0 / 255).sub_(mean).div_(std)
 
     def of_batch(self, batch: Any, trainer: Any) -> Any:
-        """Normalise what is still uint8 in a batch, as the Trainer's precision and the model want it.
+        """Normalize what is still uint8 in a batch, as the Trainer's precision and the model want it.
 
         Args:
             batch: Any batch; a ``PixelBatch`` may stand anywhere in its lists, tuples and dicts.

@@ -1,4 +1,4 @@
-"""Where the bytes of an image come from: the seam between decoding and whatever keeps the bytes.
+"""Where the bytes of an image come from: the boundary between decoding and whatever keeps the bytes.
 
 A source is any object with two things:
 
@@ -47,7 +47,7 @@ class FileSource:
     """The files themselves.
 
     Args:
-        paths: Path of every image; kept as it is, so a packed list stays packed.
+        paths: Path of every image; kept unchanged, so a packed list stays packed.
     """
 
     kind: Kind = "original"

@@ -15,34 +15,29 @@ from torchvision.datasets.vision import StandardTransform
 from torchvision.transforms import v2
 
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
+from lightning_fastdata.datamodules.dataset_collections import to_builtin
 from lightning_fastdata.datamodules.images.datamodule import RESIZE_FOR_CROP
 from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD
-from lightning_fastdata.datamodules.plain import to_builtin
-from lightning_fastdata.datamodules.splits import SplitView
+from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, Unpack, UnsplitOptions, accepted_arguments
+from lightning_fastdata.datamodules.splits import STAGES, SplitView
 from lightning_fastdata.datamodules.torchvision.download_errors import absent, one_at_a_time, undownloaded
-from lightning_fastdata.datamodules.torchvision.lookup import accepted_arguments, facts_of, with_choice
+from lightning_fastdata.datamodules.torchvision.lookup import spec_of, with_choice
 from lightning_fastdata.datamodules.torchvision.registry import DatasetSpec
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_bool, check_int
 from lightning_fastdata.loaders.factory import SPLITS
 from lightning_fastdata.loaders.order import split_indices
 
 __all__ = ["TorchvisionDataModuleMixin"]
 
 Transform = Callable[[Any], Any]
-HYPERPARAMETERS = (
-    *("name", "root", "image_size", "download", "batch_size", "eval_batch_size", "num_workers", "pin_memory"),
-    *("persistent_workers", "prefetch_factor", "drop_last", "shuffle", "test_split", "seed", "split_seed"),
-    "deterministic",
-)
-"""Arguments with plain values that are kept as they are: what a checkpoint holds."""
+HYPERPARAMETERS = ("name", "root", "image_size", "download", *PLAIN_OPTIONS)
+"""Arguments with plain values: what a checkpoint holds."""
 DEFAULT_VAL_SPLIT = 0.1
 """Part of the training images to validate on where a dataset has no validation images."""
 DEFAULT_SIZE = 224
 """Height and width of a sample (pixels) where the images differ in size: what torchvision's models were trained on."""
 SHIFT = 1 / 8
 """How far images are shifted at most, as a part of their size: the 4 of 32 pixels of He et al. (2015) on CIFAR-10."""
-STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
-"""Splits that a stage of the Trainer reads."""
 
 
 class TorchvisionDataModuleMixin(FastDataModuleMixin):
@@ -53,7 +48,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
 
     Small images are shifted by up to an eighth for training and, where the class allows it, mirrored; large ones are
     cropped at random and mirrored. For evaluation small ones stay as they are, large ones are resized and cropped in
-    the middle. All become float32 (channels, height, width), normalized with ``mean`` and ``std``; greyscale keeps
+    the middle. All become float32 (channels, height, width), normalized with ``mean`` and ``std``; grayscale keeps
     its one channel. A transform of your own replaces all of that.
 
     Where the dataset has validation images of its own, they are used, and ``val_split`` is an error. Where it has
@@ -94,26 +89,25 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
         val_split: int | float | None = None,
         download: bool = True,
         dataset_kwargs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[UnsplitOptions],
     ) -> None:
-        facts, dataset_kwargs = facts_of(name), dict(to_builtin(dataset_kwargs) or {})
-        own = "val" in facts.splits or any(kwargs.get(f"{split}_dataset") is not None for split in ("train", "val"))
+        spec, dataset_kwargs = spec_of(name), dict(to_builtin(dataset_kwargs) or {})
+        own = "val" in spec.splits or any(kwargs.get(f"{split}_dataset") is not None for split in ("train", "val"))
         default = 0.0 if own else DEFAULT_VAL_SPLIT
         super().__init__(val_split=default if val_split is None else val_split, **kwargs)
-        _check_options(image_size, download)
-        _check_dataset_kwargs(name, facts, dataset_kwargs)
+        _check_dataset_kwargs(name, spec, dataset_kwargs)
         self.name = name
         self.root = str(Path(root).expanduser())
-        self.image_size = image_size
+        self.image_size = check_int("image_size", image_size, 1, allow=(None,))
         self.train_transform = train_transform
         self.eval_transform = eval_transform
-        self.download = download
+        self.download = check_bool("download", download)
         self.dataset_kwargs = dataset_kwargs
-        self.facts = with_choice(name, facts, dataset_kwargs)
+        self.spec = with_choice(name, spec, dataset_kwargs)
         self._opened: dict[str, Any] = {}
         self._classes: list[str] | None = None
         self._check_held_out()
-        # Datasets that the user passed are his; those of torchvision do not replace them.
+        # torchvision's datasets do not replace those that you passed.
         self._given = {split for split in SPLITS if getattr(self, f"{split}_dataset") is not None}
         kept = {option: getattr(self, option) for option in HYPERPARAMETERS}
         plain = {option: value for option, value in dataset_kwargs.items() if _is_plain(value)}
@@ -122,7 +116,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
     @property
     def num_classes(self) -> int:
         """Classes (count), known before the download for all but a few datasets."""
-        known = self.facts.num_classes or len(self._classes or ())
+        known = self.spec.num_classes or len(self._classes or ())
         if not known:
             raise FastDataError(
                 f"the number of classes of {self.name} is not known.",
@@ -143,31 +137,31 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width (pixels) of a sample, unless a transform of your own decides."""
-        return (self.facts.channels, *self._size)
+        return (self.spec.channels, *self._size)
 
     @property
     def mean(self) -> tuple[float, ...]:
         """Mean per channel that is subtracted; where no figure is known, ImageNet's for color and 0.5 for gray."""
-        return self.facts.mean or (IMAGENET_MEAN if self.facts.channels == 3 else (0.5,))
+        return self.spec.mean or (IMAGENET_MEAN if self.spec.channels == 3 else (0.5,))
 
     @property
     def std(self) -> tuple[float, ...]:
         """Standard deviation per channel that is divided by, likewise."""
-        return self.facts.std or (IMAGENET_STD if self.facts.channels == 3 else (0.5,))
+        return self.spec.std or (IMAGENET_STD if self.spec.channels == 3 else (0.5,))
 
     def prepare_data(self) -> None:
         """Download and unpack what is not there; Lightning calls it on one rank of each node."""
-        if not (self.download and self.facts.download) and not self.facts.unpacks:
+        if not (self.download and self.spec.download) and not self.spec.unpacks:
             return
         with one_at_a_time(self.root, self.name):
-            for split in self.facts.splits:
+            for split in self.spec.splits:
                 if split not in self._given:
                     self._make(split, preparing=True)
 
     def setup(self, stage: str | None = None) -> None:
         """Make the datasets that a stage needs; those of an earlier stage stay."""
         for split in STAGES.get(stage or "", SPLITS):
-            own = split in self.facts.splits
+            own = split in self.spec.splits
             if split in self._given or not (own or split in self._held_out):
                 continue
             if own and split != "train":
@@ -177,9 +171,9 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
 
     @property
     def _size(self) -> tuple[int, int]:
-        default = self.image_size or self.facts.default_size
-        if default is None and self.facts.image_size is not None:
-            return self.facts.image_size
+        default = self.image_size or self.spec.default_size
+        if default is None and self.spec.image_size is not None:
+            return self.spec.image_size
         return (default or DEFAULT_SIZE,) * 2
 
     @property
@@ -190,7 +184,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
 
     def _check_held_out(self) -> None:
         for split, share in (("val", self.val_split), ("test", self.test_split)):
-            if share and split in self.facts.splits:
+            if share and split in self.spec.splits:
                 raise FastDataError(
                     f"{split}_split={share!r}, but {self.name} has {split} images of its own.",
                     expected="one of the two.",
@@ -208,9 +202,9 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
     def _put(self, split: str, source: Any, indices: Any = None) -> None:
         if source is None:
             return
-        own = self.train_transform if split == "train" else self.eval_transform
-        build = train_transform if split == "train" else eval_transform
-        transform = own or build(self.facts, self._size, self.mean, self.std)
+        training = split == "train"
+        own = self.train_transform if training else self.eval_transform
+        transform = own or default_transform(self.spec, self._size, self.mean, self.std, training=training)
         view = copy.copy(source)  # shares the images with the other splits
         # torchvision's datasets use the one or the other.
         view.transform = transform
@@ -222,93 +216,73 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
     def _open(self, split: str) -> Any:
         """The dataset of a split, without transforms; None where it turns out not to exist."""
         if split not in self._opened:
-            found = self._make(split)
-            if found is not None:
-                self._check_complete(split, found)
-                if self.facts.unlabelled_test and split == "test" and len(found) and found[0][1] is None:
+            dataset = self._make(split)
+            if dataset is not None:
+                self._check_complete(split, dataset)
+                if self.spec.unlabelled_test and split == "test" and len(dataset) and dataset[0][1] is None:
                     rank_zero_warn(f"the test images of {self.name} in {self.root} have no labels: no test split.")
-                    found = None
-            self._opened[split] = found
+                    dataset = None
+            self._opened[split] = dataset
         return self._opened[split]
 
     def _make(self, split: str, *, preparing: bool = False) -> Any:
-        facts = self.facts
-        kwargs = {**facts.splits[split], **self.dataset_kwargs}
-        if facts.download:  # said in any case: some datasets download unless told not to
+        spec = self.spec
+        kwargs = {**spec.splits[split], **self.dataset_kwargs}
+        if spec.download:  # in any case: some datasets download by default
             kwargs["download"] = preparing
         try:
             return getattr(torchvision.datasets, self.name)(root=self.root, **kwargs)
         except Exception as error:
-            if facts.guessed and split != "train" and isinstance(error, ValueError):
+            if spec.guessed and split != "train" and isinstance(error, ValueError):
                 return None
-            if preparing and facts.download:
-                raise undownloaded(self.name, facts, self.root, error) from error
-            raise absent(self.name, facts, self.root, error, download=self.download) from error
+            if preparing and spec.download:
+                raise undownloaded(self.name, spec, self.root, error) from error
+            raise absent(self.name, spec, self.root, error, download=self.download) from error
 
     def _check_complete(self, split: str, dataset: Any) -> None:
         """An interrupted download leaves folders that torchvision takes for whole."""
-        names = getattr(dataset, self.facts.names, None) if self.facts.names else None
-        where = ", ".join(str(Path(self.root) / file) for file in self.facts.files)
+        names = getattr(dataset, self.spec.names, None) if self.spec.names else None
+        where = ", ".join(str(Path(self.root) / file) for file in self.spec.files)
         if names is not None:
             self._classes = [", ".join(name) if isinstance(name, (tuple, list)) else str(name) for name in names]
-        if names is not None and self.facts.num_classes not in (None, len(names)):
+        if names is not None and self.spec.num_classes not in (None, len(names)):
             raise FastDataError(
                 f"{self.name} in {self.root} has {len(names)} classes.",
-                expected=f"{self.facts.num_classes} classes.",
+                expected=f"{self.spec.num_classes} classes.",
                 fix=f"if a download was interrupted, remove {where} and start again; a part of it that you chose can "
                 "be read with ImageFolderDataModule.",
             )
-        if split == "train" and len(dataset) < (self.facts.listed or 0):
+        if split == "train" and len(dataset) < (self.spec.listed or 0):
             rank_zero_warn(
-                f"{self.name} in {self.root} has {len(dataset):,} training images, of {self.facts.listed:,}. If a "
+                f"{self.name} in {self.root} has {len(dataset):,} training images, of {self.spec.listed:,}. If a "
                 f"download was interrupted, remove {where} and start again."
             )
 
 
-def train_transform(facts: DatasetSpec, size: tuple[int, int], mean: Any, std: Any) -> Transform:
-    """The default augmentation: as far as it leaves the class as it is.
+def default_transform(spec: DatasetSpec, size: tuple[int, int], mean: Any, std: Any, *, training: bool) -> Transform:
+    """The default transform. Training augments as far as it leaves the class alone; evaluation resizes and crops.
 
     Args:
-        facts: What is known of the dataset.
+        spec: What is known of the dataset.
         size: Height and width of the result (pixels).
         mean: Mean per channel.
         std: Standard deviation per channel.
+        training: Whether to augment.
     """
-    steps: list[Any] = []
-    if facts.augment == "crop":
-        steps = [v2.RandomResizedCrop(size, antialias=True)]
-    elif facts.image_size != size:
-        steps = [v2.Resize(size, antialias=True)]
-    if facts.augment == "shift":
+    # Among the photographs of Caltech and iNaturalist some are gray.
+    steps: list[Any] = [partial(_in_mode, mode="RGB" if spec.channels == 3 else "L"), v2.ToImage()]
+    if spec.augment != "crop":
+        steps += [v2.Resize(size, antialias=True)] if spec.image_size != size else []
+    elif training:
+        steps.append(v2.RandomResizedCrop(size, antialias=True))
+    else:
+        steps += [v2.Resize(round(max(size) * RESIZE_FOR_CROP), antialias=True), v2.CenterCrop(size)]
+    if training and spec.augment == "shift":
         height, width = size
         steps.append(v2.RandomCrop(size, padding=[round(width * SHIFT), round(height * SHIFT)]))
-    if facts.flip:
+    if training and spec.flip:
         steps.append(v2.RandomHorizontalFlip())
-    return _pipeline(facts, steps, mean, std)
-
-
-def eval_transform(facts: DatasetSpec, size: tuple[int, int], mean: Any, std: Any) -> Transform:
-    """The default for evaluation: large images resized and cropped in the middle, small ones at most resized.
-
-    Args:
-        facts: What is known of the dataset.
-        size: Height and width of the result (pixels).
-        mean: Mean per channel.
-        std: Standard deviation per channel.
-    """
-    steps: list[Any] = []
-    if facts.augment == "crop":
-        steps = [v2.Resize(round(max(size) * RESIZE_FOR_CROP), antialias=True), v2.CenterCrop(size)]
-    elif facts.image_size != size:
-        steps = [v2.Resize(size, antialias=True)]
-    return _pipeline(facts, steps, mean, std)
-
-
-def _pipeline(facts: DatasetSpec, steps: list[Any], mean: Any, std: Any) -> Transform:
-    # Among the photographs of Caltech and iNaturalist some are gray.
-    start = [partial(_in_mode, mode="RGB" if facts.channels == 3 else "L"), v2.ToImage()]
-    end = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-    pipeline: Transform = v2.Compose([*start, *steps, *end])
+    pipeline: Transform = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
     return pipeline
 
 
@@ -316,21 +290,9 @@ def _in_mode(image: Any, mode: str) -> Any:
     return image.convert(mode) if isinstance(image, Image.Image) and image.mode != mode else image
 
 
-def _check_options(image_size: object, download: object) -> None:
-    whole = isinstance(image_size, int) and not isinstance(image_size, bool) and image_size >= 1
-    if image_size is not None and not whole:
-        raise FastDataError(
-            f"image_size={image_size!r}.",
-            expected="pixels, >= 1, or None.",
-            fix="pass image_size=224, or leave it out.",
-        )
-    if not isinstance(download, bool):
-        raise FastDataError(f"download={download!r}.", expected="True or False.", fix="pass download=True.")
-
-
-def _check_dataset_kwargs(name: str, facts: DatasetSpec, given: Mapping[str, Any]) -> None:
-    decided = {"root", "transform", "transforms", "download"}.union(*facts.splits.values())
-    known = accepted_arguments(name) - decided
+def _check_dataset_kwargs(name: str, spec: DatasetSpec, given: Mapping[str, Any]) -> None:
+    decided = {"root", "transform", "transforms", "download"}.union(*spec.splits.values())
+    known = accepted_arguments(getattr(torchvision.datasets, name)) - decided
     for option in given:
         if option in known:
             continue

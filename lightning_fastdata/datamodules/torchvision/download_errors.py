@@ -1,12 +1,12 @@
 """What to say, and to do, when a dataset of torchvision is not there."""
 
 import errno
-import fcntl
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from lightning_fastdata.datamodules.file_lock import file_lock
 from lightning_fastdata.datamodules.torchvision.registry import DatasetSpec
 from lightning_fastdata.errors import FastDataError
 
@@ -16,6 +16,8 @@ UNWRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST),
     errno.ENAMETOOLONG,
 }
+DOWNLOAD_WAIT_S = 6 * 3600.0
+"""How long to wait for another process that downloads (s): the largest dataset has more than 200 GB."""
 
 
 @contextmanager
@@ -27,23 +29,26 @@ def one_at_a_time(root: str, name: str) -> Iterator[None]:
     Args:
         root: The folder.
         name: The dataset.
+
+    Raises:
+        FastDataError: Another process still downloads it after ``DOWNLOAD_WAIT_S``.
     """
     path = Path(root) / f".{name}.lock"
     with ExitStack() as held:
         with suppress(OSError):  # a folder that can only be read, or a file system without locks
             path.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(held.enter_context(path.open("a")), fcntl.LOCK_EX)
+            held.enter_context(file_lock(path, DOWNLOAD_WAIT_S))
         yield
     with suppress(OSError):  # whoever waited for it finds the dataset complete
         path.unlink()
 
 
-def undownloaded(name: str, facts: DatasetSpec, root: str, error: Exception) -> FastDataError:
+def undownloaded(name: str, spec: DatasetSpec, root: str, error: Exception) -> FastDataError:
     """What to say of a download that failed.
 
     Args:
         name: The dataset.
-        facts: What is known of it.
+        spec: What is known of it.
         root: Where it was to go.
         error: What torchvision said.
 
@@ -60,19 +65,19 @@ def undownloaded(name: str, facts: DatasetSpec, root: str, error: Exception) -> 
         )
     return FastDataError(
         what,
-        expected=f"access to the internet, or its files in {_paths(facts, root)}.",
+        expected=f"access to the internet, or its files in {_paths(spec, root)}.",
         fix=f"try again where there is a network, on the login node for one (python -c 'from lightning_fastdata import "
-        f'TorchvisionDataModule as M; M("{name}", "{root}").prepare_data()\'); or {_manual_download(facts)} and pass '
+        f'TorchvisionDataModule as M; M("{name}", "{root}").prepare_data()\'); or {_manual_download(spec)} and pass '
         "download=False. If an earlier download was interrupted, first remove what it left.",
     )
 
 
-def absent(name: str, facts: DatasetSpec, root: str, error: Exception, *, download: bool) -> FastDataError:
+def absent(name: str, spec: DatasetSpec, root: str, error: Exception, *, download: bool) -> FastDataError:
     """What to say of a dataset that cannot be opened.
 
     Args:
         name: The dataset.
-        facts: What is known of it.
+        spec: What is known of it.
         root: Where it was looked for.
         error: What torchvision said.
         download: Whether the user wanted it downloaded.
@@ -83,23 +88,23 @@ def absent(name: str, facts: DatasetSpec, root: str, error: Exception, *, downlo
     known = _package_or_argument(name, error)
     if known is not None:
         return known
-    there = [file for file in facts.files if (Path(root) / file).exists()]
+    there = [file for file in spec.files if (Path(root) / file).exists()]
     if there:
-        again = "let it be downloaded again" if facts.download else "put it there again"
+        again = "let it be downloaded again" if spec.download else "put it there again"
         return FastDataError(
             f"{name} in {root} cannot be read: {_said(error)}",
-            expected=f"complete files in {_paths(facts, root)}.",
-            fix=f"add what is missing ({facts.page}), or remove what is there and {again}.",
+            expected=f"complete files in {_paths(spec, root)}.",
+            fix=f"add what is missing ({spec.page}), or remove what is there and {again}.",
         )
-    if not facts.download:
-        fix = f"torchvision cannot download it: {_manual_download(facts)}."
+    if not spec.download:
+        fix = f"torchvision cannot download it: {_manual_download(spec)}."
     elif download:
         fix = "without a Trainer call datamodule.prepare_data() before setup(); with one, look whether all nodes see "
         fix += "the same folder."
     else:
-        fix = f"pass download=True, or {_manual_download(facts)}."
+        fix = f"pass download=True, or {_manual_download(spec)}."
     return FastDataError(
-        f"{name} is not in {root}: {_said(error)}", expected=f"its files in {_paths(facts, root)}.", fix=fix
+        f"{name} is not in {root}: {_said(error)}", expected=f"its files in {_paths(spec, root)}.", fix=fix
     )
 
 
@@ -135,12 +140,12 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
 
 
-def _paths(facts: DatasetSpec, root: str) -> str:
-    return ", ".join(str(Path(root) / file) for file in facts.files) or root
+def _paths(spec: DatasetSpec, root: str) -> str:
+    return ", ".join(str(Path(root) / file) for file in spec.files) or root
 
 
-def _manual_download(facts: DatasetSpec) -> str:
-    """The way without a download; the paths are told as what is expected."""
-    page = f" from {facts.page}" if facts.page else ""
-    note = f" ({facts.note})" if facts.note else ""
+def _manual_download(spec: DatasetSpec) -> str:
+    """The way without a download; the error names the paths as what is expected."""
+    page = f" from {spec.page}" if spec.page else ""
+    note = f" ({spec.note})" if spec.note else ""
     return f"get it{page}{note} and put it there, unpacked"

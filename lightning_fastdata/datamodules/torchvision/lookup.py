@@ -11,17 +11,17 @@ import torchvision.datasets
 from lightning_fastdata.datamodules.torchvision.registry import DATASETS, REFUSED, TRAIN_FLAG, TWO_SPLITS, DatasetSpec
 from lightning_fastdata.errors import FastDataError
 
-__all__ = ["accepted_arguments", "facts_of", "with_choice"]
+__all__ = ["spec_of", "with_choice"]
 
 
-def facts_of(name: str) -> DatasetSpec:
+def spec_of(name: str) -> DatasetSpec:
     """What is known of a dataset.
 
     Args:
         name: Name of a class in ``torchvision.datasets``.
 
     Returns:
-        Its facts. Of one that is not in ``DATASETS``, the arguments for its splits as far as the signature shows them.
+        Its spec. Of one that is not in ``DATASETS``, the arguments for its splits as far as the signature shows them.
 
     Raises:
         FastDataError: No such dataset, or none for classification.
@@ -77,47 +77,30 @@ def _from_signature(cls: type) -> DatasetSpec | None:
     return None
 
 
-def with_choice(name: str, facts: DatasetSpec, dataset_kwargs: Mapping[str, Any]) -> DatasetSpec:
-    """The facts under the arguments that decide what the labels are.
+def with_choice(name: str, spec: DatasetSpec, dataset_kwargs: Mapping[str, Any]) -> DatasetSpec:
+    """The spec under the arguments that decide what the labels are.
 
     Args:
         name: The dataset.
-        facts: What is known of it.
+        spec: What is known of it.
         dataset_kwargs: The user's arguments for it.
 
     Returns:
-        The facts, with those replaced that the choice changes.
+        The spec, with those replaced that the choice changes.
 
     Raises:
         FastDataError: A choice without one class per image, or none where one is needed.
     """
-    if not facts.choices or (facts.option not in dataset_kwargs and facts.num_classes is not None):
-        return facts
-    value = dataset_kwargs.get(facts.option)
+    if not spec.choices or (spec.option not in dataset_kwargs and spec.num_classes is not None):
+        return spec
+    value = dataset_kwargs.get(spec.option)
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
-    if isinstance(value, (list, tuple, dict)) or value not in facts.choices:
-        said = f"{facts.option}={value!r}" if facts.option in dataset_kwargs else f"no {facts.option}"
+    if isinstance(value, (list, tuple, dict)) or value not in spec.choices:
+        said = f"{spec.option}={value!r}" if spec.option in dataset_kwargs else f"no {spec.option}"
         raise FastDataError(
             f"TorchvisionDataModule({name!r}) with {said}.",
-            expected=f"one of {', '.join(map(repr, facts.choices))}, which give each image one class.",
-            fix=f"pass dataset_kwargs={{{facts.option!r}: {next(iter(facts.choices))!r}}}, for one.",
+            expected=f"one of {', '.join(map(repr, spec.choices))}, which give each image one class.",
+            fix=f"pass dataset_kwargs={{{spec.option!r}: {next(iter(spec.choices))!r}}}, for one.",
         )
-    return replace(facts, **facts.choices[value])
-
-
-def accepted_arguments(name: str) -> set[str]:
-    """Arguments that a dataset takes, also those that it hands on to its parents.
-
-    Args:
-        name: Name of a class in ``torchvision.datasets``.
-    """
-    names: set[str] = set()
-    for cls in getattr(torchvision.datasets, name).__mro__:
-        if "__init__" not in vars(cls):
-            continue
-        parameters = inspect.signature(vars(cls)["__init__"]).parameters
-        names |= set(parameters)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            break
-    return names - {"self", "kwargs"}
+    return replace(spec, **spec.choices[value])

@@ -32,13 +32,13 @@ class DatasetSpec:
     default_size: int | None = None
     """Height and width of a sample unless the user says otherwise (pixels); None = ``image_size``, else 224."""
     channels: int = 3
-    """1 for greyscale, 3 for color."""
+    """1 for grayscale, 3 for color."""
     mean: Values | None = None
     """Mean of each channel, of values in [0, 1]; None where there is no agreed figure."""
     std: Values | None = None
     """Standard deviation of each channel, likewise."""
     augment: Literal["shift", "crop", "none"] = "crop"
-    """What leaves the class as it is: shifting by an eighth, a crop of random size, or neither."""
+    """What does not change the class: shifting by an eighth, a crop of random size, or neither."""
     flip: bool = True
     """Whether a mirrored image has the same class; not so for digits, letters and signs."""
     splits: Splits = field(default_factory=lambda: TWO_SPLITS)
@@ -46,9 +46,9 @@ class DatasetSpec:
     guessed: bool = False
     """True where ``splits`` was read off the signature, so that "test" may turn out not to exist."""
     option: str = ""
-    """Argument on which these facts depend, if there is one."""
+    """Argument on which the spec depends, if there is one."""
     choices: Mapping[Any, Mapping[str, Any]] = field(default_factory=dict)
-    """Its values that give one class per image, each with the facts that differ."""
+    """Its values that give one class per image, each with the fields that differ."""
     names: str | None = "classes"
     """Attribute of the dataset with the names of its classes; it need not be there."""
     download: bool = True
@@ -62,7 +62,7 @@ class DatasetSpec:
     files: tuple[str, ...] = ()
     """What lies below ``root`` when the dataset is there."""
     page: str = ""
-    """Where to get it by hand."""
+    """Where you can get it yourself."""
     note: str = ""
     """What else to know when doing so."""
 

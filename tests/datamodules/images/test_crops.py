@@ -51,7 +51,7 @@ def test_boxes_are_distributed_as_torchvisions(height, width):
 
 
 def test_another_distribution_is_found():
-    """The comparison can fail: a least area of 0.2 in place of 0.08 is told apart."""
+    """The comparison can fail: a least area of 0.2 in place of 0.08 is seen."""
     assert distance(ours(375, 500, scale=(0.2, 1.0))[:, 2], torchvisions(375, 500)[:, 2]) > LIMIT
 
 

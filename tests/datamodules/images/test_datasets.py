@@ -86,8 +86,8 @@ def test_batches_do_not_depend_on_workers_and_threads(photos, workers, threads, 
     assert not equal(batches(photos, num_workers=0, seed=7), expected)
 
 
-def test_floats_are_the_normalised_pixels(photos):
-    """What a loader gives that is read by hand."""
+def test_floats_are_the_normalized_pixels(photos):
+    """What a loader gives without a Trainer."""
     made = dataset(photos)
     pixels = made.__getitems__(range(12), SEEDS).images
     made.as_pixels = False
@@ -98,7 +98,7 @@ def test_floats_are_the_normalised_pixels(photos):
     assert labels.dtype == torch.int64
 
 
-def test_normalising_is_torchvisions(photos):
+def test_normalizing_is_torchvisions(photos):
     """To the last bit."""
     from torchvision.transforms import v2
 
@@ -201,7 +201,7 @@ def test_it_pickles_and_copies_with_its_threads(photos):
 
 
 def test_a_collate_function_gets_samples(photos):
-    """Normalised ones, as ever."""
+    """Normalized ones, as ever."""
     data = ImageFolderDataModule(photos, 16, batch_size=4, num_workers=0, collate_fn=list)
     data.setup("fit")
     assert type(data.train_dataset) is CropDataset
@@ -211,7 +211,7 @@ def test_a_collate_function_gets_samples(photos):
     ] * 4
 
 
-def test_the_threads_are_told_with_their_reason(photos):
+def test_the_threads_have_a_reason(photos):
     data = ImageFolderDataModule(photos, 16, num_workers=0, decode_threads=3)
     data.setup("fit")
     loader = data.train_dataloader()

@@ -18,11 +18,13 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:  # Windows, where there is no cache
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LINE_BYTES", "CacheFile", "Held", "StoredFiles"]
+__all__ = ["CAN_ADD", "LINE_BYTES", "CacheFile", "Held", "StoredFiles"]
 
+CAN_ADD = fcntl is not None and hasattr(os, "geteuid")
+"""Whether the system has what caches need: file locks and users."""
 _LINE = struct.Struct("<QIIII")
 LINE_BYTES = _LINE.size
 """Size of a line of the table (bytes)."""
@@ -187,7 +189,7 @@ class _Opened:
         return entry
 
     def map_again(self) -> memoryview:
-        """Map what the blob has grown to; maps that somebody still reads stay until he is done."""
+        """Map what the blob has grown to; maps that are still read stay until then."""
         with self.mutex:
             size = os.fstat(self.entries).st_size
             if size > len(self.view):
@@ -212,7 +214,7 @@ class _Opened:
         return True
 
     def reserve(self, length: int) -> int | None:
-        """The offset of room for an entry, which is then nobody else's; None beyond the budget."""
+        """The offset of room for an entry, reserved for this process; None beyond the budget."""
         with self.mutex:
             fcntl.flock(self.entries, fcntl.LOCK_EX)
             try:
@@ -240,7 +242,7 @@ class _Opened:
 
 
 def _map_privately(descriptor: int, size: int) -> mmap.mmap:
-    """A map that NumPy and torch take for writable, without a warning; what they might write reaches nobody."""
+    """A map that NumPy and torch take for writable, without a warning; what they might write goes nowhere."""
     try:
         return mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE | _NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     except OSError:  # a system that grants no more than it has (vm.overcommit_memory=2)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,7 +30,7 @@ def build_cache(
     watch: Callable[[Progress], None] = lambda progress: None,
     every_s: float = 0.1,
 ) -> Progress:
-    """Read every sample once, which puts it into the cache; what is there already is only checked.
+    """Read every sample once, which puts it into the cache; an entry that it holds already is only checked.
 
     Args:
         sources: Sources that read through the cache, each with the paths of its images.
@@ -43,12 +44,12 @@ def build_cache(
     progress, stop, lock = Progress(), threading.Event(), threading.Lock()
     work = ((source, paths, index) for source, paths in sources for index in range(len(paths)))
 
-    def next_one() -> tuple[CachedSource, Sequence[str], int] | None:
-        with lock:
-            return None if stop.is_set() else next(work, None)
-
     def run() -> None:
-        while (item := next_one()) is not None:
+        while True:
+            with lock:  # a generator cannot be read by two threads at once
+                item = None if stop.is_set() else next(work, None)
+            if item is None:
+                return
             source, paths, index = item
             problem = None
             try:
@@ -60,20 +61,16 @@ def build_cache(
                 if problem is not None:
                     progress.unreadable.append(problem)
 
-    workers = [threading.Thread(target=run, daemon=True) for _ in range(max(1, threads))]
-    with _one_thread_each():
+    threads = max(1, threads)
+    with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
+        runs = [pool.submit(run) for _ in range(threads)]
         try:
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                while worker.is_alive():
-                    worker.join(every_s)
-                    watch(progress)
+            while wait(runs, every_s).not_done:
+                watch(progress)
         finally:
             stop.set()
-            for worker in workers:
-                if worker.ident is not None:
-                    worker.join()
+    for each in runs:
+        each.result()
     watch(progress)
     return progress
 

@@ -39,15 +39,13 @@ class CacheNotes:
     def lines(self) -> list[str]:
         """What happened, for people; nothing where all went well."""
         failed, full, damaged = self._numbers.tolist()
-        found = []
-        if failed:
-            reason = os.strerror(failed) if failed > 0 else "an error of the system"
-            found.append(f"no more was kept after: {reason}")
-        if full:
-            found.append("entries beyond its budget were not kept")
-        if damaged:
-            found.append("damaged entries were found and made anew")
-        return found
+        reason = os.strerror(failed) if failed > 0 else "an error of the system"
+        events = {
+            f"no more was kept after: {reason}": failed,
+            "entries beyond its budget were not kept": full,
+            "damaged entries were found and replaced": damaged,
+        }
+        return [event for event, happened in events.items() if happened]
 
 
 class CachedSource:
@@ -92,10 +90,9 @@ class CachedSource:
         Raises:
             Exception: It cannot be read or decoded; see ``EntryFormat.encode``.
         """
-        found = self._call("get", index)
-        if found is not None:
-            entry: memoryview = found
-            return entry
+        kept: memoryview | None = self._call("get", index)
+        if kept is not None:
+            return kept
         made = self.entry_format.encode(self.source.read(index))
         if self.file is not None and not self._call("put", index, made):
             self._say_why()
@@ -143,7 +140,7 @@ def estimated_bytes(sources: Iterable[tuple[Source, int]], entry_format: EntryFo
         number = place * samples // min(SAMPLED, samples)
         for source, count in sources:
             if number < count:
-                with contextlib.suppress(Exception):  # it will be told when it is its turn
+                with contextlib.suppress(Exception):  # it is reported when it is its turn
                     sizes.append(len(entry_format.encode(source.read(number))))
                 break
             number -= count

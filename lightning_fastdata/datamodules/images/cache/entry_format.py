@@ -1,6 +1,7 @@
 """What is kept of an image: its own bytes, a smaller JPEG, or pixels; made in one way, whether it is kept or not."""
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from lightning_fastdata.compat.torch_internals import resize_into
 from lightning_fastdata.datamodules.images.crops import resized
-from lightning_fastdata.datamodules.images.decoder import dct_factor, decode_rgb, jpeg_size
+from lightning_fastdata.datamodules.images.decoder import dct_factor, decode_rgb, decode_shrunk, jpeg_size
 from lightning_fastdata.datamodules.images.sources import Kind, Pixels, raw_bytes
 from lightning_fastdata.errors import FastDataError
 
@@ -32,11 +33,9 @@ class EntryFormat:
     """How an image becomes an entry. Everything but "original" loses something, always in the same way."""
 
     kind: Kind = "original"
-    """"original": the file as it is. "jpeg": RGB, short side at most ``short_side_px``. "raw": the same as pixels."""
+    """"original": the file unchanged. "jpeg": RGB, short side at most ``short_side_px``. "raw": the same as pixels."""
     short_side_px: int = SHORT_SIDE_PX
-    """Shorter side of what is kept (pixels); smaller images stay as they are."""
-    quality: int = QUALITY
-    """Of the JPEG, 1 to 100."""
+    """Shorter side of what is kept (pixels); smaller images are kept unchanged."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -82,7 +81,7 @@ class EntryFormat:
             return {"format": self.kind}
         settings: dict[str, Any] = {"format": self.kind, "short_side_px": self.short_side_px}
         if self.kind == "jpeg":
-            settings["quality"] = self.quality
+            settings["quality"] = QUALITY
         codec = getattr(simplejpeg, "__version__", None)
         # torch's resize rounds by the processor's instructions; a cache may lie where several machines see it.
         resize = f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
@@ -92,11 +91,8 @@ class EntryFormat:
         """The image with its short side at the limit, shrunk by the decoder as far as that leaves enough pixels."""
         pixels: Pixels | None = None
         if size is not None and (factor := dct_factor(*size, self.short_side_px)) > 1:
-            rows, columns = (-(-side // factor) for side in size)
-            try:
-                pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns, min_factor=factor)
-            except ValueError:  # damaged; Pillow may be more lenient
-                pixels = None
+            with suppress(ValueError):  # damaged; Pillow may be more lenient
+                pixels = decode_shrunk(data, *size, factor)
         if pixels is None:
             pixels = decode_rgb(data)
             size = pixels.shape[:2]
@@ -113,9 +109,9 @@ class EntryFormat:
         pixels = np.ascontiguousarray(pixels)
         if simplejpeg is not None:
             encoded: bytes = simplejpeg.encode_jpeg(
-                pixels, quality=self.quality, colorspace="RGB", colorsubsampling="420", fastdct=False
+                pixels, quality=QUALITY, colorspace="RGB", colorsubsampling="420", fastdct=False
             )
             return encoded
         file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=self.quality, subsampling="4:2:0")
+        Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY, subsampling="4:2:0")
         return file.getvalue()

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,13 +17,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from lightning_fastdata.datamodules.file_lock import file_lock
 from lightning_fastdata.datamodules.images.cache.blob_file import LINE_BYTES, CacheFile, StoredFiles
 from lightning_fastdata.errors import FastDataError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where there is no cache
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "CacheHeader",
@@ -38,8 +33,10 @@ __all__ = [
 
 FORMAT = "lightning_fastdata cache"
 VERSION = 1
-"""Of the files; another one is made anew."""
-_HEADER, _ENTRIES, _TABLE = "header.json", "entries.bin", "table.bin"
+"""Of the files; a cache of another version is replaced."""
+LOCK_WAIT_S = 120.0
+"""How long to wait for a process that makes or deletes a cache (s): seconds, but for a large one on a slow disk."""
+_HEADER, _ENTRIES, _TABLE, _LOCK = "header.json", "entries.bin", "table.bin", ".lock"
 _MAX_HEADER_BYTES = 1 << 20
 
 
@@ -119,7 +116,7 @@ def open_folder(cache_dir: Path, header: CacheHeader, budget_bytes: int) -> Stor
     folder = cache_dir / header.name
     try:
         cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locked(cache_dir):
+        with file_lock(cache_dir / _LOCK, LOCK_WAIT_S):
             _sweep(cache_dir, header.name)
             if fault_of(folder, header) is not None:
                 _replace(folder, header)
@@ -220,7 +217,7 @@ def clear_folders(folders: Iterable[Path]) -> int:
     """
     freed = 0
     for folder in folders:
-        with locked(folder.parent):
+        with file_lock(folder.parent / _LOCK, LOCK_WAIT_S):
             freed += sum(file.stat().st_blocks * 512 for file in folder.iterdir())
             _remove(folder)
     return freed
@@ -242,7 +239,7 @@ def _files(folder: Path, header: CacheHeader, budget_bytes: int, *, writable: bo
 
 
 def _is_ours(folder: Path) -> bool:
-    """A folder of this user's that nobody else can write to; a link to one is none."""
+    """A folder of this user's that no other can write to; a link to one is none."""
     found = folder.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
@@ -267,7 +264,7 @@ def _replace(folder: Path, header: CacheHeader) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Move away first, so that nobody opens what is half deleted; a link or a file is only unlinked."""
+    """Move away first, so that no process opens what is half deleted; a link or a file is only unlinked."""
     aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.old-", dir=folder.parent)) / "cache"
     os.rename(folder, aside)
     shutil.rmtree(aside.parent, ignore_errors=True)
@@ -284,26 +281,5 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Only one process at a time makes or deletes something in a folder; the lock of a killed one is free.
-
-    Args:
-        folder: Where the file ``.lock`` is made.
-
-    Raises:
-        OSError: It cannot be made, or the system or its file system knows no locks.
-    """
-    if fcntl is None:
-        raise OSError(f"file locks are not known on {sys.platform}")
-    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(folder / ".lock", flags, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
     finally:
         os.close(descriptor)

@@ -1,17 +1,23 @@
-"""The cache of an image folder: from what the user wishes to sources that read through it."""
+"""The cache of an image folder: from the user's options to sources that read through it."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
+from typing import Literal
 
 from lightning_fastdata.datamodules.images.cache.cached_source import CachedSource, CacheNotes, estimated_bytes
 from lightning_fastdata.datamodules.images.cache.entry_format import EntryFormat
 from lightning_fastdata.datamodules.images.cache.folder import CacheHeader, file_stamps, fingerprint_of
-from lightning_fastdata.datamodules.images.cache.placement import CacheKind, CachePlan, Opened, bytes_text, open_cache
+from lightning_fastdata.datamodules.images.cache.placement import (
+    CachePlan,
+    Opened,
+    bytes_text,
+    cache_in_memory_error,
+    open_cache,
+)
 from lightning_fastdata.datamodules.images.sources import FileSource, Kind
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.hardware.detect import probe
 
 __all__ = ["CacheOptions", "ImageCache", "header_of"]
@@ -23,8 +29,8 @@ Paths = Mapping[str, Sequence[str]]
 class CacheOptions:
     """What the user asks for."""
 
-    kind: CacheKind | None = None
-    """"ram", "disk", or None for no cache."""
+    kind: Literal["disk"] | None = None
+    """"disk", or None for no cache. "ram" passes until ``ImageCache`` can say what it would take."""
     cache_dir: str | None = None
     """Holds caches on disk; None = the user's cache folder."""
     cache_bytes: int | None = None
@@ -33,25 +39,20 @@ class CacheOptions:
     """What is kept of an image."""
 
     def __post_init__(self) -> None:
-        kind, size = self.kind, self.cache_bytes
+        kind = self.kind
         if kind not in (None, "ram", "disk"):
-            raise FastDataError(f"cache={kind!r}.", expected='None, "ram" or "disk".', fix='pass cache="disk".')
-        if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 0):
-            raise FastDataError(
-                f"cache_bytes={size!r}.",
-                expected="bytes as a whole number >= 0, or None for what is free.",
-                fix="pass cache_bytes=20 * 2**30 for 20 GiB.",
-            )
+            raise FastDataError(f"cache={kind!r}.", expected='None or "disk".', fix='pass cache="disk".')
+        check_int("cache_bytes", self.cache_bytes, 0, allow=(None,), fix="pass cache_bytes=20 * 2**30 for 20 GiB.")
         if kind is None and self.entry_format.kind != "original":
             raise FastDataError(
                 f"cache_format={self.entry_format.kind!r} without a cache.",
                 expected="a format of what is cached: it changes what the model sees, cached or not.",
-                fix='pass cache="disk" or "ram", with cache_bytes=0 if nothing is to be kept; or leave it out.',
+                fix='pass cache="disk", with cache_bytes=0 if nothing is to be kept; or leave it out.',
             )
-        if kind != "disk" and self.cache_dir is not None:
+        if kind is None and self.cache_dir is not None:
             raise FastDataError(
-                f"cache_dir={self.cache_dir!r} with cache={kind!r}.",
-                expected="a folder only for a cache on disk.",
+                f"cache_dir={self.cache_dir!r} without a cache.",
+                expected="a folder only for a cache.",
                 fix='pass cache="disk", or leave cache_dir out.',
             )
 
@@ -63,10 +64,12 @@ class ImageCache:
         header: What it is known by, see ``header_of``.
         paths: Files by the name of the folder they are listed from, in the order of its list.
         options: What the user asks for; not one for no cache.
+
+    Raises:
+        FastDataError: The user asks for a cache in memory.
     """
 
     def __init__(self, header: CacheHeader, paths: Paths, options: CacheOptions) -> None:
-        assert options.kind is not None
         self.options = options
         self.header = header
         self.notes = CacheNotes()
@@ -75,13 +78,13 @@ class ImageCache:
         for name in sorted(paths):
             self._first[name], first = first, first + len(paths[name])
         files = [(FileSource(listed), len(listed)) for listed in paths.values()]
+        if options.kind != "disk":
+            raise cache_in_memory_error(estimated_bytes(files, options.entry_format), probe())
         self._opened: Opened = open_cache(
-            options.kind,
             self.header,
             needed=lambda: estimated_bytes(files, options.entry_format),
             cache_dir=None if options.cache_dir is None else Path(options.cache_dir).expanduser(),
             cache_bytes=options.cache_bytes,
-            ram_available_bytes=probe().ram_available_bytes if options.kind == "ram" else None,
         )
 
     @property

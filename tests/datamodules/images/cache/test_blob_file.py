@@ -114,7 +114,7 @@ def test_a_full_disk_ends_the_adding_with_its_reason(make_file, monkeypatch):
 
 
 def test_every_flipped_bit_is_found(make_file, tmp_path):
-    """In any byte of the blob or of the table: the entry is not served, the others are; and it can be stored anew."""
+    """In any byte of the blob or of the table: the entry is not served, the others are; and it can be stored again."""
     filled(make_file())
     files = {name: (tmp_path / name).read_bytes() for name in ("entries.bin", "table.bin")}
     for name, whole in files.items():
@@ -147,7 +147,7 @@ def test_a_blob_that_was_cut_off_serves_what_is_left(make_file, tmp_path):
 
 
 def test_a_table_that_was_cut_off_is_an_error(make_file, tmp_path):
-    """The folder's check finds it first and makes the cache anew; here it must not be mapped."""
+    """The folder's check finds it first and replaces the cache; here it must not be mapped."""
     os.truncate(tmp_path / "table.bin", SAMPLES * LINE_BYTES - 1)
     with pytest.raises(OSError, match="shorter"):
         make_file().get(0)
@@ -186,7 +186,7 @@ def add(files, numbers, seed):
 
 @pytest.mark.slow
 def test_several_processes_add_at_once(make_file):
-    """Forked from a process that has the files open; nobody overwrites another's entry, and the budget holds."""
+    """Forked from a process that has the files open; none overwrites another's entry, and the budget holds."""
     cache = filled(make_file(), [0])
     fork = multiprocessing.get_context("fork")
     workers = [fork.Process(target=add, args=(cache.files, range(SAMPLES), seed)) for seed in range(4)]

@@ -1,4 +1,4 @@
-"""A folder is the cache of these very files, or it is made anew."""
+"""A folder is the cache of these very files, or it is replaced."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_a_cache_is_found_again(images, tmp_path):
     ],
     ids=["size", "time", "removed", "added", "renamed"],
 )
-def test_a_cache_of_files_that_changed_is_made_anew(change, images, tmp_path):
+def test_a_cache_of_files_that_changed_is_replaced(change, images, tmp_path):
     """In its own place, so that old caches do not fill the disk."""
     opened(tmp_path, header_of(images)).put(1, b"entry")
     change(images)
@@ -96,7 +96,7 @@ def test_other_settings_and_other_folders_have_caches_of_their_own(images, tmp_p
     ids=["table", "half a header", "no end", "foreign", "no header", "no blob", "all may write"],
 )
 def test_a_folder_that_is_not_a_whole_cache_is_replaced(harm, images, tmp_path):
-    """Found before anything is read of it, and made anew."""
+    """Found before anything is read of it, and replaced."""
     opened(tmp_path, header_of(images)).put(1, b"entry")
     (folder,) = find_folders(tmp_path)
     harm(folder)
@@ -108,7 +108,7 @@ def test_a_folder_that_is_not_a_whole_cache_is_replaced(harm, images, tmp_path):
 
 
 def test_a_link_in_its_place_is_not_followed(images, tmp_path):
-    """What it points to stays as it is."""
+    """What it points to does not change."""
     header, elsewhere = header_of(images), tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "entries.bin").write_bytes(b"precious")
