@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -100,27 +101,21 @@ def near(measured: float | None, truth: float, batches: int) -> bool:
     return abs(measured - truth) <= 0.05 * truth + 0.001 * batches
 
 
-def in_three_tries(attempt: Callable[[], None]) -> None:
-    """Run a comparison of times up to three times.
-
-    Somebody else's load on the machine can only spoil a comparison that would hold; a wrong way of measuring is wrong
-    every time.
-    """
-    for left in (2, 1, 0):
-        try:
-            attempt()
-        except AssertionError:
-            if not left:
-                raise
-        else:
-            return
-
-
 def three_tries(test: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a test that compares times; see ``in_three_tries``."""
+    """Decorate a test that compares times: it runs alone (see ``timed`` in pyproject.toml), and up to three times.
+
+    Other load on the machine can only spoil a comparison that would hold; a wrong way of measuring is wrong every time.
+    """
 
     @functools.wraps(test)
     def tried(**arguments: Any) -> None:
-        in_three_tries(lambda: test(**arguments))
+        for left in (2, 1, 0):
+            try:
+                test(**arguments)
+            except AssertionError:
+                if not left:
+                    raise
+            else:
+                return
 
-    return tried
+    return pytest.mark.timed(tried)
