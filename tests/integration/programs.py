@@ -10,15 +10,20 @@ import os
 import runpy
 import sys
 import tempfile
+from multiprocessing.forkserver import _forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
 
 
-def _main(command: list[str], cwd: str, environment: dict[str, str], out: str, err: str) -> None:
+def _main(command: list[str], cwd: str, environment: dict[str, str], out: str, err: str, server: Any) -> None:
     """In the forked process: what ``python <command>`` does."""
+    # Ranks and workers of the program that are to come from a fork server come from the same one. Python would start
+    # another, which knows of no modules to import, and fails in a process that is forked after that.
+    vars(_forkserver).update(server, ensure_running=lambda: None)
     for path, stream in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.environ.clear()
@@ -46,7 +51,9 @@ class Program:
         folder = Path(tempfile.mkdtemp())
         self.out, self.err = folder / "out.txt", folder / "err.txt"
         environment = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"} | variables
-        arguments = (self.command, os.path.abspath(cwd), environment, str(self.out), str(self.err))
+        _forkserver.ensure_running()
+        server = {name: value for name, value in vars(_forkserver).items() if name.endswith(("_address", "_authkey"))}
+        arguments = (self.command, os.path.abspath(cwd), environment, str(self.out), str(self.err), server)
         self.process: BaseProcess = _SERVER.Process(target=_main, args=arguments)
         self.process.start()
 
