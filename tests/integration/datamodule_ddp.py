@@ -51,7 +51,7 @@ class Stream(IterableDataset):
 
 
 class Streams(LightningDataModule):
-    """Loaders of torch's own: the helper needs nothing of this package's but ``SetShard`` where workers are not forked."""
+    """Loaders of torch's own: ``shard`` needs nothing of this package but ``SetShard`` where workers are not forked."""
 
     def __init__(self, tell: bool = False, even: bool = True, **kwargs) -> None:
         super().__init__()

@@ -28,13 +28,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def run_script(folder, *arguments):
-    command = [sys.executable, str(SCRIPT), str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
 # In an interpreter of its own
 
 
@@ -42,7 +35,9 @@ def run_script(folder, *arguments):
 def folder(tmp_path_factory):
     """What a program with every class left behind."""
     folder = tmp_path_factory.mktemp("alone")
-    (folder / "told.txt").write_text(run_script(folder))
+    done = subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    (folder / "told.txt").write_text(done.stdout + done.stderr)
     return folder
 
 
@@ -121,14 +116,18 @@ def test_plans_are_told_there(folder):
 
 
 @pytest.mark.slow
-def test_spawned_ranks(tmp_path):
-    """Module and callbacks cross the border by pickle; each sample goes to one rank; nobody imports lightning."""
-    told = run_script(tmp_path, "ranks")
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+def test_spawned_ranks(folder):
+    """Module and callbacks cross the border by pickle; each sample goes to one rank; nobody imports lightning.
+
+    The parent, which measured nothing, says where the figures are.
+    """
+    ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert sorted(n for rank in ranks for n in rank["seen"]) == list(range(12))
     assert [rank["modules"] for rank in ranks] == [[], []]
-    assert "Measured on rank" in told
-    assert read_audit(tmp_path / "audit.jsonl")[0].samples == 12
+    assert "Measured on rank" in (folder / "told.txt").read_text()
+    assert read_audit(folder / "ranks_audit.jsonl")[0].samples == 12
+    assert [read_run(folder / name).header["rank"] for name in ("ranks.jsonl", "ranks.rank1.jsonl")] == [0, 1]
+    assert "no run has begun in this process" in (folder / "parent.txt").read_text()
 
 
 # In this process, where the other package is loaded too

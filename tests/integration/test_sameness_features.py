@@ -1,12 +1,10 @@
 """Lightning's own features on top: the right samples, and the same bytes with and without workers."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import chain, zip_longest
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
@@ -346,11 +344,7 @@ def test_training_data_in_order(plain):
 def ranks(tmp_path_factory):
     """For each scenario, by rank, what it saw with 0 workers; with 2 it is asserted to be the same."""
     folder = tmp_path_factory.mktemp("ranks")
-    environ = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
-    script = Path(__file__).with_name("sameness_ddp.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=300, env=environ
-    )
+    done = programs.run(Path(__file__).with_name("sameness_ddp.py"), folder)
     assert done.returncode == 0, done.stderr
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
