@@ -10,10 +10,9 @@ import pytorch_lightning
 import torch
 from datamodule_cases import Recorder as LightningRecorder
 from datamodule_cases import quiet_trainer
-from only_pytorch_lightning import Numbers, OwnLoader, Recorder, SubClass, counts, trainer
+from only_pytorch_lightning import Numbers, Recorder, SubClass, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.connectors import data_connector
-from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader
 
 import lightning_fastdata as on_lightning
@@ -154,13 +153,6 @@ def test_the_other_packages_module_is_refused_not_misused():
         trainer().fit(Recorder(), datamodule=on_lightning.FastDataModule(Numbers(4), num_workers=0))
 
 
-def test_a_model_with_its_own_loader():
-    """``auto_dataloader`` is the same function for both."""
-    model = OwnLoader()
-    trainer(max_epochs=2).fit(model)
-    assert counts(model) == {"train": 24}
-
-
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_resuming_in_the_middle_of_an_epoch_is_exact(tmp_path):
     """Cut after the fourth of six batches of the second epoch, the rest is what the uninterrupted run saw."""
@@ -199,16 +191,6 @@ def test_a_checkpoint_rebuilds_the_module(package, tmp_path):
     run.save_checkpoint(tmp_path / "run.ckpt")
     again = Mine.load_from_checkpoint(tmp_path / "run.ckpt")
     assert (len(again.train_dataset), again.batch_size, again.num_workers) == (8, 4, "auto")
-
-
-def test_a_batch_size_found_by_the_tuner(tmp_path):
-    """The tuner of that package writes the attribute, and its trials get loaders of that size."""
-    data = SubClass(64, batch_size=2, num_workers=0)
-    model = Recorder()
-    run = trainer(default_root_dir=tmp_path)
-    size = Tuner(run).scale_batch_size(model, datamodule=data, max_trials=2, steps_per_trial=1, init_val=2)
-    assert data.batch_size == size > 2
-    assert {2, 4} <= {len(batch) for batch in model.seen["train"]}
 
 
 @pytest.mark.filterwarnings("error:.*does not have many workers")

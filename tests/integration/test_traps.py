@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule, seed_everything
-from lightning.pytorch.callbacks import BatchSizeFinder, ThroughputMonitor
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import ThroughputMonitor
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from monitor_cases import Net, Sleeper, near, quiet_monitor, quiet_trainer, three_tries
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from monitor_cases import Net, Samples, Sleeper, near, quiet_monitor, quiet_trainer, three_tries
+from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import lightning_fastdata.callbacks.monitor.instrumentation as listening_module
@@ -23,18 +23,6 @@ from lightning_fastdata.planning.options import LoaderOptions
 from lightning_fastdata.planning.plan import Workload, make_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Consider setting `persistent_workers")]
-
-
-class Samples(Dataset):
-    def __init__(self, length=12, sleep_s=0.005):
-        self.length, self.sleep_s = length, sleep_s
-
-    def __len__(self):
-        return self.length
-
-    def __getitem__(self, index):
-        time.sleep(self.sleep_s)
-        return torch.ones(2)
 
 
 class First(Net):
@@ -119,7 +107,7 @@ def test_a_shorter_loader_that_begins_anew_is_no_steady_wait(fetched):
             return self.loss(batch["a"]) + self.loss(batch["b"])
 
     monitor = quiet_monitor()
-    loaders = {"a": DataLoader(Samples(12), num_workers=1), "b": DataLoader(Samples(4), num_workers=1)}
+    loaders = {"a": DataLoader(Samples(12, 0.005), num_workers=1), "b": DataLoader(Samples(4, 0.005), num_workers=1)}
     quiet_trainer(monitor).fit(Both(0.02), CombinedLoader(loaders, "max_size_cycle"))
     summary, waits = monitor.summary(), [record.wait_s for record in monitor.records()]
     assert summary.boundary.restart_s == pytest.approx(waits[4] + waits[8])
@@ -133,7 +121,7 @@ def test_a_shorter_loader_that_begins_anew_is_no_steady_wait(fetched):
 def test_loading_in_the_training_process_is_work():
     """Trap 20: and more prefetching is no advice."""
     monitor = quiet_monitor()
-    quiet_trainer(monitor).fit(Net(), DataLoader(Samples(24)))
+    quiet_trainer(monitor).fit(Net(), DataLoader(Samples(24, 0.005)))
     summary = monitor.summary()
     assert summary.waits.inline_s == pytest.approx(summary.wait_s)
     assert (summary.waits.blocked_s, summary.waits.handoff_s, summary.waits.unknown_s) == (0.0, 0.0, 0.0)
@@ -202,7 +190,7 @@ def planned(dataset, workers):
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_a_loader_that_lightning_builds_again_still_tells():
     """Trap 23: ``overfit_batches`` gives the loader another sampler, and with it another object."""
-    monitor, loader, seen = quiet_monitor(), planned(Samples(12), 1), []
+    monitor, loader, seen = quiet_monitor(), planned(Samples(12, 0.005), 1), []
 
     class Looking(Callback):
         def on_train_start(self, trainer, pl_module):
@@ -215,29 +203,6 @@ def test_a_loader_that_lightning_builds_again_still_tells():
     assert (summary.loading.batches, summary.waits.exact) == (12, True)
     assert summary.loading.batch_s_mean == pytest.approx(0.005, rel=0.5)
     assert summary.boundary.saving_is_exact
-
-
-@pytest.mark.filterwarnings("ignore")
-@three_tries
-def test_the_fits_of_a_batch_size_finder_are_not_ours():
-    """Trap 30."""
-
-    class Data(LightningDataModule):
-        def __init__(self):
-            super().__init__()
-            self.batch_size, self.loaders = 2, []
-
-        def train_dataloader(self):
-            self.loaders.append(Sleeper(32 // self.batch_size, 0.005))
-            return self.loaders[-1]
-
-    monitor, data = quiet_monitor(), Data()
-    quiet_trainer(monitor, BatchSizeFinder(max_trials=2, steps_per_trial=2)).fit(Net(), datamodule=data)
-    summary, truth = monitor.summary(), data.loaders[-1].truth
-    assert data.batch_size > 2
-    assert len(data.loaders) > 1
-    assert summary.steps == len(truth) == 32 // data.batch_size
-    assert near(summary.wait_s, sum(truth), summary.steps)
 
 
 def test_without_a_gpu_its_figures_are_not_measured():
@@ -311,7 +276,7 @@ def test_a_queue_that_torch_keeps_elsewhere_is_not_measured(fetched, name):
     fetched.clear()
     with pytest.MonkeyPatch.context() as monkeypatch:
         hide(monkeypatch, name)
-        summary = train_with_warnings(quiet_monitor(log_every_n_steps=4), DataLoader(Samples(12), num_workers=1))
+        summary = train_with_warnings(quiet_monitor(log_every_n_steps=4), DataLoader(Samples(12, 0.005), num_workers=1))
     waits = summary.waits
     assert (waits.inline_s, waits.blocked_s, waits.handoff_s, waits.queue_ready_mean) == (None,) * 4
     assert (waits.head_of_line_fetches, waits.exact) == (0, False)
@@ -331,12 +296,8 @@ def iterators_elsewhere(monkeypatch):
 @three_tries
 def test_iterators_that_lightning_keeps_elsewhere_leave_the_wait(fetched, iterators_elsewhere):
     fetched.clear()
-    summary = train_with_warnings(quiet_monitor(log_every_n_steps=4), DataLoader(Samples(12), num_workers=1))
+    summary = train_with_warnings(quiet_monitor(log_every_n_steps=4), DataLoader(Samples(12, 0.005), num_workers=1))
     assert (summary.waits.blocked_s, summary.waits.queue_ready_mean) == (None, None)
     assert near(summary.wait_s, sum(fetched), 24)
     assert sum(summary.ledger.values()) == pytest.approx(summary.total_s)
-
-
-def test_iterators_that_lightning_keeps_elsewhere_leave_no_boundary(iterators_elsewhere):
-    summary = train_with_warnings(quiet_monitor(log_every_n_steps=4), DataLoader(Samples(12), num_workers=1))
     assert summary.boundary is None or summary.boundary.refill_s is None
