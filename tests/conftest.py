@@ -1,6 +1,7 @@
 """Fixtures that several test modules use."""
 
 import gc
+import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,28 +12,11 @@ import pytest
 # threads, and with one of them the expected numbers are the same on every machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# What a process of the start method "forkserver" need not import: programs (see programs.py), ranks and workers start
+# in a fraction of a second. They know as little of the process that starts them as spawned ones.
+multiprocessing.set_forkserver_preload(["torch", "lightning.pytorch", "torchvision.transforms.v2"])
+
 FakeRoot = Callable[..., Path]
-
-TIMED = (
-    *("test_monitor_truth.py", "test_rank_times.py", "test_ledger.py", "test_traps.py", "test_monitor_runs.py"),
-    *(
-        "test_fetch_probe.py",
-        "test_tuner_ranks.py",
-        "tuner/test_callback.py",
-        "tuner/test_measurement.py",
-        "tuner/test_search.py",
-    ),
-    *("test_foreign_loaders.py", "test_many_loaders.py", "test_preflight_real.py", "test_monitor_ranks.py"),
-)
-"""Files whose tests compare times, or take the machine's limits: nothing else should run beside them."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs alone (``make test`` runs the others two at a time)."""
-    for item in items:
-        if item.path.as_posix().endswith(TIMED):
-            item.add_marker("timed")
-
 
 CGROUP_V2 = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 

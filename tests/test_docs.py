@@ -7,6 +7,7 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import programs
 import pytest
 
 import lightning_fastdata
@@ -107,9 +108,7 @@ def test_snippets_run_one_after_the_other(tmp_path):
     script = tmp_path / "snippets.py"
     parts = [*snippets("subclassing.md"), BEFORE_THE_QUESTIONS, *snippets("faq.md"), *snippets("arrays.md")]
     script.write_text("\n".join(parts), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = programs.run(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

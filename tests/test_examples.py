@@ -1,12 +1,11 @@
 """Every example runs as its first lines say, from a folder that is not the repository."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbclient
 import nbformat
+import programs
 import pytest
 import yaml
 
@@ -17,14 +16,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def run_example(name: str, *arguments: str, folder: Path) -> str:
     """Run one example as a user would and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = programs.run(EXAMPLES / name, *arguments, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -129,14 +121,8 @@ def test_lightning_cli(tmp_path):
 @pytest.mark.slow
 def test_the_configuration_of_lightning_cli_prints_clean(tmp_path):
     """Nothing but YAML on the one stream, and no warning on the other."""
-    command = ["fit", "--config", str(EXAMPLES / "lightning_cli" / "config.yaml"), "--print_config"]
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "lightning_cli" / "main.py"), *command],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    main, config = EXAMPLES / "lightning_cli" / "main.py", EXAMPLES / "lightning_cli" / "config.yaml"
+    done = programs.run(main, "fit", "--config", config, "--print_config", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert yaml.safe_load(done.stdout)["data"]["num_workers"] == "auto"
 

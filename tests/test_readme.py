@@ -1,10 +1,9 @@
 """What the README promises: its program runs, its commands exist, its links lead somewhere."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -15,13 +14,11 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.m
 @pytest.mark.slow
 def test_the_program_runs_as_copied(tmp_path):
     """The whole program of the page trains, prints the reason and the share, and leaves its run file."""
-    programs = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "__main__" in block]
-    assert len(programs) == 1
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "__main__" in block]
+    assert len(blocks) == 1
     script = tmp_path / "quick_start.py"
-    script.write_text(programs[0], encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
+    script.write_text(blocks[0], encoding="utf-8")
+    done = programs.run(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "the data is in memory" in done.stdout
     assert (tmp_path / "run.jsonl").exists()

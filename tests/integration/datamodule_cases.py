@@ -1,5 +1,6 @@
 """What the DataModule's tests with a real Trainer share: a model that writes down what it saw, and a quiet Trainer."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,12 +29,20 @@ def tagged(batch: torch.Tensor, random: Any) -> torch.Tensor:
 
 
 def numbers_in(batch: Any) -> Any:
-    """The sample numbers of a batch, in its own structure."""
+    """The sample numbers of a batch, in its own structure; a loader that is used up gives None."""
+    if batch is None:
+        return None
     if isinstance(batch, torch.Tensor):
         return [int(number) for number in batch.flatten().tolist()]
     if isinstance(batch, dict):
         return {key: numbers_in(value) for key, value in batch.items()}
     return [numbers_in(value) for value in batch]
+
+
+def cut(order: Iterable[int], size: int = 4) -> list[list[int]]:
+    """An order in batches."""
+    order = list(order)
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 class Recorder(LightningModule):

@@ -1,12 +1,17 @@
 """What the monitor's tests with a real Trainer share: loaders that know the truth, and a quiet Trainer."""
 
 import functools
+import queue
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import datamodule_cases
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import Dataset
 
 from lightning_fastdata import DataWaitMonitor
 
@@ -33,6 +38,65 @@ class Sleeper:
 class SizedSleeper(Sleeper):
     def __len__(self) -> int:
         return self.batches
+
+
+BATCH = torch.ones(4, 2)
+
+
+class Timed:
+    """Sleeps, and writes down for how long it really did."""
+
+    def __init__(self, batches=5, sleep_s=0.006):
+        self.batches, self.sleep_s, self.truth = batches, sleep_s, []
+
+    def make(self):
+        start = time.perf_counter()
+        time.sleep(self.sleep_s)
+        self.truth.append(time.perf_counter() - start)
+        return BATCH
+
+
+class Threaded(Timed):
+    """A thread makes batches in advance; what is waited for is what its queue has not got yet."""
+
+    def __iter__(self):
+        made = queue.Queue(maxsize=2)
+
+        def work():
+            for _ in range(self.batches):
+                time.sleep(self.sleep_s)
+                made.put(BATCH)
+            made.put(None)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        while True:
+            start = time.perf_counter()
+            batch = made.get()
+            self.truth.append(time.perf_counter() - start)
+            if batch is None:
+                break
+            yield batch
+        thread.join()
+
+
+class SizedThreaded(Threaded):
+    def __len__(self):
+        return self.batches
+
+
+class Samples(Dataset):
+    """Samples that take ``sleep_s`` each."""
+
+    def __init__(self, length: int = 24, sleep_s: float = 0.002) -> None:
+        self.length, self.sleep_s = length, sleep_s
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        time.sleep(self.sleep_s)
+        return torch.ones(2)
 
 
 class Net(LightningModule):
@@ -82,16 +146,10 @@ def quiet_monitor(**arguments: Any) -> DataWaitMonitor:
 
 
 def quiet_trainer(*callbacks: Callback, **arguments: Any) -> Trainer:
-    usual = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "max_epochs": 1,
-        "num_sanity_val_steps": 0,
-    }
-    return Trainer(callbacks=list(callbacks), **{**usual, **arguments})
+    """One epoch without a sanity check."""
+    return datamodule_cases.quiet_trainer(
+        **{"callbacks": list(callbacks), "max_epochs": 1, "num_sanity_val_steps": 0, **arguments}
+    )
 
 
 def near(measured: float | None, truth: float, batches: int) -> bool:
@@ -100,27 +158,21 @@ def near(measured: float | None, truth: float, batches: int) -> bool:
     return abs(measured - truth) <= 0.05 * truth + 0.001 * batches
 
 
-def in_three_tries(attempt: Callable[[], None]) -> None:
-    """Run a comparison of times up to three times.
-
-    Somebody else's load on the machine can only spoil a comparison that would hold; a wrong way of measuring is wrong
-    every time.
-    """
-    for left in (2, 1, 0):
-        try:
-            attempt()
-        except AssertionError:
-            if not left:
-                raise
-        else:
-            return
-
-
 def three_tries(test: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a test that compares times; see ``in_three_tries``."""
+    """Decorate a test that compares times: it runs alone (see ``timed`` in pyproject.toml), and up to three times.
+
+    Other load on the machine can only spoil a comparison that would hold; a wrong way of measuring is wrong every time.
+    """
 
     @functools.wraps(test)
     def tried(**arguments: Any) -> None:
-        in_three_tries(lambda: test(**arguments))
+        for left in (2, 1, 0):
+            try:
+                test(**arguments)
+            except AssertionError:
+                if not left:
+                    raise
+            else:
+                return
 
-    return tried
+    return pytest.mark.timed(tried)

@@ -1,6 +1,6 @@
 """A program that uses ``pytorch_lightning`` alone: every class in its Trainer, in an interpreter of its own.
 
-What was seen goes to ``<folder>/found.json``; with ``ranks`` as second argument, two spawned ranks write theirs.
+What was seen goes to ``<folder>/found.json``, and what two spawned ranks saw to ``<folder>/rank<n>.json``.
 """
 
 import gzip
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset
 from lightning_fastdata.pytorch_lightning import (
     DataAudit,
     DataWaitMonitor,
+    FastDataError,
     FastDataModule,
     ImageFolderDataModule,
     LoaderTuner,
@@ -187,11 +188,16 @@ class Report(pl.Callback):
 
 def spawned_ranks(folder: Path) -> None:
     """Module, monitor and audit cross the process border by pickle."""
-    monitor, audit = DataWaitMonitor(save_to=folder / "run.jsonl"), DataAudit(folder / "audit.jsonl")
+    monitor, audit = DataWaitMonitor(save_to=folder / "ranks.jsonl"), DataAudit(folder / "ranks_audit.jsonl")
     callbacks = [Report(folder), monitor, audit, LoaderTuner()]
     data = SubClass(12, batch_size=3, num_workers=0)
     trainer(devices=2, strategy="ddp_spawn", callbacks=callbacks).fit(Recorder(), datamodule=data)
+    try:
+        monitor.summary()
+    except FastDataError as error:
+        (folder / "parent.txt").write_text(str(error))
 
 
 if __name__ == "__main__":
-    (spawned_ranks if sys.argv[2:] == ["ranks"] else main)(Path(sys.argv[1]))
+    main(Path(sys.argv[1]))
+    spawned_ranks(Path(sys.argv[1]))

@@ -1,7 +1,7 @@
 """One rank of a two-process DDP run on the CPU, started once for each rank by ``test_rank_times``.
 
-Arguments: the run file, which rank is slow (index), and what happens: "finishes", "raises" (rank 1 in step 5) or "dies"
-(rank 1's process, likewise). Each rank leaves its figures beside the run file, as ``rank0.json`` and ``rank1.json``.
+Arguments: the folder, and what happens: "finishes" (three runs), "raises" (rank 1 in step 5) or "dies" (rank 1's
+process, likewise). Each rank leaves its figures of each run as ``<run>-<rank>.json`` beside the run files.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import time
 import warnings
 from pathlib import Path
 
+from lightning.pytorch import Callback
 from monitor_cases import Net, Sleeper, quiet_monitor, quiet_trainer
 
 FAST_S, SLOW_S, WORK_S = 0.004, 0.040, 0.010
@@ -33,15 +34,23 @@ class Breaks(Net):
         return super().training_step(batch, batch_idx)
 
 
-def main(path: str, slow: int, ending: str) -> None:
+class LateOnRankZero(Callback):
+    """Comes late to the meeting of the ranks before each batch."""
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_rank == 0:
+            time.sleep(0.02)
+
+
+def run(path: Path, ending: str, slow: int | None, *callbacks: Callback) -> None:
     rank = int(os.environ["LOCAL_RANK"])
-    monitor = quiet_monitor(save_to=path)
-    trainer = quiet_trainer(monitor, strategy="ddp", devices=2, max_epochs=1 if ending == "finishes" else 2)
+    finishes = ending == "finishes"
+    monitor = quiet_monitor(save_to=path, summary=slow == 1 and finishes)
+    trainer = quiet_trainer(monitor, *callbacks, strategy="ddp", devices=2, max_epochs=1 if finishes else 2)
     raised, began = None, time.perf_counter()
     try:
         # Four steps an epoch where one rank breaks: it has told of one epoch, and not of the step it is in.
-        steps = 25 if ending == "finishes" else 4
-        trainer.fit(Breaks(ending), Sleeper(steps, SLOW_S if rank == slow else FAST_S))
+        trainer.fit(Breaks(ending), Sleeper(25 if finishes else 4, SLOW_S if rank == slow else FAST_S))
     except Exception as error:
         raised = type(error).__name__
     summary = monitor.summary()
@@ -55,10 +64,18 @@ def main(path: str, slow: int, ending: str) -> None:
         "verdict": dataclasses.asdict(summary.verdict),
         "notes": summary.notes,
     }
-    Path(path).with_name(f"rank{rank}.json").write_text(json.dumps(told))
+    path.with_name(f"{path.stem}-{rank}.json").write_text(json.dumps(told))
+
+
+def main(folder: Path, ending: str) -> None:
+    if ending == "finishes":
+        run(folder / "slow0.jsonl", ending, 0)
+        run(folder / "late.jsonl", ending, None, LateOnRankZero())
+    run(folder / "slow1.jsonl", ending, 1)
+    sys.stdout.flush()
     os._exit(0)  # torch's threads may abort a process whose group is broken, after everything has been said
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), sys.argv[2])

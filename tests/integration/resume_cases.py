@@ -1,6 +1,12 @@
-"""What the tests of resuming share: data that draws random numbers, a model with dropout, and one way to run them."""
+"""What the tests of resuming share: data that draws random numbers, a model with dropout, and one way to run them.
 
+As a script, ``resume_cases.py FOLDER`` is a run that is killed in mid-epoch.
+"""
+
+import os
 import random
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -221,3 +227,13 @@ def rest(run: Run, seen: int) -> list[Any]:
 def loader_states(path: Path | str) -> list[dict[str, Any]]:
     """What a checkpoint holds of the training loaders."""
     return torch.load(path, weights_only=True)["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+
+
+class Kill(Callback):
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    fit(data(), callbacks=[every_step(Path(sys.argv[1])), Kill()])

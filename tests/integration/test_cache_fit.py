@@ -4,10 +4,9 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from cache_cases import TRAIN, VAL, Digests, data_module, digests, write_images
@@ -123,16 +122,10 @@ def test_a_run_that_resumes_in_mid_epoch_sees_the_rest(root, nothing_kept, tmp_p
     assert len(rest.seen) < len(nothing_kept["jpeg"])
 
 
-def run_script(*arguments):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=200
-    )
-
-
 @pytest.mark.slow
 def test_a_killed_run_leaves_a_cache_that_serves(root, nothing_kept, tmp_path):
     """SIGKILL to a training process whose two workers are filling: the next run goes on with what is there."""
-    assert run_script("kill", root, tmp_path, tmp_path).returncode == -signal.SIGKILL
+    assert programs.run(SCRIPT, "kill", root, tmp_path, tmp_path).returncode == -signal.SIGKILL
     seen, module = digests(root, cache="disk", cache_dir=tmp_path, cache_format="raw")
     assert module.cache_plan.held.entries >= 4 * 4
     assert seen == nothing_kept["raw"]
@@ -142,7 +135,7 @@ def test_a_killed_run_leaves_a_cache_that_serves(root, nothing_kept, tmp_path):
 @pytest.mark.slow
 def test_two_ranks_fill_and_serve_one_cache(root, tmp_path):
     """After an epoch it holds what both have read, and global batches hold what they should."""
-    done = run_script("ddp", root, tmp_path / "caches", tmp_path)
+    done = programs.run(SCRIPT, "ddp", root, tmp_path / "caches", tmp_path)
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     for rank in ranks:

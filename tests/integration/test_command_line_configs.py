@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 from omegaconf import OmegaConf
 from only_pytorch_lightning import Recorder as PytorchRecorder
-from only_pytorch_lightning import folder_of_images, mnist
+from only_pytorch_lightning import folder_of_images
 
 import lightning_fastdata
 import lightning_fastdata.pytorch_lightning
@@ -334,25 +334,6 @@ def test_callbacks_explain_themselves(cli, capsys, package):
             assert f"--trainer.callbacks.{argument}" in text
 
 
-def test_a_whole_run_from_a_file(cli, tmp_path):
-    """``fit --config``, a value changed on the command line; what ran is saved beside the run and runs again."""
-    folder_of_images(tmp_path / "photos")
-    config = {
-        "trainer": {
-            "callbacks": [{"class_path": "lightning_fastdata.DataWaitMonitor", "init_args": {"save_to": "run.jsonl"}}]
-        },
-        "data": {"root": "photos", "image_size": 16, "batch_size": 3, "num_workers": "auto"},
-    }
-    with open("mine.yaml", "w") as file:
-        yaml.safe_dump(config, file)
-    command = ["fit", "--config", "mine.yaml", *QUIET, "--data.num_workers=0"]
-    done = cli(ImageFolderDataModule, *command, model=OneNumber, run=True)
-    assert done.datamodule.plans["train"].num_workers == 0
-    assert read_run("run.jsonl").summary.steps == 4
-    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    assert saved["data"]["batch_size"] == 3
-
-
 class OneNumber(Recorder):
     """Takes batches of images and labels."""
 
@@ -364,23 +345,15 @@ class OneNumber(Recorder):
 
 
 def test_the_saved_configuration_of_a_run_runs_again(cli, tmp_path):
-    """LightningCLI writes it into the run's folder."""
-    command = ["fit", *QUIET, f"--trainer.default_root_dir={tmp_path}", "--data.count=8", "--data.num_workers=0"]
-    cli(Counting, *command, run=True)
-    again = cli(
-        Counting, "fit", "--config", str(tmp_path / "config.yaml"), run=True, save_config_kwargs={"overwrite": 1}
-    )
-    assert (again.datamodule.count, again.datamodule.num_workers) == (8, 0)
-
-
-def test_a_checkpoint_of_such_a_run_rebuilds_the_module(cli, tmp_path):
-    """LightningCLI passes arguments on its own way; what is kept is what the class keeps."""
+    """LightningCLI writes it into the run's folder; a checkpoint of the run rebuilds the module."""
     folder_of_images(tmp_path / "photos")
-    command = ["fit", *QUIET, "--data.root=photos", "--data.image_size=16", "--data.num_workers=0"]
-    done = cli(ImageFolderDataModule, *command, model=OneNumber, run=True)
+    command = ["fit", *QUIET, f"--trainer.default_root_dir={tmp_path}", "--data.root=photos", "--data.image_size=16"]
+    cli(ImageFolderDataModule, *command, "--data.num_workers=0", model=OneNumber, run=True)
+    command, options = ["fit", "--config", str(tmp_path / "config.yaml")], {"save_config_kwargs": {"overwrite": True}}
+    done = cli(ImageFolderDataModule, *command, model=OneNumber, run=True, **options)
     done.trainer.save_checkpoint("run.ckpt")
-    again = ImageFolderDataModule.load_from_checkpoint("run.ckpt", weights_only=True)
-    assert (again.root, again.image_size, again.num_workers) == ("photos", 16, 0)
+    for module in (done.datamodule, ImageFolderDataModule.load_from_checkpoint("run.ckpt", weights_only=True)):
+        assert (module.root, module.image_size, module.num_workers) == ("photos", 16, 0)
 
 
 # Hydra
@@ -499,25 +472,6 @@ def test_a_missing_value_is_said():
     """``???`` marks what must be given."""
     with pytest.raises(Exception, match="Missing mandatory value"):
         FastDataModule(Numbers(3), dataloader_kwargs=OmegaConf.create({"timeout": "???"}))
-
-
-def test_a_run_put_together_by_hydra(configured, tmp_path, monkeypatch):
-    """Data, callbacks and Trainer from one file."""
-    monkeypatch.chdir(tmp_path)
-    (folder_of_images(tmp_path / "whole") / "train").rename(tmp_path / "photos")
-    config = configured("data.num_workers=0")
-    callbacks = [instantiate(callback) for callback in config.callbacks]
-    quiet_trainer(max_epochs=1, callbacks=callbacks).fit(OneNumber(), datamodule=instantiate(config.data))
-    assert read_run("run.jsonl").summary.samples == 9  # 12 images, a quarter held out
-
-
-def test_torchvision_from_a_file(tmp_path):
-    """With data that is there."""
-    mnist(tmp_path)
-    target = {"_target_": "lightning_fastdata.TorchvisionDataModule", "name": "MNIST", "root": str(tmp_path)}
-    module = instantiate(OmegaConf.create({**target, "download": False, "num_workers": 0}))
-    module.setup("fit")
-    assert len(module.train_dataset) == 36
 
 
 # Lightning's tuners, with the monitor and the audit watching

@@ -1,11 +1,9 @@
 """Two ranks on the CPU: every sample once, cores divided, one voice."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from datamodule_cases import tagged
@@ -18,19 +16,13 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("datamodule_ddp.py")
 
 
-def run_script(folder, *args):
-    environ = {**os.environ, "LIGHTNING_FASTDATA_NUM_CPUS": "6"}
-    environ.pop("PL_GLOBAL_SEED", None)
-    command = [sys.executable, str(SCRIPT), str(folder), *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environ)
-    assert done.returncode == 0, done.stderr
-    found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
-    return found, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    return run_script(tmp_path_factory.mktemp("ddp"))
+    """What each rank left by scenario, and what was printed."""
+    folder = tmp_path_factory.mktemp("ddp")
+    done = programs.run(SCRIPT, folder, LIGHTNING_FASTDATA_NUM_CPUS="6")
+    assert done.returncode == 0, done.stderr
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}, done.stdout + done.stderr
 
 
 def seen(ranks, scenario, stage="train"):
@@ -125,8 +117,8 @@ def test_the_workers_of_the_ranks_draw_other_numbers(ranks):
 
 
 def test_plans_are_told_by_one_rank(ranks):
-    """Once for each loader of each DataModule, not once per rank."""
-    assert ranks[1].count("Data loading for train:") == 9
+    """Once for each loader of each DataModule, not once per rank; those of "pickled" are printed elsewhere."""
+    assert ranks[1].count("Data loading for train:") == 10
     assert ranks[1].count("Data loading for predict:") == 2
 
 
@@ -172,15 +164,44 @@ def test_a_batch_sampler_subclass_keeps_its_batches(ranks):
 
 def test_a_plain_batch_sampler_is_refused(ranks):
     """Lightning would make batches of one of it, in silence; torch hands on the rank's error within its own."""
-    assert ranks[0]["refused"] is True
+    assert ranks[0]["plain"] is True
     assert "plain-0" not in ranks[0]
 
 
-def test_spawned_ranks(tmp_path):
-    """ddp_spawn carries the DataModule by pickle; every sample is seen once."""
-    found, told = run_script(tmp_path, "ddp_spawn")
-    train, val = (
-        sorted(n for r in (0, 1) for b in found[f"spawn-{r}"]["seen"][s][0] for n in b) for s in ("train", "val")
-    )
-    assert sorted(train + val) == list(range(12))
-    assert told.count("Data loading for train:") == 1
+def test_ranks_that_are_not_forked(ranks):
+    """The DataModule crosses to them by pickle, as under ddp_spawn; every sample is seen once."""
+    (train,), (val,) = seen(ranks, "pickled"), seen(ranks, "pickled", "val")
+    assert sorted([*train[0], *train[1], *val[0], *val[1]]) == list(range(12))
+
+
+def test_each_block_of_tokens_once(ranks):
+    """Together the epoch of one process with twice the batch size."""
+    parts = [ranks[0][f"tokens-{rank}"]["seen"]["train"][0] for rank in (0, 1)]
+    order = epoch_order(7, 0, 11).tolist()
+    assert [[n for batch in part for n in batch["input_ids"][::8]] for part in parts] == [order[0::2], order[1::2]]
+
+
+# Streams
+
+
+@pytest.mark.parametrize("scenario", ["stream", "stream-workers", "stream-told"])
+def test_two_ranks_train_on_every_element_once(ranks, scenario):
+    """21 elements, ``even``: 10 for each rank in both epochs, the last left out, and nobody waits forever."""
+    for zero, one in seen(ranks, scenario):
+        assert (sorted(zero), sorted(one)) == (list(range(0, 20, 2)), list(range(1, 20, 2)))
+
+
+def test_workers_see_to_it_that_ranks_make_the_same_steps(ranks):
+    """Three workers with 4, 3 and 3 elements in batches of two: six steps an epoch on either rank."""
+    assert [ranks[0][f"stream-workers-{rank}"]["steps"] for rank in (0, 1)] == [12, 12]
+
+
+def test_two_ranks_predict_every_element_once(ranks):
+    """Without ``even`` nothing is left out: 11 and 10."""
+    ((zero, one),) = seen(ranks, "stream-uneven", "predict")
+    assert (sorted(zero), sorted(one)) == (list(range(0, 21, 2)), list(range(1, 21, 2)))
+
+
+def test_a_worker_that_is_not_forked_and_has_no_rank_stops(ranks):
+    """A plain loader under Lightning: an error instead of the same data on both ranks."""
+    assert ranks[0]["stream-untold"] is True

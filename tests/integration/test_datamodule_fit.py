@@ -6,17 +6,15 @@ import warnings
 import pytest
 import torch
 from datamodule_cases import Numbers, Recorder, quiet_trainer, tagged
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.trainer.connectors import data_connector
-from lightning.pytorch.tuner import Tuner
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
 
 from lightning_fastdata import FastDataModule, TensorDataModule, auto_dataloader
 from lightning_fastdata.datamodules.array_dataset import ArrayDataset
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import epoch_order, mix, sample_seed, stream
-from lightning_fastdata.loaders.planned import PlannedDataLoader
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
 from lightning_fastdata.loaders.samplers import EpochSampler
 
@@ -53,25 +51,6 @@ def test_the_order_of_a_run_does_not_depend_on_the_workers(kwargs):
     assert model.samples("val") == [list(range(4))] * 3
 
 
-def test_reloading_the_loaders_changes_no_order():
-    """reload_dataloaders_every_n_epochs makes new loaders, which begin with the epoch they serve."""
-    model, trainer = fit(inline(Numbers()), max_epochs=3, reload_dataloaders_every_n_epochs=1, limit_val_batches=0)
-    assert model.samples() == expected(range(3))
-    assert isinstance(trainer.train_dataloader, PlannedDataLoader)
-
-
-@pytest.mark.filterwarnings("ignore:`isinstance")
-@pytest.mark.filterwarnings("ignore:.*ckpt_path")
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_resumed_run_goes_on_in_its_order(tmp_path, workers):
-    """Two epochs, a checkpoint, a new process' worth of new objects, two more epochs: as in one run of four."""
-    _, trainer = fit(inline(Numbers(), num_workers=workers), max_epochs=2, limit_val_batches=0)
-    trainer.save_checkpoint(tmp_path / "two.ckpt")
-    module = inline(Numbers(), num_workers=workers)
-    model, _ = fit(module, max_epochs=4, limit_val_batches=0, ckpt_path=tmp_path / "two.ckpt")
-    assert model.samples() == expected([2, 3])
-
-
 def test_seed_everything_decides_the_order(monkeypatch):
     """PL_GLOBAL_SEED, as seed_everything writes it."""
     monkeypatch.setenv("PL_GLOBAL_SEED", "8")
@@ -83,25 +62,16 @@ def test_seed_everything_decides_the_order(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
-@pytest.mark.parametrize("tensors", [False, True])
-def test_overfit_batches_gives_the_same_batches_each_epoch(tensors):
+def test_overfit_batches_gives_the_same_batches_each_epoch():
     """Shuffling is off, as Lightning promises; the loader class is kept."""
     data = torch.arange(20.0)
-    module = TensorDataModule(train=data, val=data, batch_size=4) if tensors else inline(Numbers(), Numbers())
+    module = TensorDataModule(train=data, val=data, batch_size=4)
     model, trainer = fit(module, max_epochs=3, overfit_batches=2)
     assert model.samples() == [list(range(8))] * 3
     assert type(trainer.train_dataloader) is ResumableDataLoader
 
 
-def test_limits_are_kept():
-    """limit_train_batches and limit_val_batches cut the epoch, and only that."""
-    model, _ = fit(inline(Numbers(), Numbers()), max_epochs=2, limit_train_batches=2, limit_val_batches=1)
-    assert model.samples() == [order[:8] for order in expected(range(2))]
-    assert model.samples("val") == [list(range(4))] * 2
-
-
-@pytest.mark.parametrize("tensors", [False, True])
-def test_predict_gives_every_sample_once_with_its_index(tensors, tmp_path):
+def test_predict_gives_every_sample_once_with_its_index():
     """Lightning builds the loader again to track indices."""
 
     class Writer(BasePredictionWriter):
@@ -109,9 +79,7 @@ def test_predict_gives_every_sample_once_with_its_index(tensors, tmp_path):
             self.found = predictions, batch_indices
 
     writer = Writer(write_interval="epoch")
-    module = (
-        TensorDataModule(predict=torch.arange(10.0), batch_size=4) if tensors else inline(predict_dataset=Numbers(10))
-    )
+    module = TensorDataModule(predict=torch.arange(10.0), batch_size=4)
     quiet_trainer(callbacks=[writer]).predict(Recorder(), datamodule=module)
     predictions, indices = writer.found
     assert torch.cat(predictions).tolist() == list(range(10))
@@ -145,18 +113,6 @@ def test_tensors_are_on_the_device_where_they_fit(monkeypatch):
     assert len(model.samples()[0]) == 16
 
 
-@pytest.mark.filterwarnings(NO_SPLIT)
-def test_a_new_batch_size_of_the_tuner_is_used(tmp_path):
-    """BatchSizeFinder writes dm.batch_size between its trials, and each trial has loaders of that size."""
-    module = inline(Numbers(64), batch_size=2, shuffle=False)
-    model = Recorder()
-    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path, limit_val_batches=0)
-    size = Tuner(trainer).scale_batch_size(model, datamodule=module, max_trials=2, steps_per_trial=1, init_val=2)
-    assert module.batch_size == size > 2
-    trials = {len(batch) for batches in model.seen["train"].values() for batch in batches}
-    assert {2, 4} <= trials
-
-
 # Splits
 
 
@@ -175,14 +131,6 @@ def test_no_training_data_is_said_before_the_first_batch():
         fit(inline(None, Numbers()))
 
 
-def test_validate_and_test_alone():
-    """Without a fit before them."""
-    model = Recorder()
-    quiet_trainer().validate(model, datamodule=inline(Numbers(), Numbers(6)), verbose=False)
-    quiet_trainer().test(model, datamodule=inline(test_dataset=Numbers(3)), verbose=False)
-    assert (model.samples("val"), model.samples("test")) == ([list(range(6))], [[0, 1, 2]])
-
-
 def test_held_out_parts_in_a_run():
     """Training and validation never share a sample; the views answer for the whole dataset."""
     model, trainer = fit(inline(Numbers(), val_split=0.25), max_epochs=2)
@@ -193,25 +141,6 @@ def test_held_out_parts_in_a_run():
     assert len(first) == 15
     assert trainer.train_dataloader.dataset.classes == ("even", "odd")
     assert trainer.val_dataloaders.dataset.classes == ("even", "odd")
-
-
-def test_lists_of_datasets_as_lightning_takes_them():
-    """A batch per training dataset at each step; validation loaders one after the other."""
-    module = inline([Numbers(8), Numbers(8, start=100)], [Numbers(4), Numbers(4, start=50)])
-    model, _ = fit(module, max_epochs=1)
-    one, two = (sorted(n for step in model.seen["train"][0] for n in step[place]) for place in (0, 1))
-    assert (one, two) == (list(range(8)), list(range(100, 108)))
-    assert (model.samples("val"), model.samples("val1")) == ([list(range(4))], [list(range(50, 54))])
-    assert set(module.plans) == {"train/0", "train/1", "val/0", "val/1"}
-
-
-def test_dicts_of_datasets_as_lightning_takes_them():
-    """The batch has the same keys; a dict of validation datasets works too."""
-    model, _ = fit(
-        inline({"a": Numbers(8), "b": Numbers(8, start=100)}, {"x": Numbers(4), "y": Numbers(4)}), max_epochs=1
-    )
-    assert sorted(n for step in model.seen["train"][0] for n in step["b"]) == list(range(100, 108))
-    assert {"val", "val1"} <= set(model.seen)
 
 
 @pytest.mark.filterwarnings("ignore:.*is an IterableDataset")
@@ -233,15 +162,6 @@ def test_a_sampler_of_the_users_in_a_run():
     model, _ = fit(inline(Numbers(), Numbers(4), dataloader_kwargs={"train": {"sampler": sampler}}), max_epochs=1)
     assert model.samples() == [[0] * 8]
     assert model.samples("val") == [list(range(4))]
-
-
-def test_a_batch_sampler_of_the_users_in_a_run():
-    """Its batches are the batches."""
-    batches = BatchSampler(range(6), 3, False)
-    model, _ = fit(
-        inline(Numbers(), dataloader_kwargs={"train": {"batch_sampler": batches}}), max_epochs=1, limit_val_batches=0
-    )
-    assert model.seen["train"][0] == [[0, 1, 2], [3, 4, 5]]
 
 
 # Plans, messages, hyperparameters
@@ -297,12 +217,6 @@ def test_auto_stays_auto_in_attributes_and_checkpoints(tmp_path):
     assert (again.num_workers, again.batch_size, again.size) == ("auto", 2, 8)
 
 
-def test_a_subclass_with_setup_runs_twice():
-    """Two fits, setup before each."""
-    module = Mine(num_workers=0)
-    assert fit(module, limit_val_batches=0)[0].samples() == fit(module, limit_val_batches=0)[0].samples()
-
-
 @pytest.mark.filterwarnings("default:.*does not have many workers")
 def test_the_hint_is_for_foreign_loaders_only(monkeypatch):
     """Lightning's worker hint comes for a plain loader and not for ours, in one and the same run."""
@@ -339,17 +253,3 @@ def test_auto_dataloader_in_a_datamodule_of_ones_own(caplog):
     assert model.samples() == expected(range(3))
     assert isinstance(trainer.train_dataloader.sampler, EpochSampler)
     assert sorted(told_in(caplog)) == ["Data loading for train:", "Data loading for val:"]
-
-
-def test_auto_dataloader_in_a_lightning_module():
-    """The hooks of a model work the same."""
-
-    class Model(Recorder):
-        validation_step = LightningModule.validation_step
-
-        def train_dataloader(self):
-            return auto_dataloader(Numbers(), trainer=self.trainer, batch_size=4)
-
-    model = Model()
-    quiet_trainer(max_epochs=2, limit_val_batches=0).fit(model)
-    assert model.samples() == expected(range(2))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datamodule_cases import quiet_trainer
 from lightning.pytorch import LightningModule
-from PIL import Image
+from only_pytorch_lightning import folder_of_images
 
 from lightning_fastdata import ImageFolderDataModule, TensorDataModule
 
@@ -44,14 +44,7 @@ class Classifier(LightningModule):
 @pytest.fixture
 def folder(tmp_path):
     """Dark and bright images, 12 for training and 4 for validation."""
-    for split, count in (("train", 6), ("val", 2)):
-        for name, level in (("bright", 220), ("dark", 30)):
-            path = tmp_path / split / name
-            path.mkdir(parents=True)
-            for number in range(count):
-                pixels = np.full((24, 32, 3), level + number, dtype=np.uint8)
-                Image.fromarray(pixels).save(path / f"{number}.png")
-    return tmp_path
+    return folder_of_images(tmp_path)
 
 
 def fit(module, **kwargs):
@@ -67,27 +60,27 @@ def test_a_model_learns_from_a_folder(folder):
     module = ImageFolderDataModule(folder, image_size=8, batch_size=4, num_workers=0)
     model, trainer = fit(module, max_epochs=5)
     assert model.right[-1] == 1.0
-    assert trainer.train_dataloader.dataset.classes == ["bright", "dark"] == module.classes
+    assert trainer.train_dataloader.dataset.classes == ["cat", "dog"] == module.classes
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_goes_on_past_unreadable_images(folder, workers):
-    """One file of training and one of validation are broken: trained on the rest, reported once for each split."""
-    broken = [folder / "train" / "dark" / "3.png", folder / "val" / "bright" / "0.png"]
+    """One file of training and one of validation are broken: trained on the rest, told once for each split."""
+    broken = [folder / "train" / "dog" / "3.jpg", folder / "val" / "cat" / "0.jpg"]
     for path in broken:
         path.write_bytes(path.read_bytes()[:20])
     module = ImageFolderDataModule(folder, image_size=8, batch_size=4, num_workers=workers, on_error="skip")
     with pytest.warns(UserWarning, match="could not be read and were left out") as caught:
         model, _ = fit(module, num_sanity_val_steps=0)
     assert sum(model.samples) == 3 * (11 + 3)
-    messages = [str(warning.message) for warning in caught if "left out" in str(warning.message)]
-    assert len(messages) == 2
-    assert all(any(str(path) in text for text in messages) for path in broken)
-    assert module.unreadable == {"train": [str(broken[0])], "val": [str(broken[1])]}
+    told = [str(warning.message) for warning in caught if "left out" in str(warning.message)]
+    assert len(told) == 2
+    assert all(any(str(path) in text for text in told) for path in broken)
+    assert module.unreadable == {"train": [str(broken[0])], "val": [str(broken[1])], "test": []}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         quiet_trainer().validate(Classifier(), datamodule=module, verbose=False)
-    assert not [str(warning.message) for warning in caught if "left out" in str(warning.message)], "once is enough"
+    assert not [str(warning.message) for warning in caught if "left out" in str(warning.message)], "told once is enough"
 
 
 def test_a_model_learns_from_arrays():

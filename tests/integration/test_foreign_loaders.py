@@ -1,16 +1,25 @@
 """Loaders and modules that are not ours: the monitor with any iterable, ``auto_dataloader`` in any module."""
 
-import importlib.util
-import queue
-import threading
-import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from datamodule_cases import Numbers, numbers_in
-from lightning.pytorch import LightningDataModule, LightningModule
-from monitor_cases import EvalNet, Net, Sleeper, near, quiet_monitor, quiet_trainer, three_tries
+from datamodule_cases import Numbers, Recorder, cut
+from lightning.pytorch import LightningDataModule
+from monitor_cases import (
+    BATCH,
+    EvalNet,
+    Net,
+    SizedThreaded,
+    Sleeper,
+    Threaded,
+    Timed,
+    near,
+    quiet_monitor,
+    quiet_trainer,
+    three_tries,
+)
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_fastdata import auto_dataloader
@@ -21,21 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
-
-BATCH = torch.ones(4, 2)
-
-
-class Timed:
-    """Sleeps, and writes down for how long it really did."""
-
-    def __init__(self, batches=5, sleep_s=0.006):
-        self.batches, self.sleep_s, self.truth = batches, sleep_s, []
-
-    def make(self):
-        start = time.perf_counter()
-        time.sleep(self.sleep_s)
-        self.truth.append(time.perf_counter() - start)
-        return BATCH
 
 
 class NextOnly(Timed):
@@ -61,35 +55,6 @@ class GetItemOnly(Timed):
         return self.make()
 
 
-class Threaded(Timed):
-    """A thread makes batches in advance; what is waited for is what its queue has not got yet."""
-
-    def __iter__(self):
-        made = queue.Queue(maxsize=2)
-
-        def work():
-            for _ in range(self.batches):
-                time.sleep(self.sleep_s)
-                made.put(BATCH)
-            made.put(None)
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        while True:
-            start = time.perf_counter()
-            batch = made.get()
-            self.truth.append(time.perf_counter() - start)
-            if batch is None:
-                break
-            yield batch
-        thread.join()
-
-
-class SizedThreaded(Threaded):
-    def __len__(self):
-        return self.batches
-
-
 class Samples(Dataset):
     def __init__(self, timed):
         self.timed = timed
@@ -109,23 +74,9 @@ class OwnLoader(DataLoader):
             yield batch * 2
 
 
-def iterator_only():
-    loader = NextOnly()
-    return loader, loader
-
-
-def getitem_only():
-    loader = GetItemOnly()
-    return loader, loader
-
-
-def threaded():
-    loader = Threaded()
-    return loader, loader
-
-
-def sized_threaded():
-    loader = SizedThreaded()
+def itself(kind):
+    """A loader that knows its own truth."""
+    loader = kind()
     return loader, loader
 
 
@@ -146,7 +97,13 @@ def ours():
     return auto_dataloader(Samples(timed), batch_size=None, num_workers=0), timed
 
 
-KINDS = [iterator_only, getitem_only, threaded, sized_threaded, torch_subclass, batches_in_a_list, ours]
+KINDS = [
+    *(
+        pytest.param(partial(itself, kind), id=kind.__name__)
+        for kind in (NextOnly, GetItemOnly, Threaded, SizedThreaded)
+    ),
+    *(torch_subclass, batches_in_a_list, ours),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -253,25 +210,6 @@ def test_a_strategy_without_a_device_is_measured(monkeypatch):
 
 # WebDataset and LitData
 
-needs_webdataset = pytest.mark.skipif(importlib.util.find_spec("webdataset") is None, reason="needs webdataset")
-needs_litdata = pytest.mark.skipif(importlib.util.find_spec("litdata") is None, reason="needs litdata")
-FOREIGN_WORDS = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),
-    pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined"),
-]
-
-
-def with_marks(*marks):
-    def decorate(test):
-        for mark in marks:
-            test = mark(test)
-        return test
-
-    return decorate
-
 
 class Rows(EvalNet):
     """Trains on whatever form a batch of two columns has."""
@@ -282,75 +220,64 @@ class Rows(EvalNet):
         return super().loss(batch)
 
 
-def slow_samples(timed):
-    """To be mapped over a stream: the loading of a known duration, seen by the process that loads."""
+def webdataset(folder, timed, workers, sized=True):
+    """Shards on the local disk through a WebLoader, which has no length unless told one."""
+    library = pytest.importorskip("webdataset")
+    for shard in range(2):
+        with library.TarWriter(str(folder / f"a-{shard:06}.tar")) as writer:
+            for row in range(12):
+                writer.write({"__key__": f"{shard}{row:04}", "x.pth": torch.full((2,), float(row))})
 
     def slow(sample):
         timed.make()
         return sample
 
-    return slow
+    stream = library.WebDataset(str(folder / "a-{000000..000001}.tar"), shardshuffle=False)
+    stream = stream.decode().to_tuple("x.pth").map(slow).batched(4)
+    loader = library.WebLoader(stream, batch_size=None, num_workers=workers)
+    return loader.with_length(6, silent=True) if sized else loader
 
 
-@needs_webdataset
-@with_marks(pytest.mark.slow, *FOREIGN_WORDS)
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("sized", [False, True])
-@three_tries
-def test_webdataset(tmp_path_factory, workers, sized):
-    """Shards on the local disk through a WebLoader, which has no length unless told one."""
-    import webdataset
-
-    folder = tmp_path_factory.mktemp("shards")
-    for shard in range(2):
-        with webdataset.TarWriter(str(folder / f"a-{shard:06}.tar")) as writer:
-            for row in range(12):
-                writer.write({"__key__": f"{shard}{row:04}", "x.pth": torch.full((2,), float(row))})
-    timed = Timed(sleep_s=0.002)
-    stream = webdataset.WebDataset(str(folder / "a-{000000..000001}.tar"), shardshuffle=False)
-    stream = stream.decode().to_tuple("x.pth").map(slow_samples(timed)).batched(4)
-    loader = webdataset.WebLoader(stream, batch_size=None, num_workers=workers)
-    loader = loader.with_length(6, silent=True) if sized else loader
-    monitor = quiet_monitor()
-    quiet_trainer(monitor, max_epochs=2).fit(Rows(), loader)
-    summary = monitor.summary()
-    assert (summary.steps, summary.samples, summary.num_workers) == (12, 48, workers)
-    assert bool(summary.notes) != sized
-    if workers == 0:
-        truth = sum(timed.truth)
-        assert truth <= summary.wait_s < truth + 0.3  # opening and reading the shards is loading, too
-
-
-@needs_litdata
-@with_marks(pytest.mark.slow, *FOREIGN_WORDS)
-@pytest.mark.parametrize("workers", [0, 2])
-@three_tries
-def test_litdata(tmp_path_factory, workers):
-    """Chunks on the local disk through a StreamingDataLoader, in training and in evaluation."""
-    from litdata import StreamingDataLoader, StreamingDataset
-    from litdata.streaming.writer import BinaryWriter
-
-    folder = str(tmp_path_factory.mktemp("chunks"))
-    writer = BinaryWriter(folder, chunk_size=8)
+def litdata(folder, timed, workers):
+    """Chunks on the local disk through a StreamingDataLoader."""
+    library = pytest.importorskip("litdata")
+    writer = pytest.importorskip("litdata.streaming.writer").BinaryWriter(str(folder), chunk_size=8)
     for row in range(24):
         writer[row] = {"x": torch.full((2,), float(row))}
     writer.done()
     writer.merge()
-    timed = Timed(sleep_s=0.002)
 
-    class Slow(StreamingDataset):
+    class Slow(library.StreamingDataset):
         def __getitem__(self, index):
-            return slow_samples(timed)(super().__getitem__(index))
+            timed.make()
+            return super().__getitem__(index)
 
+    return library.StreamingDataLoader(Slow(str(folder)), batch_size=4, num_workers=workers)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    *(f"ignore::{kind}Warning" for kind in ("Deprecation", "Future", "Resource")),
+    "ignore:You defined a `validation_step`",
+    "ignore:Your `IterableDataset` has `__len__` defined",
+)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("make", [webdataset, partial(webdataset, sized=False), litdata], ids=["web", "unsized", "lit"])
+@three_tries
+def test_a_streaming_library(tmp_path_factory, make, workers):
+    """In training and in evaluation."""
+    timed = Timed(sleep_s=0.002)
+    loader = make(tmp_path_factory.mktemp("shards"), timed, workers)
     monitor = quiet_monitor()
     trainer = quiet_trainer(monitor, max_epochs=2)
-    trainer.fit(Rows(), StreamingDataLoader(Slow(folder), batch_size=4, num_workers=workers))
+    trainer.fit(Rows(), loader)
     summary = monitor.summary()
     assert (summary.steps, summary.samples, summary.num_workers) == (12, 48, workers)
+    assert bool(summary.notes) == isinstance(make, partial)
     if workers == 0:
         truth = sum(timed.truth)
-        assert truth <= summary.wait_s < truth + 0.3
-    trainer.validate(Rows(), StreamingDataLoader(StreamingDataset(folder), batch_size=4), verbose=False)
+        assert truth <= summary.wait_s < truth + 0.3  # opening and reading the shards is loading, too
+    trainer.validate(Rows(), loader, verbose=False)
     (stage,) = monitor.summary().stages
     assert (stage.batches, stage.wait_s is not None) == (6, True)
 
@@ -385,37 +312,7 @@ class Hooks:
         return self.auto("predict", 5)
 
 
-class Noting(LightningModule):
-    """Writes down what it sees by stage, and by epoch where there are some."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen = {}
-
-    def note(self, stage, batch):
-        if not self.trainer.sanity_checking:
-            self.seen.setdefault(stage, {}).setdefault(self.current_epoch, []).append(numbers_in(batch))
-
-    def training_step(self, batch, batch_idx):
-        self.note("train", batch)
-        return self.weight * 1.0
-
-    def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        self.note(f"val/{dataloader_idx}", batch)
-
-    def test_step(self, batch, batch_idx):
-        self.note("test", batch)
-
-    def predict_step(self, batch, batch_idx):
-        self.note("predict", batch)
-        return batch
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class ModelWithHooks(Hooks, Noting):
+class ModelWithHooks(Hooks, Recorder):
     pass
 
 
@@ -425,20 +322,25 @@ class DataWithHooks(Hooks, LightningDataModule):
 
 def modules(kind, **attributes):
     """(model, arguments of the Trainer's functions)."""
-    model = ModelWithHooks() if kind == "model" else Noting()
+    model = ModelWithHooks() if kind == "model" else Recorder()
     data = None if kind == "model" else DataWithHooks()
     for name, value in attributes.items():
         setattr(data or model, name, value)
     return model, {} if data is None else {"datamodule": data}
 
 
-def cut(order, size=4):
-    return [list(order[start : start + size]) for start in range(0, len(order), size)]
+ROWS = pytest.mark.parametrize(
+    ("kind", "every", "workers"),
+    [
+        *(("model", 0, 0), ("model", 2, 0), ("data module", 1, 0)),
+        *(pytest.param(*row, marks=pytest.mark.slow) for row in (("model", 1, 2), ("data module", 0, 2))),
+        pytest.param("data module", 2, 2, marks=pytest.mark.slow),
+    ],
+)
+"""Hooks of a model or a DataModule, epochs until loaders are made again, workers: every pair of values meets."""
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("every", [0, 1, 2])
-@pytest.mark.parametrize("kind", ["model", "data module"])
+@ROWS
 def test_auto_dataloader_in_every_stage(kind, every, workers):
     """Fit with and without reloaded loaders, then each evaluation on its own, on one Trainer."""
     model, data = modules(kind, workers=workers)
@@ -447,13 +349,13 @@ def test_auto_dataloader_in_every_stage(kind, every, workers):
     assert isinstance(trainer.train_dataloader, ResumableDataLoader)
     for epoch in range(4):
         assert model.seen["train"][epoch] == cut(epoch_order(42, epoch, 10).tolist())
-        assert model.seen["val/0"][epoch] == cut(range(6))
+        assert model.seen["val"][epoch] == cut(range(6))
     model.seen.clear()
     trainer.validate(model, **data, verbose=False)
     trainer.test(model, **data, verbose=False)
     trainer.predict(model, **data)
     seen = {stage: list(epochs.values()) for stage, epochs in model.seen.items()}
-    assert seen == {"val/0": [cut(range(6))], "test": [cut(range(5))], "predict": [cut(range(5))]}
+    assert seen == {"val": [cut(range(6))], "test": [cut(range(5))], "predict": [cut(range(5))]}
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
@@ -468,9 +370,7 @@ def test_auto_dataloader_in_an_evaluation_alone(kind, stage):
     assert monitor.summary().stages[0].batches == 2
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("every", [0, 1, 2])
-@pytest.mark.parametrize("kind", ["model", "data module"])
+@ROWS
 def test_auto_dataloader_in_dicts_and_lists(kind, every, workers):
     """A dict for training, a list for validation; each loader in its own order."""
     model, data = modules(kind, collections=True, workers=workers)
@@ -481,7 +381,7 @@ def test_auto_dataloader_in_dicts_and_lists(kind, every, workers):
         a, b = (cut(epoch_order(42, epoch, length).tolist()) for length in (8, 12))
         assert [batch["b"] for batch in model.seen["train"][epoch]] == b
         assert [batch["a"] for batch in model.seen["train"][epoch]][:2] == a
-        assert model.seen["val/0"][epoch] == cut(range(6))
-        assert model.seen["val/1"][epoch] == [[0, 1, 2]]
+        assert model.seen["val"][epoch] == cut(range(6))
+        assert model.seen["val1"][epoch] == [[0, 1, 2]]
     (stage,) = monitor.summary().stages
     assert [(part.runs, part.batches) for part in stage.loaders] == [(3, 6), (3, 3)]

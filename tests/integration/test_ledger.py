@@ -11,8 +11,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from monitor_cases import EvalNet, Net, Sleeper, SlowCallback, quiet_monitor, quiet_trainer, three_tries
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from monitor_cases import EvalNet, Net, Samples, Sleeper, SlowCallback, quiet_monitor, quiet_trainer, three_tries
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.loaders.build import build_loader
@@ -21,18 +21,6 @@ from lightning_fastdata.planning.plan import Workload, make_plan
 from lightning_fastdata.results.stats import ACCOUNTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")]
-
-
-class Samples(Dataset):
-    def __init__(self, length=24, sleep_s=0.002):
-        self.length, self.sleep_s = length, sleep_s
-
-    def __len__(self):
-        return self.length
-
-    def __getitem__(self, index):
-        time.sleep(self.sleep_s)
-        return torch.ones(2)
 
 
 class Stream(IterableDataset):
@@ -85,6 +73,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.timed
 def test_it_closes_in_every_shape_of_loop(shape):
     module, loader, arguments = SHAPES[shape]()
     monitor = quiet_monitor()
@@ -96,6 +85,7 @@ def test_it_closes_in_every_shape_of_loop(shape):
 
 
 @pytest.mark.parametrize("how", ["early stopping", "exception", "interrupt", "returns -1"])
+@pytest.mark.timed
 def test_it_closes_however_a_run_ends(how):
     monitor = quiet_monitor()
 
@@ -253,6 +243,7 @@ def test_our_loaders_say_how_long_their_workers_took_to_start():
     assert loading.batch_s_mean == pytest.approx(0.002, rel=0.5)
 
 
+@pytest.mark.timed
 def test_a_fit_after_a_fit_and_an_evaluation_after_it_are_no_part_of_it():
     """Trap 47."""
     monitor = quiet_monitor()
@@ -267,12 +258,6 @@ def test_a_fit_after_a_fit_and_an_evaluation_after_it_are_no_part_of_it():
     second = monitor.summary()
     assert second.total_s < 0.5 * first.total_s
     closes(second)
-
-
-def test_an_evaluation_alone_has_no_ledger():
-    monitor = quiet_monitor()
-    quiet_trainer(monitor).validate(EvalNet(), DataLoader(Samples(3)), verbose=False)
-    assert (monitor.summary().ledger, monitor.summary().total_s) == ({}, None)
 
 
 def test_everything_is_put_back(tmp_path):

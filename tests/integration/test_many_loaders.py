@@ -3,7 +3,7 @@
 import warnings
 
 import pytest
-from datamodule_cases import Numbers, Recorder
+from datamodule_cases import Numbers, Recorder, cut, numbers_in
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from monitor_cases import EvalNet, Net, Sleeper, near, quiet_monitor, quiet_trainer, three_tries
@@ -24,17 +24,6 @@ pytestmark = [
 ]
 
 WORKERS = [0, pytest.param(2, marks=pytest.mark.slow)]
-
-
-def numbers_in(batch):
-    """The sample numbers of a batch in its own structure; a loader that is used up gives None."""
-    if batch is None:
-        return None
-    if isinstance(batch, dict):
-        return {key: numbers_in(part) for key, part in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        return [numbers_in(part) for part in batch]
-    return [int(number) for number in batch.flatten().tolist()]
 
 
 class Seen(Recorder):
@@ -72,12 +61,6 @@ class Combining(FastDataModule):
         return CombinedLoader(super().test_dataloader(), self.eval_mode)
 
 
-def batches_of(order, size=2):
-    """An order cut into batches."""
-    order = list(order)
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
 # Every mode, with loaders of ours in it
 
 
@@ -92,14 +75,11 @@ def test_each_mode_of_training_gives_the_right_samples(mode, steps, workers):
     trainer.fit(model, datamodule=data)
     assert trainer.global_step == 2 * steps
     for epoch in range(2):
-        a = batches_of(epoch_order(derive_seed(42, "train/a"), epoch, 10))
-        b = [
-            [100 + index for index in batch] for batch in batches_of(epoch_order(derive_seed(42, "train/b"), epoch, 5))
-        ]
-        again = [
-            [100 + index for index in batch]
-            for batch in batches_of(epoch_order(derive_seed(42, "train/b"), epoch, 5, cycle=1))
-        ]
+        a = cut(epoch_order(derive_seed(42, "train/a"), epoch, 10), 2)
+        b, again = (
+            cut((100 + index for index in epoch_order(derive_seed(42, "train/b"), epoch, 5, cycle=cycle)), 2)
+            for cycle in (0, 1)
+        )
         rest = {"min_size": [], "max_size": [None, None], "max_size_cycle": again[:2]}[mode]
         given = model.seen["train"][epoch]
         assert [batch["a"] for batch in given] == a[:steps]
@@ -158,27 +138,6 @@ def test_datasets_may_be_nested_as_lightning_takes_loaders(workers):
     assert set(data.plans) == {"train/a", "train/b/0", "train/b/1"}
     assert monitor.summary().num_workers == workers
     assert set(monitor.summary().plans) == set(data.plans)
-
-
-@pytest.mark.parametrize("every", [1, 2])
-def test_reloaded_collections_go_on_in_their_order(every):
-    """reload_dataloaders_every_n_epochs with a dict for training and a list for validation."""
-    data = FastDataModule(
-        {"a": Numbers(8), "b": Numbers(4, start=100)}, [Numbers(4), Numbers(2, start=50)], batch_size=4, num_workers=0
-    )
-    model, monitor = Seen(), quiet_monitor()
-    quiet_trainer(monitor, max_epochs=4, reload_dataloaders_every_n_epochs=every).fit(model, datamodule=data)
-    for epoch in range(4):
-        assert [batch["a"] for batch in model.seen["train"][epoch]] == batches_of(
-            epoch_order(derive_seed(42, "train/a"), epoch, 8), 4
-        )
-        assert model.seen["val"][epoch] == [(0, [0, 1, 2, 3]), (1, [50, 51])]
-    (stage,) = monitor.summary().stages
-    assert [(part.stage, part.runs, part.batches) for part in (stage, *stage.loaders)] == [
-        ("val", 4, 8),
-        ("val/0", 4, 4),
-        ("val/1", 4, 4),
-    ]
 
 
 # Evaluation on its own

@@ -5,18 +5,20 @@ import json
 import pickle
 import time
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.tuner import Tuner
-from monitor_cases import EvalNet, Net, Sleeper, near, quiet_monitor, quiet_trainer, three_tries
+from monitor_cases import EvalNet, Net, Samples, Sleeper, near, quiet_monitor, quiet_trainer, three_tries
 
 from lightning_fastdata import DataWaitMonitor
+from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.run_file import read_run
 
@@ -50,6 +52,13 @@ class Raising(Net):
         if batch_idx == self.at:
             raise self.error
         return self.loss(batch)
+
+
+class Tunable(Net):
+    lr = 1e-4
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
 def untouched(trainer):
@@ -123,16 +132,7 @@ def test_warnings_are_few_and_say_what_to_try():
 
 def test_a_loader_without_workers_is_told_about_workers():
     """Trap 20, in words: it is work, and a worker would take it where there is a core for one."""
-
-    class Slow(torch.utils.data.Dataset):
-        def __len__(self):
-            return 40
-
-        def __getitem__(self, index):
-            time.sleep(0.003)
-            return torch.ones(2)
-
-    loader = torch.utils.data.DataLoader(Slow(), batch_size=2)
+    loader = torch.utils.data.DataLoader(Samples(40, 0.003), batch_size=2)
     monitor = quiet_monitor(warn_above=0.0, max_warnings=1, log_every_n_steps=5)
     with pytest.warns(UserWarning, match="num_workers=|there is one core"):
         quiet_trainer(monitor).fit(Net(), loader)
@@ -169,12 +169,13 @@ def test_a_table_at_the_end(capsys):
     assert "Data wait / training time" not in text
 
 
-def test_what_was_measured_before_a_crash_is_told(capsys, tmp_path):
-    """Traps 25 and 38: Lightning calls no teardown then."""
+@pytest.mark.parametrize(("error", "ends"), [(Stop, Stop), (KeyboardInterrupt, SystemExit)])
+def test_what_was_measured_before_a_crash_is_told(error, ends, capsys, tmp_path):
+    """Traps 25 and 38: Lightning calls no teardown then. Ctrl-C is no different."""
     monitor = DataWaitMonitor(warn_above=None, save_to=tmp_path / "run.jsonl")
     trainer = quiet_trainer(monitor, accumulate_grad_batches=2)
-    with pytest.raises(Stop):
-        trainer.fit(Raising(at=5), Sleeper(8))
+    with pytest.raises(ends):
+        trainer.fit(Raising(at=5, error=error), Sleeper(8))
     assert untouched(trainer)
     assert "2 (interrupted)" in capsys.readouterr().out
     run = read_run(tmp_path / "run.jsonl")
@@ -182,15 +183,6 @@ def test_what_was_measured_before_a_crash_is_told(capsys, tmp_path):
     assert (len(records), summary.steps, summary.status) == (2, 2, "interrupted")
     assert summary.tail_wait_s >= 0.008
     assert monitor.summary().steps == 2
-
-
-def test_ctrl_c_is_no_different(capsys):
-    monitor = DataWaitMonitor(warn_above=None)
-    trainer = quiet_trainer(monitor)
-    with pytest.raises(SystemExit):
-        trainer.fit(Raising(at=3, error=KeyboardInterrupt), Sleeper(8))
-    assert untouched(trainer)
-    assert "3 (interrupted)" in capsys.readouterr().out
 
 
 def test_figures_can_be_read_in_mid_run():
@@ -352,11 +344,13 @@ def test_barebones_works():
     assert near(monitor.summary().wait_s, sum(loader.truth), 5)
 
 
-@pytest.mark.parametrize("make", [PassThroughProfiler, SimpleProfiler, AdvancedProfiler])
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [PassThroughProfiler, SimpleProfiler, AdvancedProfiler, PyTorchProfiler])
 @three_tries
-def test_a_profiler_of_the_users_works_as_before(make):
+def test_a_profiler_of_the_users_works_as_before(make, tmp_path):
     """Traps 26 and 46."""
-    profiler, monitor, loader = make(), quiet_monitor(), Sleeper(4)
+    profiler = make(dirpath=tmp_path, export_to_chrome=False) if make is PyTorchProfiler else make()
+    monitor, loader = quiet_monitor(), Sleeper(4, 0.02)
     trainer = quiet_trainer(monitor, profiler=profiler)
     trainer.fit(Net(), loader)
     assert trainer.profiler is profiler
@@ -368,19 +362,6 @@ def test_a_profiler_of_the_users_works_as_before(make):
         assert "train_dataloader_next" in table
         assert "fastdata" not in table
         assert len(profiler.recorded_durations["[_TrainingEpochLoop].train_dataloader_next"]) == 4
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@three_tries
-def test_the_pytorch_profiler_works_as_before(tmp_path):
-    """Trap 46."""
-    profiler = PyTorchProfiler(dirpath=tmp_path, filename="trace", export_to_chrome=False)
-    monitor, loader = quiet_monitor(), Sleeper(4, 0.02)
-    trainer = quiet_trainer(monitor, profiler=profiler)
-    trainer.fit(Net(), loader)
-    assert untouched(trainer)
-    assert near(monitor.summary().wait_s, sum(loader.truth), 4)
 
 
 def test_two_fits_are_two_runs_and_a_test_keeps_the_training_figures():
@@ -410,6 +391,7 @@ def test_an_evaluation_alone_has_a_summary():
     quiet_trainer(monitor).validate(EvalNet(), Sleeper(3), verbose=False)
     summary = monitor.summary()
     assert (summary.steps, summary.stages[0].batches) == (0, 3)
+    assert (summary.ledger, summary.total_s) == ({}, None)
     assert summary.verdict.text.startswith("Input-bound: ")
     assert summary.timing_source == "fetch"
 
@@ -431,12 +413,6 @@ def test_the_fits_of_a_learning_rate_finder_are_not_ours():
             if trainer.current_epoch == 1:
                 self.lr_find(trainer, pl_module)
 
-    class Tunable(Net):
-        lr = 1e-4
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=self.lr)
-
     quiet_trainer(monitor, Finder(num_training_steps=12, update_attr=True), max_epochs=2).fit(Tunable(), loader)
     summary = monitor.summary()
     assert summary.steps == 8
@@ -449,13 +425,6 @@ def test_the_fits_of_a_learning_rate_finder_are_not_ours():
 @pytest.mark.filterwarnings("ignore")
 def test_a_tuner_leaves_nothing_behind():
     """Trap 30: it ends by an exception of Lightning's own."""
-
-    class Tunable(Net):
-        lr = 1e-4
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=self.lr)
-
     monitor, model, loader = quiet_monitor(), Tunable(), Sleeper(4)
     trainer = quiet_trainer(monitor)
     Tuner(trainer).lr_find(model, loader, num_training=10)
@@ -465,6 +434,7 @@ def test_a_tuner_leaves_nothing_behind():
     assert monitor.summary().steps == 4
 
 
+@pytest.mark.timed
 def test_two_monitors_on_one_trainer():
     first, second = quiet_monitor(), quiet_monitor(log_every_n_steps=3)
     trainer = quiet_trainer(first, second)
@@ -519,23 +489,29 @@ def test_a_missing_private_name_is_noted_and_the_rest_is_measured(monkeypatch):
     assert fit_loop._select_data_fetcher
 
 
-def test_a_fault_of_its_own_costs_nobody_a_training(monkeypatch):
-    from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
+def broken(*args):
+    raise ZeroDivisionError("mine")
 
-    def broken(self, *args):
-        raise ZeroDivisionError("mine")
 
-    for name in ("close_step", "train_fetch"):
-        with monkeypatch.context() as patch:
-            patch.setattr(StepMeter, name, broken)
-            monitor, loader = quiet_monitor(), Sleeper(4)
-            trainer = quiet_trainer(monitor)
-            with pytest.warns(UserWarning, match="stopped measuring: ZeroDivisionError: mine") as caught:
-                trainer.fit(Net(), loader)
-        assert len([entry for entry in caught if "stopped measuring" in str(entry.message)]) == 1
-        assert len(loader.truth) == 4
-        assert untouched(trainer)
-        assert "an error of its own" in monitor.summary().notes[0]
+@pytest.mark.parametrize("name", ["close_step", "train_fetch", "add_stage_batch", "end_batch"])
+def test_a_fault_of_its_own_costs_nobody_a_training(name, monkeypatch):
+    """Every hook is guarded: one warning that names the fault, and no second one that blames Lightning."""
+    monitor = quiet_monitor()
+
+    class Odd(EvalNet):
+        def on_train_start(self):
+            if name == "end_batch":
+                monitor._run.end_batch = broken
+
+    if name != "end_batch":
+        monkeypatch.setattr(StepMeter, name, broken)
+    trainer, loader = quiet_trainer(monitor), Sleeper(8)
+    with pytest.warns(UserWarning, match="stopped measuring: ZeroDivisionError: mine") as caught:
+        trainer.fit(Odd(), loader, Sleeper(2))
+    assert len([entry for entry in caught if "DataWaitMonitor" in str(entry.message)]) == 1
+    assert (len(loader.truth), trainer.state.finished) == (8, True)
+    assert untouched(trainer)
+    assert "an error of its own" in monitor.summary().notes[0]
 
 
 def test_it_crosses_process_borders_before_and_after_a_run(tmp_path):
@@ -590,100 +566,40 @@ def test_loggers_that_write_files_accept_the_keys(tmp_path):
     assert "data_wait/val_s" in header
 
 
-def test_plans_of_the_data_module_are_kept():
-    from types import SimpleNamespace
+class Planned(LightningDataModule):
+    """Has a plan for one split, whatever that is."""
 
-    from lightning.pytorch import LightningDataModule
+    def __init__(self, plan, split="train"):
+        super().__init__()
+        self.plans = {split: SimpleNamespace(to_dict=lambda: plan), "other": object()}
 
-    class Data(LightningDataModule):
-        plans = {"train": SimpleNamespace(to_dict=lambda: {"num_workers": 0}), "val": object()}  # noqa: RUF012
+    def train_dataloader(self):
+        return Sleeper(12)
 
-        def train_dataloader(self):
-            return Sleeper(2)
+    def test_dataloader(self):
+        return Sleeper(2)
 
-    monitor = quiet_monitor()
-    quiet_trainer(monitor).fit(Net(), datamodule=Data())
-    assert monitor.summary().plans == {"train": {"num_workers": 0}}
+
+@pytest.mark.parametrize(
+    ("plan", "kept"), [({"num_workers": 0}, {"train": {"num_workers": 0}}), ([1, 2], {}), ("plan", {}), (None, {})]
+)
+def test_plans_of_the_data_module_are_kept(plan, kept):
+    """A DataModule that is not ours may keep anything under that name; training goes on."""
+    monitor = quiet_monitor(warn_above=0.0, log_every_n_steps=5, max_warnings=1)
+    with pytest.warns(UserWarning, match="waited for data"):
+        quiet_trainer(monitor, max_epochs=2).fit(Net(), datamodule=Planned(plan))
+    assert monitor.summary().plans == kept
+    assert monitor.summary().status == "finished"
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_an_evaluation_leaves_the_fit_as_it_ended():
     """A fit that was interrupted stays so, with its plans, when something is tested after it."""
-    from types import SimpleNamespace
-
-    from lightning.pytorch import LightningDataModule
-
-    class Data(LightningDataModule):
-        def __init__(self, split):
-            super().__init__()
-            self.plans = {split: SimpleNamespace(to_dict=lambda: {"num_workers": {"value": 0}})}
-
-        def train_dataloader(self):
-            return Sleeper(3)
-
-        def test_dataloader(self):
-            return Sleeper(2)
-
-    class Breaks(EvalNet):
-        def training_step(self, batch, batch_idx):
-            if batch_idx == 2:
-                raise RuntimeError("in the middle")
-            return super().training_step(batch, batch_idx)
-
     monitor = quiet_monitor()
     trainer = quiet_trainer(monitor)
-    with pytest.raises(RuntimeError, match="in the middle"):
-        trainer.fit(Breaks(), datamodule=Data("train"))
-    trainer.test(EvalNet(), datamodule=Data("test"), verbose=False)
+    with pytest.raises(Stop):
+        trainer.fit(Raising(at=2), datamodule=Planned({"num_workers": {"value": 0}}))
+    trainer.test(EvalNet(), datamodule=Planned({"num_workers": {"value": 0}}, "test"), verbose=False)
     summary = monitor.summary()
     assert (summary.status, summary.steps) == ("interrupted", 2)
     assert set(summary.plans) == {"train", "test"}
-
-
-def test_a_fault_of_ours_is_spoken_of_once():
-    """It ends the measurement with one warning that names it, and no second one that blames Lightning."""
-    monitor = quiet_monitor()
-
-    class Odd(Net):
-        def on_train_epoch_start(self):
-            monitor._session.end_batch = lambda *args: 1 / 0
-
-    with pytest.warns(UserWarning, match="stopped measuring: ZeroDivisionError") as caught:
-        quiet_trainer(monitor).fit(Odd(), Sleeper(8))
-    assert len([warning for warning in caught if "DataWaitMonitor" in str(warning.message)]) == 1
-
-
-def test_a_fault_in_evaluation_does_not_end_the_training():
-    """Every hook is guarded, not only those of training."""
-    monitor = quiet_monitor()
-
-    class Odd(EvalNet):
-        def on_train_start(self):
-            monitor._session.meter.add_stage_batch = None
-
-    trainer = quiet_trainer(monitor)
-    with pytest.warns(UserWarning, match="stopped measuring: TypeError"):
-        trainer.fit(Odd(), Sleeper(3), Sleeper(2))
-    assert trainer.state.finished
-
-
-@pytest.mark.parametrize("described", [[1, 2], "plan", None])
-def test_plans_of_another_shape_are_no_plans(described):
-    """A DataModule that is not ours may keep anything under that name; training goes on."""
-    from types import SimpleNamespace
-
-    from lightning.pytorch import LightningDataModule
-
-    class Data(LightningDataModule):
-        def __init__(self):
-            super().__init__()
-            self.plans = {"train": SimpleNamespace(to_dict=lambda: described)}
-
-        def train_dataloader(self):
-            return Sleeper(12)
-
-    monitor = quiet_monitor(warn_above=0.0, log_every_n_steps=5, max_warnings=1)
-    with pytest.warns(UserWarning, match="waited for data"):
-        quiet_trainer(monitor, max_epochs=2).fit(Net(), datamodule=Data())
-    assert monitor.summary().plans == {}
-    assert monitor.summary().status == "finished"

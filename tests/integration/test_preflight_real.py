@@ -18,7 +18,7 @@ from lightning_fastdata.hardware import cgroups
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.hardware.sysfiles import SystemFiles
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timed]
 
 MIB = 2**20
 CASES = str(Path(__file__).with_name("preflight_cases.py"))

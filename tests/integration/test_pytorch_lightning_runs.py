@@ -10,10 +10,9 @@ import pytorch_lightning
 import torch
 from datamodule_cases import Recorder as LightningRecorder
 from datamodule_cases import quiet_trainer
-from only_pytorch_lightning import Numbers, OwnLoader, Recorder, SubClass, counts, trainer
+from only_pytorch_lightning import Numbers, Recorder, SubClass, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.connectors import data_connector
-from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader
 
 import lightning_fastdata as on_lightning
@@ -28,13 +27,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def run_script(folder, *arguments):
-    command = [sys.executable, str(SCRIPT), str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
 # In an interpreter of its own
 
 
@@ -42,7 +34,9 @@ def run_script(folder, *arguments):
 def folder(tmp_path_factory):
     """What a program with every class left behind."""
     folder = tmp_path_factory.mktemp("alone")
-    (folder / "told.txt").write_text(run_script(folder))
+    done = subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    (folder / "told.txt").write_text(done.stdout + done.stderr)
     return folder
 
 
@@ -121,14 +115,18 @@ def test_plans_are_told_there(folder):
 
 
 @pytest.mark.slow
-def test_spawned_ranks(tmp_path):
-    """Module and callbacks cross the border by pickle; each sample goes to one rank; nobody imports lightning."""
-    told = run_script(tmp_path, "ranks")
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+def test_spawned_ranks(folder):
+    """Module and callbacks cross the border by pickle; each sample goes to one rank; nobody imports lightning.
+
+    The parent, which measured nothing, says where the figures are.
+    """
+    ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert sorted(n for rank in ranks for n in rank["seen"]) == list(range(12))
     assert [rank["modules"] for rank in ranks] == [[], []]
-    assert "Measured on rank" in told
-    assert read_audit(tmp_path / "audit.jsonl")[0].samples == 12
+    assert "Measured on rank" in (folder / "told.txt").read_text()
+    assert read_audit(folder / "ranks_audit.jsonl")[0].samples == 12
+    assert [read_run(folder / name).header["rank"] for name in ("ranks.jsonl", "ranks.rank1.jsonl")] == [0, 1]
+    assert "no run has begun in this process" in (folder / "parent.txt").read_text()
 
 
 # In this process, where the other package is loaded too
@@ -153,13 +151,6 @@ def test_the_other_packages_module_is_refused_not_misused():
     """By the Trainer itself, before anything of ours runs."""
     with pytest.raises(ValueError, match="Expected a parent"):
         trainer().fit(Recorder(), datamodule=on_lightning.FastDataModule(Numbers(4), num_workers=0))
-
-
-def test_a_model_with_its_own_loader():
-    """``auto_dataloader`` is the same function for both."""
-    model = OwnLoader()
-    trainer(max_epochs=2).fit(model)
-    assert counts(model) == {"train": 24}
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -200,16 +191,6 @@ def test_a_checkpoint_rebuilds_the_module(package, tmp_path):
     run.save_checkpoint(tmp_path / "run.ckpt")
     again = Mine.load_from_checkpoint(tmp_path / "run.ckpt")
     assert (len(again.train_dataset), again.batch_size, again.num_workers) == (8, 4, "auto")
-
-
-def test_a_batch_size_found_by_the_tuner(tmp_path):
-    """The tuner of that package writes the attribute, and its trials get loaders of that size."""
-    data = SubClass(64, batch_size=2, num_workers=0)
-    model = Recorder()
-    run = trainer(default_root_dir=tmp_path)
-    size = Tuner(run).scale_batch_size(model, datamodule=data, max_trials=2, steps_per_trial=1, init_val=2)
-    assert data.batch_size == size > 2
-    assert {2, 4} <= {len(batch) for batch in model.seen["train"]}
 
 
 @pytest.mark.filterwarnings("error:.*does not have many workers")

@@ -1,15 +1,12 @@
 """Two processes under DDP: rank 0 tells what the slower one costs both, and neither ever waits for our sake."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import msgspec
+import programs
 import pytest
 from monitor_cases import three_tries
 
@@ -27,43 +24,24 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run_ranks(folder, slow, ending="finishes"):
-    """Of each rank what it told (None where it died), its exit code and what it wrote to stderr."""
-    folder.mkdir()
-    usual = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, str(SCRIPT), str(folder / "run.jsonl"), str(slow), ending]
-    processes, end = [], time.monotonic() + MOST_S
-    try:
-        for rank in range(2):
-            with (folder / f"rank{rank}.txt").open("w") as said:
-                environment = {**usual, "LOCAL_RANK": str(rank)}
-                processes.append(subprocess.Popen(command, env=environment, stdout=said, stderr=said))
-        codes = [process.wait(timeout=max(0.1, end - time.monotonic())) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    files = [folder / f"rank{rank}.json" for rank in range(2)]
-    told = [json.loads(file.read_text()) if file.exists() else None for file in files]
-    return [(told[rank], codes[rank], (folder / f"rank{rank}.txt").read_text()) for rank in range(2)]
+def run_ranks(folder, ending):
+    """Both ranks to their end; gives the exit code of each, and what both printed."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    started = [programs.Program(SCRIPT, folder, ending, LOCAL_RANK=str(rank), **meeting) for rank in range(2)]
+    done = [program.wait(MOST_S) for program in started]
+    return [one.returncode for one in done], "".join(one.stdout + one.stderr for one in done)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("slow", [0, 1])
-@three_tries
-def test_rank_zero_tells_the_truth_whoever_is_slow(tmp_path, slow):
-    """Trap 14: 40 ms and 4 ms a batch, 10 ms of compute; the fast rank alone believes that it hardly waits."""
-    folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "run"
-    (zero, code, error), (one, other_code, other_error) = run_ranks(folder, slow)
-    assert (code, other_code) == (0, 0), error + other_error
-    ranks = msgspec.convert(zero["ranks"], RankTimes)
+def told_by(folder, run):
+    """What each rank told of a run; None where it died."""
+    files = [folder / f"{run}-{rank}.json" for rank in range(2)]
+    return [json.loads(file.read_text()) if file.exists() else None for file in files]
+
+
+def check_slow(folder, slow):
+    """40 ms and 4 ms a batch, 10 ms of compute; the fast rank alone believes that it hardly waits."""
+    zero, one = told_by(folder, f"slow{slow}")
+    ranks = RankTimes.from_dict(zero["ranks"])
     assert one["ranks"] is None
     assert (ranks.ranks, ranks.world_size, ranks.steps, ranks.missing) == (2, 2, 25, ())
     assert 0.62 <= ranks.wait_share <= 0.80
@@ -81,29 +59,61 @@ def test_rank_zero_tells_the_truth_whoever_is_slow(tmp_path, slow):
     assert own[1 - slow] <= 0.15
     assert own[0] == pytest.approx(zero["wait_share"], abs=0.05)
     assert zero["notes"] == one["notes"]
-    saved = read_run(folder / "run.jsonl").summary
-    assert saved.ranks == ranks
+    assert read_run(folder / f"slow{slow}.jsonl").summary.ranks == ranks
+
+
+def check_files(folder):
+    """Each rank keeps its own records."""
+    for rank, name in enumerate(["slow1.jsonl", "slow1.rank1.jsonl"]):
+        run = read_run(folder / name)
+        assert (run.header["rank"], run.summary.rank, run.summary.world_size) == (rank, rank, 2)
+        assert len(run.records) == 25
+        assert all(record.rank == rank and record.wait_s >= 0.004 for record in run.records)
+
+
+def check_meeting(folder):
+    """Rank 0 comes late to the meeting before each batch: that is no wait of rank 1."""
+    late, waiting = (read_run(folder / file).summary for file in ("late.jsonl", "late.rank1.jsonl"))
+    assert waiting.ledger["sync_s"] >= 0.5 * 25 * 0.02
+    assert waiting.wait_s < 25 * 0.008
+    assert late.ledger["sync_s"] < 0.5 * waiting.ledger["sync_s"]
 
 
 @pytest.mark.slow
+@three_tries
+def test_rank_zero_tells_the_truth_whoever_is_slow_or_late(tmp_path):
+    """Traps 14 and 15."""
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    codes, printed = run_ranks(folder, "finishes")
+    assert codes == [0, 0], printed
+    assert printed.count("Share of time waiting") == 1, "rank 0 alone prints"
+    for slow in (0, 1):
+        check_slow(folder, slow)
+    check_files(folder)
+    check_meeting(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.parametrize("ending", ["raises", "dies"])
 def test_a_rank_that_stops_in_the_middle_holds_nobody_up(tmp_path, ending):
     """Traps 38 and 39. The other one fails in its own all-reduce; what both had done by then is compared."""
-    (zero, code, error), (one, other_code, other_error) = run_ranks(tmp_path / "run", 1, ending)
-    assert code == 0, error
+    codes, printed = run_ranks(tmp_path, ending)
+    zero, one = told_by(tmp_path, "slow1")
+    assert codes == [0, 0 if ending == "raises" else 9], printed
     assert zero["raised"] is not None
     assert zero["status"] == "interrupted"
     ranks = msgspec.convert(zero["ranks"], RankTimes)
     assert ranks.slowest_rank == 1
     assert 0.4 <= ranks.wait_share <= 0.9
     if ending == "raises":
-        assert other_code == 0, other_error
         assert one["raised"] == "KeyError"
-        assert one["steps"] == 5
+        left = read_run(tmp_path / "slow1.rank1.jsonl")
+        assert (left.summary.status, left.summary.steps, len(left.records), one["steps"]) == ("interrupted", 5, 5, 5)
         # Rank 0's fifth step has ended as well; the sixth has on neither.
         assert (ranks.steps, ranks.missing) == (5, ())
-        assert "TCPStore" not in error + other_error
+        assert "TCPStore" not in printed
     else:
-        assert (one, other_code) == (None, 9)
+        assert one is None
         assert (ranks.steps, ranks.missing) == (4, (1,))
     assert zero["fit_s"] <= 30

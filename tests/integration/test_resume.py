@@ -1,13 +1,11 @@
 """Runs that were interrupted anywhere and resumed on one process: the same batches, bitwise, and the same weights."""
 
 import io
-import os
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -721,26 +719,10 @@ def test_after_an_exception_in_a_worker(whole, tmp_path):
     assert rest(fit(data(), path=saves.ckpt_path), 0) == rest(whole[0], 2)
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from lightning.pytorch import Callback
-from resume_cases import data, every_step, fit
-
-class Kill(Callback):
-    def on_train_batch_start(self, trainer, *args):
-        if trainer.global_step == 8:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-fit(data(), callbacks=[every_step(sys.argv[2]), Kill()])
-"""
-
-
 @pytest.mark.slow
 def test_a_process_that_is_killed(whole, tmp_path):
     """SIGKILL in mid-epoch, in another process than the one that resumes."""
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ})
+    done = programs.run(Path(__file__).with_name("resume_cases.py"), tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr
     found = cuts(tmp_path)
     assert max(found) == 8

@@ -1,10 +1,8 @@
 """A run that is resumed on another number of ranks at the same global batch: the same samples with the same values."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from resume_cases import every_step, loader_states
@@ -24,10 +22,7 @@ def folder(tmp_path_factory):
     """One process with batches of eight, then all that two ranks with batches of four do."""
     folder = tmp_path_factory.mktemp("ranks")
     run("one", folder, callbacks=[every_step(folder, filename="one-{step}")], batch_size=8, devices=1)
-    environ = {**os.environ, "LIGHTNING_FASTDATA_NUM_CPUS": "6"}
-    environ.pop("PL_GLOBAL_SEED", None)
-    command = [sys.executable, str(SCRIPT), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environ)
+    done = programs.run(SCRIPT, folder, LIGHTNING_FASTDATA_NUM_CPUS="6")
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -1,12 +1,10 @@
 """The same batches, byte for byte, whatever the workers, prefetching, start method and ranks."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import chain, combinations, product
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from sameness_cases import GLOBAL_BATCH, LENGTH, Augmented, fit, make_module, name_of
@@ -16,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 SCRIPT = Path(__file__).with_name("sameness_cases.py")
 
-WORKERS, PREFETCH, CONTEXTS, RANKS = (0, 1, 2, 4), (2, 4), ("fork", "spawn", "forkserver"), (1, 2)
+WORKERS, PREFETCH, CONTEXTS, RANKS = (0, 1, 4), (2, 4), ("fork", "spawn", "forkserver"), (1, 2)
 
 INLINE = [(0, None, None, ranks) for ranks in RANKS]
 """Without workers there is no prefetching and no start method."""
@@ -26,12 +24,9 @@ PAIRWISE = [
     (1, 2, "fork", 1),
     (1, 4, "spawn", 2),
     (1, 2, "forkserver", 2),
-    (2, 4, "fork", 2),
-    (2, 2, "spawn", 1),
-    (2, 4, "forkserver", 1),
     (4, 4, "fork", 2),
     (4, 2, "spawn", 1),
-    (4, 2, "forkserver", 1),
+    (4, 4, "forkserver", 1),
 ]
 """(workers, prefetch factor, start method, ranks): every pair of values comes together in at least one row."""
 
@@ -40,9 +35,7 @@ REST = [case for case in PRODUCT if case not in PAIRWISE]
 
 
 def run_script(folder, cases):
-    environ = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
-    command = [sys.executable, str(SCRIPT), str(folder), json.dumps(cases)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environ)
+    done = programs.Program(SCRIPT, folder, json.dumps(cases)).wait(900)
     assert done.returncode == 0, done.stderr
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
@@ -75,8 +68,8 @@ def pairs_of(case):
 def test_the_table_covers_every_pair():
     """Of any two of the four settings, every two values meet in one of its rows; no row is there twice."""
     assert set(chain(*map(pairs_of, PRODUCT))) == set(chain(*map(pairs_of, PAIRWISE)))
-    assert len(set(PAIRWISE)) == len(PAIRWISE) == 11
-    assert len(PRODUCT) == 2 + 3 * 2 * 3 * 2
+    assert len(set(PAIRWISE)) == len(PAIRWISE) == 8
+    assert len(PRODUCT) == 2 + 2 * 2 * 3 * 2
 
 
 # Without workers: what the comparisons below rest on

@@ -1,12 +1,10 @@
 """Lightning's own features on top: the right samples, and the same bytes with and without workers."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import chain, zip_longest
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
@@ -66,37 +64,26 @@ def test_overfit_batches(batches):
     assert len(set(noise)) == 48
 
 
-@pytest.mark.parametrize(("limit", "batches"), [(2, 2), (0.75, 3), (1.0, 4)])
-def test_limit_train_batches(plain, limit, batches):
-    """As a number and as a share: the first batches of each epoch, as they are without the limit."""
-    model = both(usual, limit_train_batches=limit, max_epochs=3)
-    assert model.epochs() == [epoch[:batches] for epoch in plain.epochs()]
-
-
-@pytest.mark.parametrize(("run", "batches"), [(True, 1), (3, 3)])
-def test_fast_dev_run(plain, run, batches):
-    """The first batches of epoch 0."""
-    model = both(usual, fast_dev_run=run)
-    assert model.epochs() == [plain.epochs()[0][:batches]]
-
-
-def test_max_steps(plain):
-    """A run that ends in mid-epoch."""
-    model = both(usual, max_steps=6, max_epochs=-1)
-    assert [batch for epoch in model.epochs() for batch in epoch] == [*plain.epochs()[0], *plain.epochs()[1][:2]]
-
-
-@pytest.mark.parametrize("every", [1, 2])
-def test_reload_dataloaders_every_n_epochs(plain, every):
-    """New loaders go on where the old ones were."""
-    model = both(usual, reload_dataloaders_every_n_epochs=every, max_epochs=3)
-    assert model.epochs() == plain.epochs()
-    assert model.weights() == plain.weights()
-
-
-def test_accumulated_gradients(plain):
-    """Batches are the same; only the steps are fewer."""
-    assert both(usual, accumulate_grad_batches=2, max_epochs=3).epochs() == plain.epochs()
+@pytest.mark.parametrize(
+    ("options", "batches"),
+    [
+        ({"limit_train_batches": 2}, (2, 2, 2)),
+        ({"limit_train_batches": 0.75}, (3, 3, 3)),
+        ({"fast_dev_run": True}, (1,)),
+        ({"fast_dev_run": 3}, (3,)),
+        ({"max_steps": 6, "max_epochs": -1}, (4, 2)),
+        ({"reload_dataloaders_every_n_epochs": 1}, (4, 4, 4)),
+        ({"reload_dataloaders_every_n_epochs": 2}, (4, 4, 4)),
+        ({"accumulate_grad_batches": 2}, (4, 4, 4)),
+    ],
+    ids=str,
+)
+def test_the_first_batches_of_each_epoch(plain, options, batches):
+    """As they are without the feature; new loaders go on where the old ones were."""
+    model = both(usual, **{"max_epochs": 3, **options})
+    assert model.epochs() == [epoch[:count] for epoch, count in zip(plain.epochs(), batches, strict=False)]
+    if "reload_dataloaders_every_n_epochs" in options:
+        assert model.weights() == plain.weights()
 
 
 # Tuning
@@ -170,15 +157,6 @@ def test_loaders_that_the_search_has_read_begin_anew(tmp_path):
 # Several loaders
 
 
-def combined(mode, workers):
-    class Module(FastDataModule):
-        def train_dataloader(self):
-            return CombinedLoader(super().train_dataloader(), mode)
-
-    data = {"long": Augmented(24), "short": Augmented(10, start=100)}
-    return Module(data, batch_size=4, num_workers=workers)
-
-
 def of(model, name, what="numbers"):
     """What one of the loaders gave, by epoch."""
     return [
@@ -198,32 +176,18 @@ def orders_of_short(epoch, cycle=0):
 
 def test_a_shorter_loader_comes_round():
     """max_size_cycle, Lightning's default: each time round has an order and random numbers of its own."""
-    model = both(lambda n: combined("max_size_cycle", n), max_epochs=2)
+
+    class Combining(FastDataModule):
+        def train_dataloader(self):
+            return CombinedLoader(super().train_dataloader(), "max_size_cycle")
+
+    data = {"long": Augmented(24), "short": Augmented(10, start=100)}
+    model = both(lambda n: make_module(data, batch_size=4, num_workers=n), max_epochs=2)
     assert of(model, "long") == [orders_of_long(epoch) for epoch in range(2)]
     assert of(model, "short") == [orders_of_short(epoch) + orders_of_short(epoch, 1) for epoch in range(2)]
     noise = [value for epoch in of(model, "short", "noise") for value in epoch]
     assert len(set(noise)) == len(noise) == 40
-
-
-def test_a_dict_of_datasets_is_what_that_combines():
-    """Without a CombinedLoader of the user's."""
-    data = {"long": Augmented(24), "short": Augmented(10, start=100)}
-    model = both(lambda n: make_module(data, batch_size=4, num_workers=n), max_epochs=2)
-    assert model.seen == both(lambda n: combined("max_size_cycle", n), max_epochs=2).seen
-
-
-def test_the_shortest_loader_ends_the_epoch():
-    """min_size: the longer one begins anew in the next epoch."""
-    model = both(lambda n: combined("min_size", n), max_epochs=2)
-    assert of(model, "long") == [orders_of_long(epoch)[:12] for epoch in range(2)]
-    assert of(model, "short") == [orders_of_short(epoch) for epoch in range(2)]
-
-
-def test_the_longest_loader_goes_on_alone():
-    """max_size: the shorter one gives nothing once it is used up."""
-    model = both(lambda n: combined("max_size", n), max_epochs=2)
-    assert of(model, "long") == [orders_of_long(epoch) for epoch in range(2)]
-    assert of(model, "short") == [orders_of_short(epoch) for epoch in range(2)]
+    assert model.seen == run(Combining(data, batch_size=4, num_workers=0), max_epochs=2).seen
 
 
 def test_validation_loaders_one_after_the_other():
@@ -346,11 +310,7 @@ def test_training_data_in_order(plain):
 def ranks(tmp_path_factory):
     """For each scenario, by rank, what it saw with 0 workers; with 2 it is asserted to be the same."""
     folder = tmp_path_factory.mktemp("ranks")
-    environ = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
-    script = Path(__file__).with_name("sameness_ddp.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=300, env=environ
-    )
+    done = programs.run(Path(__file__).with_name("sameness_ddp.py"), folder)
     assert done.returncode == 0, done.stderr
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 

@@ -1,14 +1,10 @@
-"""Token files inside real Trainer runs: the blocks of the order, exact resume, two processes, LightningCLI."""
+"""Token files inside real Trainer runs: the blocks of the order, exact resume, checkpoints."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datamodule_cases import quiet_trainer
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from resume_cases import Net, copied, every_step, fit, rest
 
@@ -94,19 +90,6 @@ def test_a_file_of_another_length_is_not_resumed_from(tmp_path):
         fit(data(path), model=Bigram, path=tmp_path / "cuts" / "step=3.ckpt")
 
 
-def test_two_processes_see_each_block_once(tmp_path):
-    """Together the epoch of one process with twice the batch size."""
-    path = write(tmp_path / "a.bin")
-    done = subprocess.run(
-        [sys.executable, __file__, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    seen = [[int(number) for number in (tmp_path / f"rank{rank}.txt").read_text().split()] for rank in range(2)]
-    assert sorted(seen[0] + seen[1]) == list(range(BLOCKS))
-    order = epoch_order(7, 0, BLOCKS).tolist()
-    assert seen == [order[0::2], order[1::2]]
-
-
 def test_a_checkpoint_gives_the_module_back(tmp_path):
     """Its arguments are in the checkpoint, in plain values."""
     path = write(tmp_path / "a.bin")
@@ -114,27 +97,3 @@ def test_a_checkpoint_gives_the_module_back(tmp_path):
     fit(data(path), model=Bigram, callbacks=[callback], max_epochs=1)
     again = TokenDataModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert (again.train, again.block_length, again.vocab_size) == (str(path), LENGTH, VOCABULARY)
-
-
-class Writer(LightningModule):
-    """Writes down which blocks its rank sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[int] = []
-
-    def training_step(self, batch, batch_idx):
-        self.seen += batch["input_ids"][:, 0].tolist()
-        return self.weight * 1.0
-
-    def on_train_end(self):
-        Path(f"rank{self.global_rank}.txt").write_text(" ".join(map(str, self.seen)))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-if __name__ == "__main__":
-    trainer = quiet_trainer(devices=2, strategy="ddp", max_epochs=1, limit_val_batches=0)
-    trainer.fit(Writer(), datamodule=data(Path(sys.argv[1])))

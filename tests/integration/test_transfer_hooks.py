@@ -7,6 +7,7 @@ from datamodule_cases import Numbers
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from monitor_cases import quiet_monitor, quiet_trainer
+from only_pytorch_lightning import mnist
 from PIL import Image
 
 from lightning_fastdata import FastDataModule, ImageFolderDataModule, TensorDataModule, TorchvisionDataModule
@@ -69,15 +70,7 @@ def images(tmp_path):
 
 
 def torchvision(tmp_path):
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part in ("train", "t10k"):
-        for kind, array in (
-            ("images-idx3-ubyte", np.zeros((8, 28, 28), np.uint8)),
-            ("labels-idx1-ubyte", np.arange(8, dtype=np.uint8)),
-        ):
-            sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
-            (raw / f"{part}-{kind}").write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
+    mnist(tmp_path)
     return TorchvisionDataModule("MNIST", tmp_path, batch_size=4, val_split=4, num_workers=0, download=False)
 
 

@@ -1,24 +1,20 @@
 """Two real ranks, one of them with slow data: both take the same workers, and see the same batches as without it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 from lightning_fastdata.loaders.order import epoch_order, rank_share
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timed]
 
 SCRIPT = Path(__file__).with_name("tuner_ddp.py")
 
 
 def run(folder, mode):
-    environ = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
-    command = [sys.executable, str(SCRIPT), str(folder), mode]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environ)
+    done = programs.run(SCRIPT, folder, mode)
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)], done.stdout + done.stderr
 

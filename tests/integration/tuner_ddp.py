@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from datamodule_cases import quiet_trainer
+from lightning.pytorch import Callback, LightningModule
 from torch.utils.data import Dataset
 
 from lightning_fastdata import FastDataError, FastDataModule, LoaderTuner
@@ -72,21 +73,13 @@ def refused_on_rank_1(loader, setting, why):
 
 
 def main(folder, mode):
-    callback.busy = lambda *args: None
+    callback.contention = lambda *args: None
     if mode == "refused":
         callback.prepared = refused_on_rank_1
     window.LONG_ENOUGH_S = 0.3
     tuner = LoaderTuner()
-    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp_fork",
-        max_epochs=2,
-        limit_val_batches=0,
-        callbacks=[tuner, Report(folder, tuner)],
-        **dict.fromkeys(off, False),
-    )
+    ranks = {"devices": 2, "strategy": "ddp_fork", "limit_val_batches": 0}
+    trainer = quiet_trainer(callbacks=[tuner, Report(folder, tuner)], **ranks)
     trainer.fit(Model(), datamodule=FastDataModule(Data(), batch_size=16, seed=1))
 
 

@@ -4,7 +4,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -106,7 +106,7 @@ def tune_loader(
         took_s=time.perf_counter() - began,
         dataset=f"{type(source.dataset).__name__}, {len(source.dataset):,} samples",
         host=platform.node(),
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"lightning_fastdata": __version__, "torch": torch.__version__, "python": platform.python_version()},
         interrupted=interrupted,
     )

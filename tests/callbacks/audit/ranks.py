@@ -1,6 +1,6 @@
 """Two ranks on the CPU: every scenario in one script, because starting Lightning is what takes the time.
 
-Each scenario writes ``<folder>/<scenario>.jsonl``; a second argument is the start method of the ranks.
+Each scenario writes ``<folder>/<scenario>.jsonl``.
 """
 
 import json
@@ -11,6 +11,7 @@ import torch
 from datamodule_cases import Numbers, quiet_trainer
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_fastdata import DataAudit, FastDataModule
 
@@ -60,11 +61,11 @@ class CountsReductions(Callback):
             self.path.write_text(json.dumps(self.count))
 
 
-def main(folder: Path, start: str = "ddp_fork") -> None:
-    def run(name, *, at=None, ranks=2, callbacks=(), length=80, content=False, resume=None, **kwargs):
+def main(folder: Path) -> None:
+    def run(name, *, at=None, ranks=2, callbacks=(), length=80, content=False, resume=None, start="fork", **kwargs):
         trainer = quiet_trainer(
             callbacks=[DataAudit(folder / f"{name}.jsonl", content=content), *callbacks],
-            **({"devices": 2, "strategy": start} if ranks == 2 else {"devices": 1}),
+            **({"devices": 2, "strategy": DDPStrategy(start_method=start)} if ranks == 2 else {"devices": 1}),
             **kwargs,
         )
         module = FastDataModule(Numbers(length), batch_size=8 // ranks, num_workers=0)
@@ -77,8 +78,7 @@ def main(folder: Path, start: str = "ddp_fork") -> None:
             (folder / f"{name}.txt").write_text(str(error))
 
     run("two", content=True, callbacks=[CountsReductions(folder / "reductions.json")])
-    if start == "ddp_spawn":
-        return
+    run("two-pickled", content=True, start="forkserver")
     run("one", ranks=1, content=True)
     for name, length in (("uneven", 77), ("padded", 73)):
         run(f"one-{name}", ranks=1, length=length, max_epochs=1)
@@ -92,4 +92,4 @@ def main(folder: Path, start: str = "ddp_fork") -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]))

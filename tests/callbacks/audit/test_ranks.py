@@ -1,11 +1,9 @@
 """Two ranks on the CPU: one line, the same as of one process, and nobody left waiting."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 from lightning_fastdata.results.audit_compare import compare
@@ -16,19 +14,12 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("ranks.py")
 
 
-def run_script(folder, *arguments):
-    cases = str(Path(__file__).parents[2] / "integration")
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([cases, os.environ.get("PYTHONPATH", "")])}
-    environ.pop("PL_GLOBAL_SEED", None)
-    command = [sys.executable, str(SCRIPT), str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environ)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    return run_script(tmp_path_factory.mktemp("ranks"))
+    folder = tmp_path_factory.mktemp("ranks")
+    done = programs.run(SCRIPT, folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout + done.stderr
 
 
 def audit(ranks, name):
@@ -81,6 +72,6 @@ def test_a_file_that_cannot_be_written_stops_all_ranks(ranks):
     assert "cannot write there" in told
 
 
-def test_spawned_ranks(ranks, tmp_path):
-    """ddp_spawn carries the callback by pickle."""
-    assert audit(run_script(tmp_path, "ddp_spawn"), "two") == audit(ranks, "one")
+def test_ranks_that_are_not_forked(ranks):
+    """The callback crosses to them by pickle, as under ddp_spawn."""
+    assert audit(ranks, "two-pickled") == audit(ranks, "one")

@@ -395,6 +395,7 @@ def test_a_shorter_loader_that_restarts_is_found(maker, persistent):
 
 @pytest.mark.slow
 @MAKERS
+@pytest.mark.timed
 def test_a_loader_that_is_used_up_does_not_empty_the_figures(maker):
     """In the mode "max_size" the shorter of two gives None."""
     loaders = [load_with(maker, Sleepy(length, 0.001), num_workers=2) for length in (12, 3)]
@@ -427,6 +428,7 @@ class Clock(Dataset):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.timed
 def test_the_clocks_of_worker_and_training_process_are_one(start_method):
     """The time until a pass's first sample, from the worker's own reading of the clock, and from the stamps."""
     loader = auto_dataloader(

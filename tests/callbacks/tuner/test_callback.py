@@ -117,9 +117,10 @@ def fit(model, *callbacks, data=None, loader=None, until=None, **more):
     return made
 
 
+@pytest.mark.timed
 def test_a_loader_of_ours_gets_its_workers_in_mid_epoch_and_the_same_batches(lines):
     """Measured, changed, verified within one epoch; every batch is the one that would have come without the tuner."""
-    plain, tuned, tuner = Model(), Model(), LoaderTuner()
+    plain, tuned, tuner = Model(0.0), Model(), LoaderTuner()
     fit(plain, data=FastDataModule(Waiting(9600, wait_s=0.0), batch_size=16, seed=5))
     data = FastDataModule(Waiting(9600), batch_size=16, seed=5)
     made = fit(tuned, until=tuner, data=data)
@@ -141,11 +142,12 @@ def test_a_loader_of_ours_gets_its_workers_in_mid_epoch_and_the_same_batches(lin
     assert "predicted" in said[2]
 
 
+@pytest.mark.timed
 def test_what_does_not_help_is_undone_and_the_batches_stay(lines):
     """Several workers are far slower than one: back to one, in the middle of the epoch."""
-    plain, tuned, tuner = Model(), Model(), LoaderTuner()
+    plain, tuned, tuner = Model(0.0), Model(), LoaderTuner()
     fit(plain, data=FastDataModule(Waiting(9600, wait_s=0.0), batch_size=16, seed=5))
-    data = FastDataModule(Waiting(9600, wait_s=0.001, crowded=60.0), batch_size=16, seed=5)
+    data = FastDataModule(Waiting(9600, wait_s=0.001, crowded=20.0), batch_size=16, seed=5)
     made = fit(tuned, until=tuner, data=data)
     assert tuned.seen == plain.seen[: len(tuned.seen)]
     begun_with = tuner.result.trials[0].num_workers
@@ -186,6 +188,7 @@ def test_a_foreign_loader_changes_between_epochs(lines):
     assert [n for batch in numbers[:40] for n in batch] == list(range(640)) == [n for b in numbers[40:80] for n in b]
 
 
+@pytest.mark.timed
 def test_too_many_workers_for_a_fast_loader_are_given_back():
     """Six for samples that cost nothing."""
     data = TensorDataset(torch.rand(3200, 2))
@@ -364,6 +367,7 @@ def test_a_run_that_ends_before_its_verdict_says_so(lines):
     assert tuner.result.num_workers == tuner.result.trials[0].num_workers < made.train_dataloader.num_workers
 
 
+@pytest.mark.timed
 def test_validation_between_the_steps_is_none_of_the_step():
     """Four validations an epoch, each as long as many steps."""
 
@@ -424,6 +428,7 @@ def test_a_foreign_loader_comes_back_as_it_was():
     assert dict(vars(loader)) == before
 
 
+@pytest.mark.timed
 def test_a_loader_with_a_timeout_loses_its_workers_without_harm():
     """Torch refuses one without workers."""
     loader = DataLoader(TensorDataset(torch.rand(3200, 2)), 32, num_workers=6, persistent_workers=True, timeout=30)
@@ -472,15 +477,16 @@ def test_the_machine_that_changes_is_told_once(lines):
     class Slows(Callback):
         def on_train_epoch_start(self, trainer, *args):
             if tuner._controller is None and trainer.current_epoch > 1:
-                Changes.slow.fill_(0.01)
+                Changes.slow.fill_(0.004)
 
     tuner = LoaderTuner()
-    fit(Model(0.02), tuner, Slows(), data=FastDataModule(Changes(1600), batch_size=16), max_epochs=5)
+    fit(Model(0.01), tuner, Slows(), data=FastDataModule(Changes(1600), batch_size=16), max_epochs=5)
     told = [line for line in lines() if "the machine or the data has changed" in line]
     assert len(told) == 1
     assert "epoch 0" not in told[0]
 
 
+@pytest.mark.timed
 def test_optimizers_that_lightning_has_not_wrapped():
     """``trainer.global_step`` stays at 0: windows are told apart all the same."""
 

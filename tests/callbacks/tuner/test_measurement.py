@@ -32,6 +32,7 @@ def fresh(found):
 
 
 @slow
+@pytest.mark.timed
 def test_a_probe_tells_time_cpu_time_and_size():
     """8 samples of 4 ms waiting and 1 ms of CPU: 40 ms a batch, 8 ms of CPU, 8 x 1000 float32 in one tensor."""
     found = source(Slow(wait_s=0.004, cpu_s=0.001, size=1000))
@@ -46,6 +47,7 @@ def test_a_probe_tells_time_cpu_time_and_size():
 
 
 @slow
+@pytest.mark.timed
 def test_the_first_batch_is_left_out():
     """It imports and opens what the others find there."""
 
@@ -74,6 +76,7 @@ def test_the_first_batch_is_left_out():
         (Slow(wait_s=0.08), "the first batch took one worker 0.[67].* of 1 s in all"),
     ],
 )
+@pytest.mark.timed
 def test_a_probe_that_goes_wrong_says_how_and_leaves_nobody_behind(dataset, words):
     """In a sentence; its worker is gone at once, also one that would hang for a minute."""
     found, began = source(dataset), time.perf_counter()
@@ -101,6 +104,7 @@ def test_the_training_process_loads_nothing_and_draws_nothing():
 
 
 @slow
+@pytest.mark.timed
 def test_a_trial_is_the_truth_of_a_setting():
     """40 ms a batch: a consumer of 10 ms waits for one worker, and not for six; without any, 50 ms."""
     found = source(Slow(wait_s=0.005))

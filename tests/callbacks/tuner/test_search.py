@@ -84,6 +84,7 @@ def test_a_trial_that_came_to_nothing_is_not_taken(world, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_a_search_finds_the_workers_in_its_seconds():
     """Samples that wait 4 ms, batches of 8, a step of 10 ms: three or four workers; the budget is kept."""
     told, began = [], time.perf_counter()
