@@ -187,7 +187,7 @@ def _drawn_order(epoch_pass: EpochPass, sampler: Any, batch_sampler: Any, source
 def _drawn_requests(
     epoch_pass: EpochPass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool
 ) -> Iterator[BatchRequest]:
-    """Requests in an order that only drawing tells; ``drawn`` counts how often each sample came, None = once."""
+    """Requests in an order that has to be drawn; ``drawn`` counts how often each sample came, None = once."""
     for number, chosen in enumerate(order):
         indices = list(chosen) if batched else [chosen]
         occurrences = None if drawn is None else _count(drawn, indices)

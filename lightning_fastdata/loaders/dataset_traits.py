@@ -17,7 +17,7 @@ class DatasetTraits:
     is_iterable: bool
     """An ``IterableDataset``: it orders and deals its elements itself."""
     length: int | None
-    """Samples (count) when it was asked; None without a length."""
+    """Samples when the traits were read (count); None without a length."""
     sample_bytes: int | None
     """Size of a sample, where the dataset says so (``sample_bytes``)."""
     in_memory: bool
@@ -66,7 +66,7 @@ def traits_of(dataset: Any) -> DatasetTraits:
         return _of_subset(kind, own, traits_of(dataset.dataset))
     if isinstance(dataset, ConcatDataset):
         parts = [traits_of(part) for part in dataset.datasets]
-        # torch's own asks its parts for one sample at a time, without a seed; a subclass may transform.
+        # torch's own reads its parts sample by sample, without a seed; a subclass may transform.
         draws = kind is not ConcatDataset or any(part.uses_global_rng or part.accepts_seeds for part in parts)
         return replace(
             own,

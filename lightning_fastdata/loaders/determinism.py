@@ -20,7 +20,7 @@ def no_trainer() -> None:
 
 @dataclass(frozen=True)
 class Determinism:
-    """The seed of a loader, what of it depends on epoch and rank, and whom to ask for the epoch."""
+    """The seed of a loader, how it varies by epoch and rank, and the Trainer that knows the epoch."""
 
     seed: int
     """The run's seed, >= 0."""

@@ -201,7 +201,7 @@ def _worker_arguments(request: LoaderRequest, traits: DatasetTraits, hardware: H
 
 
 def _samples_drawn(request: LoaderRequest, traits: DatasetTraits) -> int | None:
-    """Samples this rank draws in an epoch (count), at least a batch; None where only the run will tell."""
+    """Samples this rank draws in an epoch (count), at least a batch; None where only the run will show."""
     if request.arguments.get("batch_sampler") is not None:
         return None
     if traits.length == 0:

@@ -1,4 +1,4 @@
-"""What the batches of a loader take, as far as its datasets tell: nothing is loaded to find out.
+"""What the batches of a loader take, as far as its datasets say: nothing is loaded to find out.
 
 Loading a sample in the training process could open a file handle that a forked worker must not inherit.
 """

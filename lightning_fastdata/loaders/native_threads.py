@@ -33,7 +33,7 @@ def limit_native_threads(modules: Mapping[str, ModuleType] | None = None) -> Non
         if "numexpr" in loaded:
             loaded["numexpr"].set_num_threads(1)
     with contextlib.suppress(Exception):
-        if "numba.np.ufunc.parallel" in loaded:  # without it numba has no pool, and asking for threads would start one
+        if "numba.np.ufunc.parallel" in loaded:  # without it numba has no pool, and get_num_threads would start one
             loaded["numba"].set_num_threads(1)
 
 

@@ -1,6 +1,6 @@
 """Which sample when, and with which random numbers: arithmetic on integers, NumPy only, no random state is touched.
 
-Everything here is a promise: the same numbers give the same answer on every platform, Python and NumPy version, so
+Everything here is a promise: the same numbers have the same result on every platform, Python and NumPy version, so
 that a run can be resumed under a newer release of any of them. Tests pin values.
 """
 
@@ -32,13 +32,13 @@ of occurrences, is as large."""
 
 
 def stream(seed: int, epoch: int, cycle: int = 0) -> int:
-    """What the random numbers of an epoch start from: ``mix(mix(mix(seed) + epoch) + cycle)``.
+    """The start of an epoch's random numbers: ``mix(mix(mix(seed) + epoch) + cycle)``.
 
     Args:
         seed: The run's seed, >= 0.
         epoch: Epoch number, from 0.
-        cycle: How often the loader has come round within the epoch: 0, unless a shorter loader starts again while a
-            longer one beside it is still read.
+        cycle: How often the loader has restarted within the epoch (count): 0, unless a shorter loader starts again
+            while a longer one beside it is still read.
 
     Returns:
         An integer in [0, 2**64).
@@ -46,19 +46,19 @@ def stream(seed: int, epoch: int, cycle: int = 0) -> int:
     return mix(mix(mix(seed) + epoch) + cycle)
 
 
-def derive_seed(seed: int, part: str | None) -> int:
+def derive_seed(seed: int, name: str | None) -> int:
     """The seed of one of several loaders: without it, datasets of equal length would be paired alike in every epoch.
 
     Args:
         seed: The run's seed, >= 0.
-        part: The loader's name among several; None = the only one.
+        name: The loader's name among several; None = the only one.
 
     Returns:
         ``seed`` for None, else ``mix(mix(seed) + the name's 64-bit BLAKE2b digest)``.
     """
-    if part is None:
+    if name is None:
         return seed
-    return mix(mix(seed) + int.from_bytes(blake2b(part.encode(), digest_size=8).digest(), "little"))
+    return mix(mix(seed) + int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little"))
 
 
 def sample_seed(start: int, index: int, occurrence: int = 0) -> int:
@@ -67,7 +67,7 @@ def sample_seed(start: int, index: int, occurrence: int = 0) -> int:
     Args:
         start: ``stream(seed, epoch)``.
         index: Which sample of the dataset.
-        occurrence: How often the epoch has drawn it before, 0 without replacement; k > 0 gives
+        occurrence: How often the epoch has drawn it before, 0 without replacement; k > 0 makes it
             ``mix(mix(start + index) + k)``, so that repeated samples are augmented differently.
 
     Returns:

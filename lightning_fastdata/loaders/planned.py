@@ -22,9 +22,9 @@ _TOO_MANY = "This DataLoader will create .* worker processes"
 class PlannedDataLoader(DataLoader[Any]):
     """A torch DataLoader whose workers were planned.
 
-    It keeps no state of its own and hands every argument on, so Lightning can build it again with another sampler.
+    It keeps no state of its own and forwards every argument, so Lightning can build it again with another sampler.
     The one difference: Lightning's hint "does not have many workers", which knows nothing of cgroup limits, other
-    ranks or data in memory, is not given for it. Other loaders keep theirs.
+    ranks or data in memory, is suppressed for it. Other loaders keep theirs.
 
     Its workers have one native thread each (``native_threads``). That is chained to ``worker_init_fn`` only while
     they are started: the attribute stays the user's, and Lightning's, which seeds workers where it is None.

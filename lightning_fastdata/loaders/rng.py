@@ -46,7 +46,7 @@ def random_state() -> RandomState:
 
 
 def set_random_state(state: RandomState) -> None:
-    """Put the three global generators into a state that ``random_state`` gave."""
+    """Put the three global generators into a state that ``random_state`` returned."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.default_generator.set_state(state["torch"])
@@ -77,7 +77,7 @@ def load_generators(saved: Mapping[str, Any], device: torch.device | None = None
     """Continue with the random numbers that followed when ``save_generators`` was called.
 
     Args:
-        saved: What it gave.
+        saved: What it returned.
         device: The model's device.
     """
     version, words, gauss = saved["python"]
@@ -94,14 +94,14 @@ def load_generators(saved: Mapping[str, Any], device: torch.device | None = None
 
 
 def isolated_draws(source: Iterable[Any], word: int) -> Iterator[Any]:
-    """Draw from an iterable that may use the global generators, which have states of their own meanwhile.
+    """Draw from an iterable that may use the global generators, which have states of their own in the meantime.
 
     Args:
-        source: A sampler without a length, which may never end: it can only be drawn as it is asked.
+        source: A sampler without a length, which may never end: it can only be drawn step by step.
         word: 64 bits that the generators are seeded from at its beginning.
 
     Yields:
-        What the source gives.
+        What the source yields.
     """
     with seeded_generators(word):
         iterator = iter(source)

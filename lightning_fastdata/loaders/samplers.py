@@ -24,8 +24,8 @@ class EpochSampler(Sampler[int]):
     Args:
         length: Samples in the dataset (count).
         seed: The run's seed, >= 0.
-        epoch: Epoch to begin with; Lightning calls ``set_epoch`` before each later one. Where nobody does, as in a
-            loop of one's own, every pass is the next epoch.
+        epoch: Epoch to begin with; Lightning calls ``set_epoch`` before each later one. Without such a call, as in a
+            loop of your own, every pass is the next epoch.
     """
 
     def __init__(self, length: int, seed: int, epoch: int = 0) -> None:
@@ -39,12 +39,12 @@ class EpochSampler(Sampler[int]):
         self.epoch, self._counts_itself = epoch, False
 
     def continue_from(self, epoch: int) -> None:
-        """Go on from a saved epoch, where nobody calls ``set_epoch``."""
+        """Continue from a saved epoch, unless ``set_epoch`` was called."""
         if self._counts_itself:
             self.epoch = epoch
 
     def order(self) -> Indices:
-        """The order of the next pass, int64, shape (length,); what iterating gives, without an integer each."""
+        """The order of the next pass, int64, shape (length,): as iterating yields it, without an integer each."""
         order = epoch_order(self.seed, self.epoch, self.length, self.cycle)
         if self._counts_itself:
             self.epoch += 1
@@ -60,7 +60,7 @@ class EpochSampler(Sampler[int]):
 class RankSampler(DistributedSampler[int]):
     """One rank's share of an epoch, dealt out of the order that a single process would follow; see ``rank_share``.
 
-    Lightning leaves a DistributedSampler as it is; its own would shuffle once more, also where the user said
+    Lightning keeps a DistributedSampler; its own would shuffle once more, also where the user said
     ``shuffle=False``, and would repeat samples to give ranks equal shares, in validation too.
 
     Args:
@@ -86,7 +86,7 @@ class RankSampler(DistributedSampler[int]):
         drop_last: bool = False,
         epoch: int = 0,
     ) -> None:
-        samples: Any = range(length)  # torch only asks a dataset for its length here
+        samples: Any = range(length)  # torch only reads the length of a dataset here
         super().__init__(samples, num_replicas=ranks, rank=rank, shuffle=shuffle, seed=seed, drop_last=drop_last)
         self.length, self.batch_size, self.epoch = length, batch_size, epoch
         self.cycle = 0
@@ -99,11 +99,11 @@ class RankSampler(DistributedSampler[int]):
         return int(self.rank >= self.num_replicas - repeats)
 
     def continue_from(self, epoch: int) -> None:
-        """Go on from a saved epoch."""
+        """Continue from a saved epoch."""
         self.epoch = epoch
 
     def order(self) -> Indices:
-        """This rank's share of the pass, int64; what iterating gives, without an integer each."""
+        """This rank's share of the pass, int64: as iterating yields it, without an integer each."""
         order = epoch_order(self.seed, self.epoch, self.length, self.cycle) if self.shuffle else np.arange(self.length)
         share = rank_share(order, self.rank, self.num_replicas, self.batch_size, drop_last=self.drop_last)
         return np.array(share)  # a view would keep the shares of all ranks in memory
@@ -134,7 +134,7 @@ def packed_order(sampler: object) -> Indices | None:
         sampler: What a loader draws indices from.
 
     Returns:
-        int64, the same indices that iterating would give; None for a sampler that only gives them one by one.
+        int64, the same indices that iterating would yield; None for a sampler that only yields them one by one.
     """
     if type(sampler) in (EpochSampler, RankSampler):
         return cast(EpochSampler | RankSampler, sampler).order()

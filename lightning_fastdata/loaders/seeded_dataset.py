@@ -20,7 +20,7 @@ __all__ = ["BatchRequest", "LoadTimes", "SeededDataset", "WorkerOutput"]
 
 
 class BatchRequest(NamedTuple):
-    """What a loader asks its dataset for: one batch."""
+    """One batch that a loader requests from its dataset."""
 
     epoch: int
     """Epoch whose random numbers apply."""

@@ -1,7 +1,7 @@
 """Iterable datasets: which elements belong to this rank and this worker, and what cannot be promised for them.
 
 torch gives every worker of every rank a copy of an IterableDataset and lets each read all of it. Dealing the elements
-out is the dataset's own affair; ``shard`` is the one line that does it. In words: ``docs/iterable.md``.
+out is up to the dataset; ``shard`` is the one line that does it. The page: ``docs/iterable.md``.
 """
 
 import os
@@ -49,7 +49,7 @@ def shard(items: Iterable[T], *, share: tuple[int, int] | None = None, even: boo
             more than the others waits for them forever.
 
     Returns:
-        An iterator; who asks is found out when it is first read, so that a forked copy counts as its own worker.
+        An iterator; rank and worker are read when its first element is, so that a forked copy counts as its own worker.
 
     Raises:
         FastDataError: ``items`` is not iterable, a single text or a set; a share that cannot be; a worker of one of

@@ -61,5 +61,5 @@ def _device_of(batch: Any) -> torch.device:
     """Where the first tensor of a batch is."""
     if isinstance(batch, torch.Tensor):
         return batch.device
-    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else ()
-    return _device_of(next(iter(parts))) if parts else torch.device("cpu")
+    items = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else ()
+    return _device_of(next(iter(items))) if items else torch.device("cpu")

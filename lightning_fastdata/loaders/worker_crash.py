@@ -48,8 +48,8 @@ def diagnose_crash(error: BaseException, loader: str, before: Hardware | None, n
             return None
     else:
         return None
-    first = text.strip().splitlines()[-1] if text.strip() else type(error).__name__
-    return WorkerDiedError(f"A worker of the loader ({loader}) was lost: {what}. torch says: {first}", fix=fix)
+    last = text.strip().splitlines()[-1] if text.strip() else type(error).__name__
+    return WorkerDiedError(f"A worker of the loader ({loader}) was lost: {what}. torch says: {last}", fix=fix)
 
 
 def _files(before: Hardware | None, now: Hardware) -> str:

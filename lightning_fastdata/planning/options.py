@@ -49,10 +49,6 @@ class LoaderOptions:
     multiprocessing_context: str | Auto | None = "auto"
     """Start method of the workers: "fork", "spawn" or "forkserver"; None is the platform's default."""
 
-    def is_set(self, name: str) -> bool:
-        """Whether the user asks for something that needs workers, by one of ``NEED_WORKERS``."""
-        return getattr(self, name) not in ("auto", None, False)
-
     def __post_init__(self) -> None:
         workers = check_int("num_workers", self.num_workers, 0, MOST, allow=("auto",))
         prefetch = check_int("prefetch_factor", self.prefetch_factor, 1, MOST, allow=("auto", None))
@@ -107,7 +103,7 @@ class Workload:
     split: Split = "train"
     """Which part of the data it serves."""
     samples: int | None = None
-    """Samples this rank draws in an epoch (count); None where only the run will tell."""
+    """Samples this rank draws in an epoch (count); None where only the run will show."""
     batch_size: int | None = None
     """Samples per batch and rank (count); None when a batch sampler decides."""
     batch_bytes: int | None = None
@@ -187,3 +183,8 @@ class LoaderPlan:
             name: {"value": getattr(self, name), "source": self.reasons[name].source, "reason": self.reasons[name].text}
             for name in FIELDS
         }
+
+
+def needs_workers(options: LoaderOptions, name: str) -> bool:
+    """Whether the user's value of one of ``NEED_WORKERS`` has an effect only with workers."""
+    return getattr(options, name) not in ("auto", None, False)

@@ -17,6 +17,7 @@ from lightning_fastdata.planning.options import (
     Reason,
     Split,
     Workload,
+    needs_workers,
 )
 from lightning_fastdata.planning.workers import decide_workers
 
@@ -110,7 +111,7 @@ def _check_pairs(options: LoaderOptions) -> None:
     if options.num_workers != 0:
         return
     for name in NEED_WORKERS:
-        if options.is_set(name):
+        if needs_workers(options, name):
             raise FastDataError(
                 f"num_workers=0 together with {name}={getattr(options, name)!r}.",
                 expected=f"{name} only with worker processes: with 0 workers there is nothing it could apply to.",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware
-from lightning_fastdata.planning.options import PINNING_DEVICES, LoaderOptions, Pool, Reason, Workload
+from lightning_fastdata.planning.options import PINNING_DEVICES, LoaderOptions, Pool, Reason, Workload, needs_workers
 from lightning_fastdata.planning.preflight import (
     FAILURE_MODES,
     LABELS,
@@ -167,7 +167,7 @@ def _at_least_one_if_asked(
 ) -> tuple[int, Reason]:
     """A user's persistent_workers=True or prefetch_factor=n wins over an "auto" that would take 0 workers."""
     for name in WIN_A_WORKER:
-        if options.is_set(name) and workers == 0:
+        if needs_workers(options, name) and workers == 0:
             if problem:
                 raise FastDataError(
                     f"{name}={getattr(options, name)!r} for the {workload.split} loader, but {problem}.",
@@ -262,7 +262,7 @@ def _fit_prefetch(
 def _refuse_without_room(options: LoaderOptions, reason: Reason) -> None:
     """The user asks for what needs a worker, and not one fits."""
     for name in WIN_A_WORKER:
-        if options.is_set(name):
+        if needs_workers(options, name):
             raise FastDataError(
                 f"{name}={getattr(options, name)!r} needs a worker process, but none fits: {reason.text}.",
                 fix=f'make room as named above, or leave {name} at "auto".',
