@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from torch.utils.data import Subset
 
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, forwards_fetches, traits_of
+from lightning_fastdata.loaders.order import Indices
 from lightning_fastdata.loaders.splitmix import Words
 from lightning_fastdata.loaders.transformed_dataset import TransformedDataset
 
 __all__ = ["BatchFetcher", "as_array", "batch_fetcher"]
-
-Indices = npt.NDArray[np.int64]
 
 
 class BatchFetcher(NamedTuple):

@@ -6,21 +6,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from torch.utils.data import BatchSampler
 
 from lightning_fastdata.loaders.dataset_traits import length_of
-from lightning_fastdata.loaders.order import ORDER, stream
+from lightning_fastdata.loaders.order import ORDER, Indices, stream
 from lightning_fastdata.loaders.rng import isolated_draws, seeded_generators
 from lightning_fastdata.loaders.sample_keys import sample_number
 from lightning_fastdata.loaders.samplers import has_fixed_order, may_repeat, packed_order
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, LoadTimes, WorkerOutput
 from lightning_fastdata.loaders.splitmix import mix
 
-__all__ = ["EpochPass", "InlineBatches", "LastBatch", "LoadedBatch", "RequestSampler", "ServedBatch", "requests_of"]
-
-Indices = npt.NDArray[np.int64]
+__all__ = ["EpochPass", "InlineBatches", "LoadedBatch", "RequestSampler", "ServedBatch", "requests_of"]
 
 
 class ServedBatch(NamedTuple):
@@ -78,48 +74,25 @@ class EpochPass:
     """Samples of the batches that are under way, by batch number; packed for a dataset that loads whole batches."""
     startup: tuple[float, float] | None = None
     """Start and end of beginning it, until its first batch is served (s, on ``time.perf_counter()``)."""
-    loaded: LoadedBatch | None = None
-    """How the batch served last had been loaded; None for a pass outside the Trainer."""
+    last_served: ServedBatch | None = None
+    """The batch served last; None for a pass outside the Trainer."""
+    last_loaded: LoadedBatch | None = None
+    """How it had been loaded."""
 
-
-@dataclass
-class LastBatch:
-    """The batch served last; an object of its own, for torch's DataLoader looks at each attribute that is set."""
-
-    served: ServedBatch | None = None
-    """Which samples."""
-    loaded: LoadedBatch | None = None
-    """How they had been loaded."""
-
-    def remember(
-        self, epoch_pass: EpochPass, output: WorkerOutput, indices: "list[Any] | Indices", padded: int
-    ) -> None:
-        """Record a batch, here and in its pass.
+    def remember(self, output: WorkerOutput, indices: "list[Any] | Indices", padded: int) -> None:
+        """Record a batch as the one served last.
 
         Args:
-            epoch_pass: The pass it belongs to.
             output: The batch.
             indices: Its samples.
             padded: How many of them are repeats at its end (count).
         """
-        times = output.times
-        self.served = ServedBatch(epoch_pass.epoch, epoch_pass.cycle, output.number, indices, padded)
-        self.loaded = epoch_pass.loaded = LoadedBatch(
-            epoch_pass.epoch,
-            output.number,
-            times,
-            None if times.worker < 0 else times.worker,
-            None if times.slowest < 0 else indices[times.slowest],
-            epoch_pass.startup,
-        )
-        epoch_pass.startup = None
-
-    @property
-    def served_unpacked(self) -> ServedBatch | None:
-        """Which samples, as a list; made when it is wanted, for the indices may still be packed."""
-        if self.served is None or isinstance(self.served.indices, list):
-            return self.served
-        return self.served._replace(indices=self.served.indices.tolist())
+        number, times = output.number, output.times
+        worker = None if times.worker < 0 else times.worker
+        slowest_index = None if times.slowest < 0 else indices[times.slowest]
+        self.last_served = ServedBatch(self.epoch, self.cycle, number, indices, padded)
+        self.last_loaded = LoadedBatch(self.epoch, number, times, worker, slowest_index, self.startup)
+        self.startup = None
 
 
 class RequestSampler:

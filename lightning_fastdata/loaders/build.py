@@ -95,12 +95,12 @@ def build_loader(
     kwargs = plan.as_kwargs() | {name: value for name, value in request.arguments.items() if name not in decided}
     if plan.num_workers == 0:
         _leave_out_timeout(plan, kwargs)
+    # A collate function of the user's may draw random numbers too, MixUp for instance.
+    collates_own = kwargs.get("collate_fn") not in (None, identity_collate, default_collate)
     determinism = Determinism(
         seed=request.seed,
         name=request.name,
-        # A collate function of the user's may draw too, MixUp for instance.
-        seeds_samples=request.deterministic
-        and (traits.uses_global_rng or traits.accepts_seeds or _collates_own(kwargs.get("collate_fn"))),
+        seeds_samples=request.deterministic and (traits.uses_global_rng or traits.accepts_seeds or collates_own),
         counts_epochs=request.split == "train",
         ranks=request.share[1] if request.share else 1,
         rank=context.rank,
@@ -118,10 +118,6 @@ def build_loader(
     if traits.is_iterable:
         return PlannedDataLoader(dataset, **kwargs)
     return ResumableDataLoader(dataset, determinism=determinism, planning=planning, traits=traits, **kwargs)
-
-
-def _collates_own(collate_fn: Any) -> bool:
-    return collate_fn not in (None, identity_collate, default_collate)
 
 
 def _sampler(request: LoaderRequest, seed: int) -> Sampler[int] | None:

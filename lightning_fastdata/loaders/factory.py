@@ -28,14 +28,16 @@ __all__ = ["auto_dataloader", "log_plan", "log_rank_zero", "make_loader", "resol
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
 DEFAULT_SEED = 42
+SENT_TO_WORKERS = ("collate_fn", "worker_init_fn")
+"""Arguments that travel to a worker process beside the dataset."""
 
 
-def resolve_seed(seed: int | None, environ: Mapping[str, str] = os.environ) -> int:
+def resolve_seed(seed: int | None, environ: Mapping[str, str] | None = None) -> int:
     """The seed in force: the user's, else that of ``seed_everything`` (``PL_GLOBAL_SEED``), else 42.
 
     Args:
         seed: The user's seed, or None.
-        environ: Environment variables.
+        environ: Environment variables; None = those of this process.
 
     Returns:
         A whole number >= 0.
@@ -45,7 +47,7 @@ def resolve_seed(seed: int | None, environ: Mapping[str, str] = os.environ) -> i
     """
     if seed is not None:
         return int(check_int("seed", seed, 0, fix="pass seed=42, or seed=None."))
-    value = environ.get("PL_GLOBAL_SEED", "")
+    value = (os.environ if environ is None else environ).get("PL_GLOBAL_SEED", "")
     return int(value) if value.isdecimal() else DEFAULT_SEED
 
 
@@ -157,6 +159,7 @@ def _planning(
     start_method, fork_risk = default_start_method(), fork_problem()
     spawns = options.multiprocessing_context in ("spawn", "forkserver")
     may_spawn = options.num_workers != 0 and (spawns or start_method != "fork" or fork_risk)
+    sent = {"dataset": request.dataset, **{name: request.arguments.get(name) for name in SENT_TO_WORKERS}}
     workload = Workload(
         split=split,
         samples=samples,
@@ -176,16 +179,10 @@ def _planning(
         reload_every_n_epochs=context.reload_every_n_epochs if context.fitting else 0,
         single_pass=not context.fitting or (context.max_epochs == 1 and split == "train"),
         start_method=start_method,
-        spawn_problem=spawn_problem(_sent_to_workers(request)) if may_spawn else None,
+        spawn_problem=spawn_problem(sent) if may_spawn else None,
         fork_problem=fork_risk,
     )
     return Planning(options, hardware, workload)
-
-
-def _sent_to_workers(request: LoaderRequest) -> dict[str, Any]:
-    """What travels to a worker process, by the names the user knows."""
-    arguments = {name: request.arguments.get(name) for name in ("collate_fn", "worker_init_fn")}
-    return {"dataset": request.dataset, **{name: value for name, value in arguments.items() if value is not None}}
 
 
 def _worker_arguments(request: LoaderRequest, traits: DatasetTraits, hardware: Hardware) -> dict[str, Any]:

@@ -10,17 +10,18 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["LimitNativeThreads", "RestoreAffinity", "chain_init_fns", "limit_native_threads"]
+__all__ = ["RestoreAffinity", "chain_init_fns", "limit_native_threads"]
 
 
-def limit_native_threads(modules: Mapping[str, ModuleType] | None = None) -> None:
-    """Give this process one thread in OpenBLAS, MKL, BLIS and OpenMP, and in OpenCV, numexpr and numba.
+def limit_native_threads(worker_id: int, modules: Mapping[str, ModuleType] | None = None) -> None:
+    """A ``worker_init_fn``: one thread in OpenBLAS, MKL, BLIS and OpenMP, and in OpenCV, numexpr and numba.
 
     torch does that for its own threads only (``torch.set_num_threads(1)`` in ``torch/utils/data/_utils/worker.py``).
     The pools of C libraries know nothing of the other workers. Only what is imported already is touched. Not reached:
     polars, whose pool has its size from its import on (``POLARS_MAX_THREADS``), and what a dataset imports later.
 
     Args:
+        worker_id: Which worker this is.
         modules: Loaded modules by name; None looks at ``sys.modules``.
     """
     loaded = sys.modules if modules is None else modules
@@ -35,15 +36,6 @@ def limit_native_threads(modules: Mapping[str, ModuleType] | None = None) -> Non
     with contextlib.suppress(Exception):
         if "numba.np.ufunc.parallel" in loaded:  # without it numba has no pool, and get_num_threads would start one
             loaded["numba"].set_num_threads(1)
-
-
-@dataclass(frozen=True)
-class LimitNativeThreads:
-    """A ``worker_init_fn`` that limits native threads."""
-
-    def __call__(self, worker_id: int) -> None:
-        """Run in the worker, before it loads anything."""
-        limit_native_threads()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.splitmix import Words, mix, mix_all
 
 __all__ = [
+    "Indices",
     "derive_seed",
     "epoch_order",
     "loader_seed",

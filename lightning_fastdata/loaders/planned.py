@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from lightning_fastdata.compat import lightning_loops
-from lightning_fastdata.loaders.native_threads import LimitNativeThreads, chain_init_fns
+from lightning_fastdata.loaders.native_threads import chain_init_fns, limit_native_threads
 
 __all__ = ["PlannedDataLoader", "forwarded_arguments", "identity_collate"]
 
@@ -39,7 +39,7 @@ class PlannedDataLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         own = self.worker_init_fn
-        self.worker_init_fn = chain_init_fns(LimitNativeThreads(), own)
+        self.worker_init_fn = chain_init_fns(limit_native_threads, own)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=_TOO_MANY)

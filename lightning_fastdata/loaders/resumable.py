@@ -17,7 +17,6 @@ from lightning_fastdata.hardware.detect import Hardware, probe
 from lightning_fastdata.loaders.batch_requests import (
     EpochPass,
     InlineBatches,
-    LastBatch,
     LoadedBatch,
     RequestSampler,
     ServedBatch,
@@ -63,7 +62,7 @@ class Batches(Iterator[Any]):
     @property
     def fetched(self) -> LoadedBatch | None:
         """How the batch served last had been loaded."""
-        return self._pass.loaded
+        return self._pass.last_loaded
 
     def __next__(self) -> Any:
         if self._inner is None:
@@ -124,7 +123,6 @@ class ResumableDataLoader(PlannedDataLoader):
         """How often its workers were changed (count)."""
         super().__init__(*args, **kwargs)
         self.traits = traits or traits_of(self.dataset)
-        self._last = LastBatch()
         self._inner: DataLoader[Any] | None = None
         self._requests = RequestSampler()
         self._pass: EpochPass | None = None
@@ -136,13 +134,11 @@ class ResumableDataLoader(PlannedDataLoader):
 
     @property
     def last_served(self) -> ServedBatch | None:
-        """The batch served last; made when it is wanted, for the indices may still be packed."""
-        return self._last.served_unpacked
-
-    @property
-    def last_loaded(self) -> LoadedBatch | None:
-        """How it had been loaded."""
-        return self._last.loaded
+        """The batch served last, its indices as a list; made when it is wanted, for they may be packed until then."""
+        served = None if self._pass is None else self._pass.last_served
+        if served is None or isinstance(served.indices, list):
+            return served
+        return served._replace(indices=served.indices.tolist())
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, as with ``ddp_spawn``: without the workers and the Trainer of this one."""
@@ -214,8 +210,7 @@ class ResumableDataLoader(PlannedDataLoader):
             if reader is not None:
                 stop_workers(reader.inner)
                 self._reader = no_trainer
-        if plan.num_workers == 0:  # torch takes no start method without workers
-            self.multiprocessing_context = None
+        self.multiprocessing_context = None  # torch takes no start method without workers
         self.num_workers, self.prefetch_factor = plan.num_workers, plan.prefetch_factor
         self.pin_memory = plan.pin_memory
         if plan.num_workers:
@@ -374,7 +369,7 @@ class ResumableDataLoader(PlannedDataLoader):
                 self._pass = epoch_pass
             own = self.sampler
             padded = own.padded if isinstance(own, RankSampler) and epoch_pass.served == length_of(self) else 0
-            self._last.remember(epoch_pass, output, indices, padded)
+            epoch_pass.remember(output, indices, padded)
         return output.batch
 
     def _progress(self, epoch_pass: EpochPass, batches: int) -> LoaderProgress:

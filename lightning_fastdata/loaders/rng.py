@@ -33,10 +33,7 @@ def seed_generators(word: int) -> None:
     torch.default_generator.manual_seed(word & 0xFFFFFFFF)
 
 
-RandomState = dict[str, Any]
-
-
-def random_state() -> RandomState:
+def random_state() -> dict[str, Any]:
     """The state of the three global generators."""
     return {
         "python": random.getstate(),
@@ -45,7 +42,7 @@ def random_state() -> RandomState:
     }
 
 
-def set_random_state(state: RandomState) -> None:
+def set_random_state(state: dict[str, Any]) -> None:
     """Put the three global generators into a state that ``random_state`` returned."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])

@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_fastdata.loaders.order import epoch_order, padding, rank_share
+from lightning_fastdata.loaders.order import Indices, epoch_order, padding, rank_share
 
 __all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "may_repeat", "packed_order"]
-
-Indices = npt.NDArray[np.int64]
 
 
 class EpochSampler(Sampler[int]):

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from lightning_fastdata.loaders.batch_fetch import Indices, as_array, batch_fetcher
+from lightning_fastdata.loaders.batch_fetch import as_array, batch_fetcher
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, traits_of
-from lightning_fastdata.loaders.order import BATCH, sample_seed, sample_seeds, stream
+from lightning_fastdata.loaders.order import BATCH, Indices, sample_seed, sample_seeds, stream
 from lightning_fastdata.loaders.planned import identity_collate
 from lightning_fastdata.loaders.rng import random_state, seed_generators, set_random_state
 from lightning_fastdata.loaders.sample_keys import sample_number

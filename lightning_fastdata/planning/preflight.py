@@ -12,7 +12,7 @@ from typing import Literal
 from lightning_fastdata.hardware.detect import Hardware
 from lightning_fastdata.planning.options import MOST, Pool
 
-__all__ = ["Cap", "Demand", "Pool", "Preflight", "Resource", "ResourceCaps", "amount", "preflight", "resource_caps"]
+__all__ = ["Cap", "Demand", "Pool", "Resource", "ResourceCaps", "amount", "preflight", "resource_caps"]
 
 Resource = Literal["shm", "ram", "files"]
 
@@ -35,6 +35,7 @@ SHM_FIX = "enlarge it with docker run --shm-size=8g (Kubernetes: an emptyDir of 
 RAM_FIX = "more memory (docker run --memory, resources.limits.memory, the job's --mem)"
 FILES_FIX = "raise ulimit -n"
 FIXES: dict[Resource, str] = {"shm": SHM_FIX, "ram": RAM_FIX, "files": FILES_FIX}
+"""The flag to change."""
 FAILURE_MODES: dict[Resource, str] = {"shm": "a bus error", "ram": "a killed worker", "files": "'too many open files'"}
 """How a run ends that takes more."""
 
@@ -82,37 +83,15 @@ class Demand:
         return "near" if self.needed > USED_SHARE * self.free else "fits"
 
     @property
-    def fix(self) -> str:
-        """The flag to change."""
-        return FIXES[self.name]
-
-    @property
     def line(self) -> str:
         """All of it in one line for people."""
         share = f"{self.share:.0%}" if self.share < 100 else "far more than all"
-        verdict = {"fits": "", "near": f"; {self.fix}", "too much": f", too much: {self.fix}"}[self.verdict]
+        fix = FIXES[self.name]
+        verdict = {"fits": "", "near": f"; {fix}", "too much": f", too much: {fix}"}[self.verdict]
         return (
             f"{LABELS[self.name]}: {amount(self.name, self.needed)} expected ({self.expected}), "
             f"{share} of the {amount(self.name, self.free)} free{verdict}"
         )
-
-
-@dataclass(frozen=True)
-class Preflight:
-    """The demands on everything whose limit is known."""
-
-    demands: tuple[Demand, ...]
-    """One for each of /dev/shm, memory and open files; left out where it is not known what is free."""
-
-    @property
-    def fatal(self) -> Demand | None:
-        """The first demand that surely cannot be met; None when all may run."""
-        return next((demand for demand in self.demands if demand.fatal), None)
-
-    @property
-    def warnings(self) -> tuple[Demand, ...]:
-        """The demands above half of what is free."""
-        return tuple(demand for demand in self.demands if demand.verdict != "fits")
 
 
 @dataclass(frozen=True)
@@ -205,7 +184,7 @@ def resource_caps(
 
 def preflight(
     hardware: Hardware, pool: Pool, other_pool: Pool | None = None, *, filled_together: bool = False
-) -> Preflight:
+) -> tuple[Demand, ...]:
     """Predict what one pool of workers takes, or two that live at the same time.
 
     Args:
@@ -216,15 +195,11 @@ def preflight(
             middle of an epoch; otherwise only the first counts as sure.
 
     Returns:
-        The demands.
+        One for each of /dev/shm, memory and open files; left out where it is not known what is free.
     """
     pools = [pool] if other_pool is None else [pool, other_pool]
-    return Preflight(
-        tuple(
-            _demand(name, free, pools, hardware, filled_together=filled_together)
-            for name, free in _free(hardware).items()
-        )
-    )
+    sure = pools if filled_together else pools[:1]
+    return tuple(_demand(name, free, pools, sure, hardware) for name, free in _free(hardware).items())
 
 
 # ---------------------------------------------------------------------------------------------------------- arithmetic
@@ -243,9 +218,8 @@ def _free(hardware: Hardware) -> dict[Resource, int]:
     return {name: amount for name, amount in free.items() if amount is not None}
 
 
-def _demand(name: Resource, free: int, pools: Sequence[Pool], hardware: Hardware, *, filled_together: bool) -> Demand:
+def _demand(name: Resource, free: int, pools: Sequence[Pool], sure: Sequence[Pool], hardware: Hardware) -> Demand:
     ranks = 1 if name == "files" else hardware.local_world_size  # the limit on open files is each process's own
-    sure = pools if filled_together else pools[:1]
     least = sum(_at_least(name, pool) for pool in sure)
     swap = (hardware.swap_free_bytes or 0) if name == "ram" else 0
     bounds, size = [(least, free + swap, 1)], _size_of(name, hardware)
@@ -319,11 +293,8 @@ def _tightest(fits: list[tuple[float, _Room]], prefetch: int) -> Cap:
 
 def _about_batch(pool: Pool) -> str:
     size = amount("shm", _batch_bytes(pool))
-    return (
-        f"a batch is {size}"
-        if pool.batch_bytes is not None
-        else f"a batch is assumed to be {size} (its size is not known)"
-    )
+    known = pool.batch_bytes is not None
+    return f"a batch is {size}" if known else f"a batch is assumed to be {size} (its size is not known)"
 
 
 def _of_ranks(ranks: int, terms: Iterable[str]) -> str:

@@ -6,8 +6,8 @@ looked for beforehand, by reading and pickling only.
 """
 
 import ast
-import io
 import multiprocessing
+import os
 import pickle
 import sys
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from multiprocessing import context
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import IO, Any
 
 __all__ = ["default_start_method", "fork_problem", "spawn_problem"]
 
@@ -88,28 +88,17 @@ def _does_something(node: ast.stmt) -> bool:
     return any(isinstance(inner, ast.Call) for inner in ast.walk(node))
 
 
-class _Nowhere(io.RawIOBase):
-    """A file that forgets what is written: pickling a large dataset must not take its size in memory twice."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        return len(data)
-
-
 class _InNotebookError(Exception):
     """A class or function that workers could not import, met while pickling."""
 
 
 class _Checker(pickle.Pickler):
-    """Pickles into nothing; in a notebook it stops at whatever the notebook itself defines, however deep inside."""
+    """Pickles; in a notebook it stops at whatever the notebook itself defines, however deep inside."""
 
-    def __init__(self, in_notebook: bool) -> None:
-        nowhere = io.BufferedWriter(_Nowhere())
-        super().__init__(nowhere, protocol=pickle.HIGHEST_PROTOCOL)
+    def __init__(self, file: IO[bytes], in_notebook: bool) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         # What multiprocessing itself pickles with, but for tensors: its way would move them to shared memory.
-        table = ForkingPickler(nowhere).dispatch_table
+        table = ForkingPickler(file).dispatch_table
         self.dispatch_table = {kind: how for kind, how in table.items() if not kind.__module__.startswith("torch")}
         self.in_notebook = in_notebook
 
@@ -133,7 +122,8 @@ def _refusal(value: object, in_notebook: bool) -> str | None:
     spawning = context.get_spawning_popen()
     context.set_spawning_popen(_Spawning())  # type: ignore[arg-type]
     try:
-        _Checker(in_notebook).dump(value)
+        with open(os.devnull, "wb") as nowhere:  # a large dataset must not take its size in memory twice
+            _Checker(nowhere, in_notebook).dump(value)
     except _InNotebookError as error:
         return f"({error}) is defined in a notebook, from where workers cannot import it"
     except Exception as error:  # a __reduce__ of the user's may raise anything

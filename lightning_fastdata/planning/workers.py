@@ -9,6 +9,7 @@ from lightning_fastdata.hardware.detect import Hardware
 from lightning_fastdata.planning.options import PINNING_DEVICES, LoaderOptions, Pool, Reason, Workload, needs_workers
 from lightning_fastdata.planning.preflight import (
     FAILURE_MODES,
+    FIXES,
     LABELS,
     Resource,
     ResourceCaps,
@@ -283,8 +284,8 @@ def _run_preflight(
     pool = _workers_of(options, workload, workers, prefetch)
     other = None if workload.other_pool_started else workload.other_pool
     together = other is not None and _full_together(workload, pool, other)
-    checked = preflight(hardware, pool, other, filled_together=together)
-    fatal = checked.fatal
+    demands = preflight(hardware, pool, other, filled_together=together)
+    fatal = next((demand for demand in demands if demand.fatal), None)
     if fatal is not None and options.num_workers != "auto" and not workload.replaces_loader:
         others = "training's" if workload.split == "val" else "validation's"
         beside = f" beside {others} {other.num_workers}" if other and together else ""
@@ -292,9 +293,9 @@ def _run_preflight(
             f"num_workers={workers} with prefetch_factor={prefetch} for the {workload.split} loader{beside}: "
             f"{LABELS[fatal.name]} would have to hold {amount(fatal.name, fatal.least)} ({fatal.sure}).",
             expected=f"at most {amount(fatal.name, fatal.allowed)}; more ends in {FAILURE_MODES[fatal.name]}.",
-            fix=f'{fatal.fix}; or a smaller prefetch_factor, or num_workers="auto".',
+            fix=f'{FIXES[fatal.name]}; or a smaller prefetch_factor, or num_workers="auto".',
         )
-    lines = [demand.line for demand in checked.demands if demand.name in lowered or demand in checked.warnings]
+    lines = [demand.line for demand in demands if demand.name in lowered or demand.verdict != "fits"]
     return choice._replace(warnings=tuple(lines))
 
 

@@ -222,7 +222,7 @@ def test_pickling_is_tried_only_where_workers_are_spawned(monkeypatch):
     planned(num_workers=0)
     assert tried == []
     planned(multiprocessing_context="spawn", collate_fn=len)
-    assert tried == [["collate_fn", "dataset"]]
+    assert tried == [["collate_fn", "dataset", "worker_init_fn"]]
 
 
 # The loader

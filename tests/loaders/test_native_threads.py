@@ -10,7 +10,6 @@ from torch.utils.data import Dataset, IterableDataset
 
 from lightning_fastdata.loaders.factory import auto_dataloader
 from lightning_fastdata.loaders.native_threads import (
-    LimitNativeThreads,
     RestoreAffinity,
     chain_init_fns,
     limit_native_threads,
@@ -88,12 +87,12 @@ def test_only_imported_libraries_are_touched():
     """Asking numba for threads would start its pool where none was wanted; a refusal is passed over."""
     calls = []
     with threadpool_limits(None):
-        limit_native_threads({})
+        limit_native_threads(0, {})
         assert calls == []
         cv2, numexpr, numba = Library("cv2", calls, fails=True), Library("numexpr", calls), Library("numba", calls)
-        limit_native_threads({"cv2": cv2, "numexpr": numexpr, "numba": numba})
+        limit_native_threads(0, {"cv2": cv2, "numexpr": numexpr, "numba": numba})
         assert calls == [("cv2", 0), ("numexpr", 1)]
-        limit_native_threads({"numba": numba, "numba.np.ufunc.parallel": numba})
+        limit_native_threads(0, {"numba": numba, "numba.np.ufunc.parallel": numba})
         assert calls[2:] == [("numba", 1)]
 
 
@@ -104,7 +103,7 @@ def test_functions_are_chained_in_turn():
     assert order == [("ours", 7), ("own", 7)]
     assert chain_init_fns(None, three_for_blas) is three_for_blas
     assert chain_init_fns(None, None) is None
-    chain = chain_init_fns(LimitNativeThreads(), SetShard(1, 2), RestoreAffinity((0,)))
+    chain = chain_init_fns(limit_native_threads, SetShard(1, 2), RestoreAffinity((0,)))
     assert pickle.loads(pickle.dumps(chain)) == chain
 
 

@@ -764,14 +764,25 @@ class Sleeping(Noisy):
         return super().__getitem__(index)
 
 
+class Together(Sleeping):
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+def first_fetch(loader):
+    batches = iter(loader)
+    next(batches)
+    return batches.fetched
+
+
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_loader_says_how_its_last_batch_was_loaded(workers):
+def test_an_iterator_shows_how_its_last_batch_was_loaded(workers):
     """Batch by batch; what began a pass comes with its first one."""
     loader = make(Sleeping(12), shuffle=False, num_workers=workers)
-    assert loader.last_loaded is None
     for epoch in range(2):
-        begun = time.perf_counter()
-        seen = [loader.last_loaded for _ in loader]
+        begun, batches = time.perf_counter(), iter(loader)
+        assert batches.fetched is None
+        seen = [batches.fetched for _ in batches]
         over = time.perf_counter()
         assert [(each.epoch, each.number, each.times.samples) for each in seen] == [(epoch, n, 4) for n in range(3)]
         assert {each.worker for each in seen} == ({0, 1} if workers else {None})
@@ -783,62 +794,41 @@ def test_a_loader_says_how_its_last_batch_was_loaded(workers):
         assert all(began <= each.times.began_s < each.times.ready_s <= over for each in seen)
 
 
-def test_beginning_a_pass_is_timed_as_a_whole(monkeypatch):
-    """Finding its place and drawing its order included."""
+def test_the_start_of_a_pass_is_timed_from_its_beginning(monkeypatch):
+    """Finding its epoch and drawing its order included."""
     find = ResumableDataLoader._next_pass
     monkeypatch.setattr(ResumableDataLoader, "_next_pass", lambda *args: time.sleep(0.02) or find(*args))
-    loader = make()
-    next(iter(loader))
-    began, ended = loader.last_loaded.pass_began
+    began, ended = first_fetch(make()).pass_began
     assert ended - began >= 0.02
 
 
-def test_the_slowest_sample_goes_by_the_samplers_index():
-    loader = make(Sleeping(12), sampler=[3, 9, 1], batch_size=3)
-    next(iter(loader))
-    assert loader.last_loaded.slowest_index == 9
-    assert loader.last_loaded.times.slowest == 1
-    loader = make(Sleeping(12), sampler=[9, 3], batch_size=None)
-    next(iter(loader))
-    assert (loader.last_loaded.slowest_index, loader.last_loaded.times.samples) == (9, 1)
+@pytest.mark.parametrize(
+    ("dataset", "arguments", "slowest_index", "position"),
+    [
+        (Sleeping(12), {"sampler": [3, 9, 1], "batch_size": 3}, 9, 1),
+        (Sleeping(12), {"sampler": [9, 3], "batch_size": None}, 9, 0),
+        (Together(12), {"sampler": [3, 9]}, None, -1),  # of whole batches no sample is the slowest
+    ],
+)
+def test_the_slowest_sample_goes_by_the_samplers_index(dataset, arguments, slowest_index, position):
+    loaded = first_fetch(make(dataset, **arguments))
+    assert (loaded.slowest_index, loaded.times.slowest) == (slowest_index, position)
 
 
-def test_of_whole_batches_no_sample_is_the_slowest():
-    class Whole(Sleeping):
-        def __getitems__(self, indices):
-            return [self[index] for index in indices]
-
-    loader = make(Whole(12))
-    next(iter(loader))
-    assert loader.last_loaded.slowest_index is None
-
-
-def test_an_iterator_shows_what_it_reads_from():
-    """The one of torch, from the first batch on; and how its own last batch was loaded, not another pass's."""
+def test_each_iterator_shows_its_own(monkeypatch):
+    """The iterator of torch, from the first batch on, and its own last batch, not another pass's."""
     loader = make()
     one, other = iter(loader), iter(loader)
     assert (one.inner, one.fetched) == (None, None)
     next(one)
     assert type(one.inner).__module__ == "torch.utils.data.dataloader"
-    assert one.fetched is loader.last_loaded
-    first = one.fetched
+    first, served = one.fetched, loader.last_served
     next(other)
-    assert one.fetched is first
-    assert other.fetched is loader.last_loaded is not first
+    assert one.fetched is first is not other.fetched
+    assert loader.last_served is not served
+    assert pickle.loads(pickle.dumps(loader)).last_served == loader.last_served
 
-
-def test_what_is_read_by_hand_leaves_the_last_loaded_alone(monkeypatch):
-    loader = make()
-    next(iter(loader))
-    before = loader.last_loaded
+    served = loader.last_served
     monkeypatch.setattr("lightning_fastdata.compat.lightning_loops.reads_by_hand", lambda *args: True)
-    outside_trainer = iter(loader)
-    next(outside_trainer)
-    assert loader.last_loaded is before
-    assert outside_trainer.fetched is None
-
-
-def test_a_loader_that_has_fetched_pickles():
-    loader = make()
-    next(iter(loader))
-    assert pickle.loads(pickle.dumps(loader)).last_loaded == loader.last_loaded
+    assert first_fetch(loader) is None, "a pass outside the Trainer leaves no trace"
+    assert loader.last_served is served
