@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -58,10 +59,15 @@ def log_plan(split: str, plan: LoaderPlan) -> None:
 
 def log_rank_zero(text: str) -> None:
     """Log a message on rank 0, through Lightning's own messages."""
-    if getattr(rank_zero_only, "rank", None) is None:  # Lightning, which would know the rank, is not imported
-        logging.getLogger(__name__).info(text)
-    else:
+    if _knows_rank():
         rank_zero_info(text)
+    else:
+        logging.getLogger(__name__).info(text)
+
+
+def _knows_rank() -> bool:
+    """False where neither Lightning package is imported: its functions for rank 0 would then raise an error."""
+    return getattr(rank_zero_only, "rank", None) is not None
 
 
 def auto_dataloader(
@@ -136,8 +142,11 @@ def make_loader(request: LoaderRequest, on_plan: Callable[[LoaderPlan], None]) -
     planning = _planning(request, options, traits, hardware, samples)
     plan = planning.plan()
     on_plan(plan)
+    ranks, workers = request.context.world_size, plan.num_workers
     if traits.is_iterable:
-        _warn_of_iterable(request, plan.num_workers)
+        if request.split == "train" or ranks > 1 or workers > 1:  # evaluation without repeats has nothing to promise
+            warn = rank_zero_warn if _knows_rank() else warnings.warn
+            warn(iterable_warning(request.dataset, ranks=ranks, workers=workers))
     elif samples is not None and request.arguments.get("sampler") is None:
         _log_padding(request, traits)
     return build_loader(request, plan, traits=traits, planning=planning)
@@ -234,10 +243,3 @@ def _log_padding(request: LoaderRequest, traits: DatasetTraits) -> None:
             f"{request.label}: the last batch is {repeats} short of a sample for each of the {ranks} ranks, and all "
             f"must make equally many steps: {repeats} of its samples are repeats. drop_last=True leaves that batch out."
         )
-
-
-def _warn_of_iterable(request: LoaderRequest, workers: int) -> None:
-    """What cannot be promised; evaluation without repeats has nothing to promise."""
-    ranks = request.context.world_size
-    if request.split == "train" or ranks > 1 or workers > 1:
-        rank_zero_warn(iterable_warning(request.dataset, ranks=ranks, workers=workers))

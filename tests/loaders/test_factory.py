@@ -416,6 +416,17 @@ def test_what_cannot_be_promised_for_a_stream_is_said_once():
         auto_dataloader(Stream(), trainer=FakeTrainer(world_size=2, num_devices=2))
 
 
+def test_messages_without_lightning(monkeypatch, caplog):
+    """In a script that never imports it, its functions for rank 0 would raise an error."""
+    monkeypatch.delattr(factory.rank_zero_only, "rank", raising=False)
+    caplog.set_level(logging.INFO, "lightning_fastdata.loaders.factory")
+    with pytest.warns(UserWarning, match="Stream is an IterableDataset"):
+        assert [batch.tolist() for batch in auto_dataloader(Stream(), batch_size=5, num_workers=0)][1:] == [
+            [5, 6, 7, 8, 9]
+        ]
+    assert "Data loading for train" in caplog.text
+
+
 def test_evaluation_on_a_stream_is_only_warned_of_repeats(recwarn):
     """One process reads it once, so there is nothing to say; two workers would read it twice."""
     auto_dataloader(Stream(), batch_size=2, split="val", num_workers=0)
