@@ -10,9 +10,8 @@ from torch.utils.data import BatchSampler, Dataset, RandomSampler, Subset, Weigh
 
 from lightning_fastdata import auto_dataloader
 from lightning_fastdata.datamodules.splits import SplitView, split_dataset
-from lightning_fastdata.loaders.batch_fetch import as_array, batch_fetcher
+from lightning_fastdata.loaders.batch_fetch import as_array
 from lightning_fastdata.loaders.batch_requests import InlineBatches
-from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.order import epoch_order, sample_seed, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -125,14 +124,6 @@ def test_seeds_are_handed_over(view):
     assert repeated == [(3, sample_seed(stream(7, 0), 3, n)) for n in (0, 1)] + [(1, sample_seed(stream(7, 0), 1))]
 
 
-def test_who_gives_whole_batches():
-    """A kind of Subset that fetches in its own way gives samples."""
-    assert traits_of(Subset(Numbers(), [1])).batched_fetch
-    assert not traits_of(Cut(Numbers(), [1])).batched_fetch
-    assert batch_fetcher(Cut(Numbers(), [1])) is None
-    assert batch_fetcher(range(3)) is None
-
-
 @pytest.mark.parametrize("keys", [["a", "b"], [(1, 2), (3, 4)], [1.5, 2.5], [None, 1]])
 def test_keys_of_another_kind_stay_a_list(keys):
     assert as_array(keys) is None
@@ -179,17 +170,6 @@ def test_passes_beside_each_other():
         assert left() is None
     finally:
         gc.enable()
-
-
-def test_an_error_of_the_dataset_is_the_users_own():
-    """As it was raised."""
-
-    class Fails(Numbers):
-        def __getitems__(self, indices):
-            raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        next(iter(make(Fails())))
 
 
 def test_the_loaders_generator_moves_as_with_torch():

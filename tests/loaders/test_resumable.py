@@ -137,16 +137,6 @@ def test_state_dict_and_load_state_dict_in_a_loop(kind, taken):
     assert epochs(resumed, state["epoch"]) == everything[taken:]
 
 
-def test_a_finished_pass_leaves_nothing():
-    """Resumed after the last batch of an epoch, that epoch's pass is empty, and the next one is the next epoch."""
-    loader = make()
-    list(loader)
-    resumed = make()
-    resumed.load_state_dict(loader.state_dict())
-    assert (list(resumed), len(list(resumed))) == ([], 6)
-    assert resumed.state_dict()["epoch"] == 1
-
-
 def test_a_state_that_was_loaded_is_the_state():
     """Saved again before any batch, it is not lost."""
     loader = make()
@@ -158,15 +148,6 @@ def test_a_state_that_was_loaded_is_the_state():
     assert other.state_dict() == state
 
 
-def test_a_new_loader_is_at_the_beginning():
-    """Its state says so, and loading that changes nothing."""
-    state = make().state_dict()
-    assert (state["epoch"], state["batches_consumed"], state["samples_consumed"]) == (0, 0, 0)
-    other = make()
-    other.load_state_dict(state)
-    assert plain(other) == plain(make())
-
-
 def test_another_seed_is_refused_at_the_first_batch():
     """Not at ``iter``, when Lightning has not set the epoch yet."""
     loader, other = make(), make(seed=8)
@@ -175,14 +156,6 @@ def test_another_seed_is_refused_at_the_first_batch():
     iterator = iter(other)
     with pytest.raises(FastDataError, match=r"the seed was 7 .* and is 8"):
         next(iterator)
-
-
-def test_a_state_of_something_else_is_refused():
-    """And leaves the loader as it was."""
-    loader = make()
-    with pytest.raises(FastDataError, match="no seed"):
-        loader.load_state_dict({"_iterator_finished": True})
-    assert len(list(loader)) == 6
 
 
 def test_the_model_goes_on_with_its_random_numbers():
@@ -336,12 +309,6 @@ def test_two_iterators_at_once():
     assert loader.state_dict()["batches_consumed"] == 3
 
 
-def test_evaluation_is_the_same_each_time():
-    """Every pass has the order and the random numbers of the first."""
-    loader = make(split="val")
-    assert plain(loader) == plain(loader)
-
-
 def test_no_batch_is_kept():
     """While the model works on a batch, nobody else holds it: with large batches that would be memory."""
     iterator = iter(make())
@@ -395,22 +362,6 @@ def test_a_trainer_is_not_kept_alive():
 
 
 # Samplers of the user's
-
-
-def test_a_sampler_that_draws_from_the_global_generators():
-    """WeightedRandomSampler gives the same order for the same epoch, whatever the generators' states; epochs differ."""
-
-    def sampler():
-        return WeightedRandomSampler([1.0] * LENGTH, LENGTH)
-
-    orders = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        loader = make(sampler=sampler())
-        orders.append([[n for batch in loader for n in numbers(batch)] for _ in range(2)])
-    assert orders[0] == orders[1]
-    assert orders[0][0] != orders[0][1]
-    assert [n for batch in make(sampler=sampler(), seed=8) for n in numbers(batch)] != orders[0][0]
 
 
 def test_the_global_generators_are_not_touched():

@@ -7,9 +7,8 @@ import types
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from lightning_fastdata.datamodules.arrays import ArrayDataset, RowDataset
 from lightning_fastdata.datamodules.splits import SplitView
 from lightning_fastdata.loaders import seeded_dataset
 from lightning_fastdata.loaders.dataset_traits import traits_of
@@ -83,13 +82,6 @@ def test_numpy_and_torch_get_different_halves():
     assert shared() == 0
 
 
-def test_both_halves_count():
-    """Words that differ in one half only give other samples; Python's generator takes all 64 bits."""
-    one, other, third = numbers_of(5), numbers_of(5 + (7 << 32)), numbers_of(6)
-    assert [a == b for a, b in zip(one, other, strict=True)] == [False, False, True]
-    assert [a == b for a, b in zip(one, third, strict=True)] == [False, True, False]
-
-
 def test_seeding_forgets_numbers_kept_back():
     """Gaussian numbers come in pairs, and a generator keeps the second: it must not reach the next sample."""
 
@@ -149,23 +141,12 @@ def test_a_negative_index_has_numbers_of_its_own():
     assert load(view(), [-1]) == load(view(), [-1]) != load(view(), [1])
 
 
-@pytest.mark.parametrize("indices", [[np.int64(3)], [torch.tensor(3)], [np.int32(3)]], ids=["int64", "tensor", "int32"])
-def test_an_index_is_what_it_counts_not_its_type(indices):
-    """A sampler may give NumPy's integers or tensors."""
-    assert load(view(), indices) == load(view(), [3])
-
-
 @pytest.mark.parametrize("keys", [["cat.jpg", "dog.jpg"], [("a", 1), ("a", 2)], [None, 2.5]])
 def test_keys_that_are_no_integers_have_numbers(keys):
     """A dict of samples by name: other keys have other numbers, the same key the same ones in any process."""
     first, second = load(view(), keys)
     assert first != second
     assert load(view(), keys[::-1]) == [second, first]
-
-
-def test_names_do_not_depend_on_pythons_hash():
-    """That of a string differs from process to process (PYTHONHASHSEED); this number is pinned."""
-    assert load(view(), ["cat.jpg"])[0][0] == pytest.approx(0.034550232759354205, abs=1e-12)
 
 
 # The caller's generators
@@ -303,28 +284,6 @@ def test_a_view_of_a_part_is_seeded_by_the_parts_numbering():
         assert load(view(part), [1]) == load(view(), [1])
 
 
-def test_who_loads_whole_batches():
-    """Who has a ``__getitems__`` of its own; a Subset has one always, which only hands on."""
-    rows = (torch.arange(4.0),)
-    whole = [
-        WholeNoise(),
-        ArrayDataset(rows),
-        Subset(ArrayDataset(rows), [1]),
-        SplitView(Subset(WholeNoise(), [1]), [0]),
-    ]
-    single = [Noise(), RowDataset(rows), Subset(Noise(), [1]), SplitView(Noise(), [1]), range(3), [1, 2]]
-    assert all(traits_of(dataset).has_getitems for dataset in whole)
-    assert not any(traits_of(dataset).has_getitems for dataset in single)
-
-
-class Transformed(TensorDataset):
-    """A subclass may transform."""
-
-
-class TransformedArrays(ArrayDataset):
-    pass
-
-
 class TransformedPart(Subset):
     """As torch's documentation of Subset says how to."""
 
@@ -333,35 +292,6 @@ class TransformedPart(Subset):
 
     def __getitems__(self, indices):
         return [self[index] for index in indices]
-
-
-class Concatenated(ConcatDataset):
-    pass
-
-
-def test_which_datasets_draw_no_random_numbers():
-    """Seeding is left out only where it is known that nothing is drawn; a subclass has to say so again."""
-    tensors, arrays = TensorDataset(torch.zeros(4)), ArrayDataset((torch.zeros(4),))
-    plain = [tensors, arrays, RowDataset((torch.zeros(4),)), Subset(tensors, [0]), SplitView(arrays, [0])]
-    plain += [Subset(Subset(tensors, [0, 1]), [0]), ConcatDataset([tensors, Subset(arrays, [1])])]
-    may_draw = [Noise(), Transformed(torch.zeros(4)), TransformedArrays((torch.zeros(4),)), [0], range(4)]
-    may_draw += [Subset(Noise(), [0]), SplitView(Transformed(torch.zeros(4)), [0]), TransformedPart(tensors, [0])]
-    may_draw += [ConcatDataset([tensors, Noise()]), Concatenated([tensors]), StackDataset(tensors)]
-    assert not any(traits_of(dataset).uses_global_rng for dataset in plain)
-    assert all(traits_of(dataset).uses_global_rng for dataset in may_draw)
-
-
-def test_a_class_may_say_that_it_draws_none():
-    """On the class; an attribute of one object is not looked at."""
-
-    class Quiet(Noise):
-        uses_global_rng = False
-
-    class Louder(Quiet):
-        pass
-
-    assert not traits_of(Quiet()).uses_global_rng
-    assert traits_of(Louder()).uses_global_rng
 
 
 def test_a_part_with_transforms_of_its_own_is_seeded():

@@ -2,7 +2,7 @@
 
 import pickle
 from dataclasses import dataclass, field
-from itertools import chain, count, islice, product
+from itertools import count, islice, product
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,15 +69,6 @@ CASES = list(product(range(1, 5), range(4), range(14)))
 
 
 @pytest.mark.parametrize("even", [False, True])
-def test_every_element_goes_to_exactly_one(as_worker, even):
-    """None twice and none lost, but for the incomplete round that ``even`` leaves out."""
-    for ranks, workers, length in CASES:
-        found = everybody(as_worker, length, ranks, workers, even=even)
-        kept = length - length % ranks if even else length
-        assert sorted(chain(*found.values())) == list(range(kept)), (ranks, workers, length)
-
-
-@pytest.mark.parametrize("even", [False, True])
 def test_element_i_goes_where_the_page_says(as_worker, even):
     """Rank i % ranks, worker (i // ranks) % workers, in the order they came."""
     for ranks, workers, length in CASES:
@@ -85,19 +76,6 @@ def test_element_i_goes_where_the_page_says(as_worker, even):
             kept = range(length - length % ranks if even else length)
             right = [i for i in kept if i % ranks == rank and i // ranks % max(workers, 1) == worker]
             assert got == right, (ranks, workers, length)
-
-
-def test_even_gives_every_rank_equally_many(as_worker):
-    """Also worker by worker: that makes the numbers of batches equal for any batch size."""
-    for ranks, workers, length in CASES:
-        found = everybody(as_worker, length, ranks, workers, even=True)
-        for worker in range(max(workers, 1)):
-            assert len({len(found[rank, worker]) for rank in range(ranks)}) == 1, (ranks, workers, length)
-
-
-def test_without_even_the_ranks_differ(as_worker):
-    """7 elements on 2 ranks: the uneven counts under which a run would hang."""
-    assert [len(part) for part in everybody(as_worker, 7, 2, 0).values()] == [4, 3]
 
 
 def test_reading_the_workers_in_turn_gives_the_order_of_none(as_worker):
@@ -165,12 +143,6 @@ def test_who_asks_is_found_out_when_it_is_read(as_worker):
 
 
 # Which rank
-
-
-def test_alone_it_is_everything(as_worker):
-    """No worker, no ranks."""
-    as_worker(0, 0)
-    assert list(shard(range(5))) == [0, 1, 2, 3, 4]
 
 
 def test_who_is_asked_first(as_worker, distributed, monkeypatch):
