@@ -95,16 +95,6 @@ def test_an_epoch_is_a_permutation(length):
     assert sorted(order.tolist()) == list(range(length))
 
 
-def test_seed_epoch_and_length_decide_the_order_alone():
-    """The same three numbers give the same order, whatever numpy's global state; each of them changes it."""
-    np.random.seed(0)
-    first = epoch_order(7, 3, 100).tolist()
-    np.random.seed(1)
-    assert epoch_order(7, 3, 100).tolist() == first
-    others = [epoch_order(8, 3, 100), epoch_order(7, 4, 100), epoch_order(3, 7, 100)]
-    assert all(other.tolist() != first for other in others)
-
-
 def test_the_order_is_a_promise():
     """These numbers may never change: a run resumed under a newer release has to see the same order."""
     assert epoch_order(42, 0, 8).tolist() == [1, 6, 4, 0, 2, 5, 7, 3]

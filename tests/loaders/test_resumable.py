@@ -364,19 +364,6 @@ def test_a_trainer_is_not_kept_alive():
 # Samplers of the user's
 
 
-def test_the_global_generators_are_not_touched():
-    """Neither by the sampler, nor by samples, nor by the collate function: data changes no number of the model."""
-
-    def collate(samples):
-        torch.rand(3), np.random.rand(3), random.random()
-        return default_collate(samples)
-
-    before = random_state()
-    for kwargs in ({}, {"sampler": WeightedRandomSampler([1.0] * LENGTH, LENGTH)}):
-        list(make(collate_fn=collate, **kwargs))
-        assert same_state(random_state(), before)
-
-
 def test_samples_that_are_repeated_differ():
     """Drawn again in the same epoch, a sample gets other random numbers; drawn once, its usual ones."""
     batches = list(make(sampler=[3, 5, 3, 3, 5, 8]))
@@ -625,21 +612,6 @@ def test_an_exception_in_a_worker_comes_through():
     mended.load_state_dict(state)
     assert plain(mended) == plain(make())[2:]
     CombinedLoader(loader).reset()
-
-
-@pytest.mark.slow
-def test_a_resumed_pass_with_other_workers():
-    """State from two workers that had prefetched, continued with one that is kept, and its next epoch."""
-    loader = make(num_workers=2, prefetch_factor=4)
-    iterator = iter(loader)
-    next(iterator)
-    state = loader.state_dict()
-    assert state["batches_consumed"] == 1
-    resumed = make(num_workers=1, persistent_workers=True)
-    resumed.load_state_dict(state)
-    whole = make()
-    assert plain(resumed) == plain(whole)[1:]
-    assert plain(resumed) == plain(whole)
 
 
 def test_a_pass_goes_on_after_a_sample_that_cannot_be_read():

@@ -11,7 +11,6 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_fastdata.datamodules.splits import SplitView
 from lightning_fastdata.loaders import seeded_dataset
-from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.order import BATCH, sample_seed, stream
 from lightning_fastdata.loaders.planned import identity_collate
 from lightning_fastdata.loaders.rng import (
@@ -121,34 +120,6 @@ def test_a_samples_numbers_do_not_depend_on_its_batch():
     assert load(asked, [9, 2, 4], number=6)[2] == alone
 
 
-def test_samples_epochs_cycles_and_occurrences_differ():
-    """Each of the four changes every one of the three numbers."""
-    asked = view()
-    found = [
-        *load(asked, range(20)),
-        *load(asked, range(20), epoch=1),
-        *load(asked, range(20), cycle=1),
-        *load(asked, range(20), occurrences=[1] * 20),
-        *load(asked, range(20), occurrences=[2] * 20),
-        *load(view(seed=8), range(20)),
-    ]
-    for place in range(3):
-        assert len({numbers[place] for numbers in found}) == 120
-
-
-def test_a_negative_index_has_numbers_of_its_own():
-    """Samplers of torch never give one, a sampler of the user's may."""
-    assert load(view(), [-1]) == load(view(), [-1]) != load(view(), [1])
-
-
-@pytest.mark.parametrize("keys", [["cat.jpg", "dog.jpg"], [("a", 1), ("a", 2)], [None, 2.5]])
-def test_keys_that_are_no_integers_have_numbers(keys):
-    """A dict of samples by name: other keys have other numbers, the same key the same ones in any process."""
-    first, second = load(view(), keys)
-    assert first != second
-    assert load(view(), keys[::-1]) == [second, first]
-
-
 # The caller's generators
 
 
@@ -178,23 +149,6 @@ def test_they_are_put_back_after_an_error(place):
     with pytest.raises(OSError, match="no such picture"):
         load(asked, [1, 2])
     assert draw() == numbers_of(1)
-
-
-def test_the_samples_numbers_do_not_depend_on_the_callers():
-    """Whatever the model drew before."""
-    found = []
-    for word in (1, 2):
-        seed_generators(word)
-        found.append(load(view(), [1, 2]))
-    assert found[0] == found[1]
-
-
-@pytest.mark.usefixtures("in_worker")
-def test_a_worker_does_not_pay_for_putting_back():
-    """Its generators belong to nobody else."""
-    seed_generators(1)
-    load(view(), [1, 2])
-    assert draw() != numbers_of(1)
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -481,31 +435,20 @@ def test_seeds_follow_from_the_run_whatever_becomes_of_the_generators():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "collate_fn", "batched"),
-    [
-        (ConcatDataset([Seeded(), Seeded()]), identity_collate, True),
-        (Seeded(), identity_collate, False),
-        (Seeded(), list, True),
-    ],
+    ("dataset", "batched", "collates_own"),
+    [(ConcatDataset([Seeded(), Seeded()]), True, False), (Seeded(), False, False), (Seeded(), True, True)],
+    ids=["sample by sample", "without batching", "a collate function of the user's"],
 )
-def test_generators_are_seeded_where_seeds_do_not_reach(dataset, collate_fn, batched):
-    """Sample by sample, without batching, and for a collate function of the user's."""
-    assert traits_of(dataset).uses_global_rng or not batched or collate_fn is list
-    drawn = []
-
+def test_generators_are_seeded_where_seeds_do_not_reach(dataset, batched, collates_own):
     def collate(samples):
-        drawn.append(draw())
-        return samples
+        return draw()
 
-    for _ in range(2):
-        SeededDataset(dataset, collate if collate_fn is list else collate_fn, 7, batched=batched)[
-            BatchRequest(0, 0, 0, [3], None)
-        ]
-    asked = SeededDataset(dataset, collate, 7, batched=batched)
-    assert repr(asked[BatchRequest(0, 0, 0, [3], None)].batch[:2]) == repr(
-        asked[BatchRequest(0, 0, 0, [3], None)].batch[:2]
-    )
-    assert len(set(drawn)) == 1
+    asked = SeededDataset(dataset, collate if collates_own else identity_collate, 7, batched=batched)
+    found = []
+    for word in (1, 2):
+        seed_generators(word)
+        found.append(load(asked, [3]))
+    assert repr(found[0]) == repr(found[1])
 
 
 # Times
@@ -544,14 +487,38 @@ def test_a_batch_says_when_and_how_long_it_was_loaded(clock, seed):
         clock.now += 50
         return samples
 
-    delivered = view(Slowly(clock), collate, seed)[BatchRequest(0, 0, 6, [1, 4, 2, 4], None)]
-    assert delivered.times == (100.0, 161.0, 4, 1, 4.0, -1)
+    output = view(Slowly(clock), collate, seed)[BatchRequest(0, 0, 6, [1, 4, 2, 4], None)]
+    assert output.times == (100.0, 161.0, 4, 1, 4.0, -1)
     assert len(clock.readings) == 3 + 4  # one for each sample, three for the batch
 
 
-def test_a_sample_may_take_no_time(clock):
-    assert view(Slowly(clock))[BatchRequest(0, 0, 0, [0, 0], None)].times == (100.0, 100.0, 2, 0, 0.0, -1)
-    assert view(Slowly(clock), seed=None)[BatchRequest(0, 0, 0, [], None)].times == (100.0, 100.0, 0, -1, 0.0, -1)
+class Together(Slowly):
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+@pytest.mark.parametrize(
+    ("kind", "indices", "batched", "times"),
+    [
+        (Slowly, [0, 0], True, (100.0, 100.0, 2, 0, 0.0, -1)),
+        (Slowly, [3], False, (100.0, 103.0, 1, 0, 3.0, -1)),
+        (Together, [3, 4], True, (100.0, 107.0, 2, -1, 0.0, -1)),  # of whole batches no sample is known
+    ],
+    ids=["no time", "without batching", "together"],
+)
+@pytest.mark.parametrize("seed", [7, None])
+def test_the_slowest_sample_is_known_where_samples_are_loaded_one_by_one(clock, kind, indices, batched, times, seed):
+    assert view(kind(clock), seed=seed, batched=batched)[BatchRequest(0, 0, 0, indices, None)].times == times
+    if kind is Slowly:
+        assert view(kind(clock), seed=None)[BatchRequest(0, 0, 0, [], None)].times[2:] == (0, -1, 0.0, -1)
+
+
+@pytest.mark.usefixtures("in_worker")
+def test_a_worker_names_itself_and_does_not_pay_for_putting_back():
+    """Its generators are its own."""
+    seed_generators(1)
+    assert view()[BatchRequest(0, 0, 0, [1, 2], None)].times.worker == 0
+    assert draw() != numbers_of(1)
 
 
 def test_the_first_samples_time_does_not_hold_what_the_batch_costs(clock, monkeypatch):
@@ -564,23 +531,6 @@ def test_the_first_samples_time_does_not_hold_what_the_batch_costs(clock, monkey
 
     monkeypatch.setattr(seeded_dataset, "random_state", slow_state)
     assert view(Slowly(clock))[BatchRequest(0, 0, 0, [1, 2], None)].times == (100.0, 112.0, 2, 1, 2.0, -1)
-
-
-def test_without_batching_the_one_sample_is_the_slowest(clock):
-    assert view(Slowly(clock), batched=False)[BatchRequest(0, 0, 0, [3], None)].times == (100.0, 103.0, 1, 0, 3.0, -1)
-
-
-@pytest.mark.parametrize("seed", [7, None])
-def test_of_whole_batches_no_sample_is_known(clock, seed):
-    class Whole(Slowly):
-        def __getitems__(self, indices):
-            return [self[index] for index in indices]
-
-    assert view(Whole(clock), seed=seed)[BatchRequest(0, 0, 0, [3, 4], None)].times == (100.0, 107.0, 2, -1, 0.0, -1)
-
-
-def test_a_batch_names_its_worker(in_worker):
-    assert view()[BatchRequest(0, 0, 0, [3], None)].times.worker == 0
 
 
 def test_a_batch_and_its_times_come_through_a_queue(clock):

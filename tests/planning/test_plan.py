@@ -69,11 +69,6 @@ TABLE = {
         (SMALL_SHM, {}, {"batch_size": 32}),
         {"num_workers": (1, "hardware", "size is not known"), "prefetch_factor": (1, "hardware", "assumed")},
     ),
-    "little memory": (
-        (machine(16, ram_available_bytes=2 * 2**30), {}, {"batch_bytes": MIB}),
-        {"num_workers": (1, "hardware", "2.0 GiB of memory available")},
-    ),
-    "few open files": ((machine(64, open_file_limit=256), {}, {}), {"num_workers": (10, "hardware", "ulimit -n")}),
     "on CUDA": (
         (8, {}, ON_CUDA),
         {

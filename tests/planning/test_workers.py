@@ -46,15 +46,6 @@ def test_cores_left_by_the_training_process_and_the_system(cpus, workers):
     assert decide(cpus).num_workers == workers
 
 
-def test_the_sentence_a_user_reads():
-    """The reason names the limit, the ranks and both parts that are kept back."""
-    reason = decide(5.5).workers_reason
-    assert reason.source == "hardware"
-    assert reason.text == (
-        "5.5 usable cores (quota of 5.5 CPUs, one rank), 1 kept for the training process, 0.5 left to the system"
-    )
-
-
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 16), (2, 14), (4, 6), (8, 2), (16, 1), (32, 0)])
 def test_ranks_divide_the_cores(ranks, workers):
     """32 CPUs for n ranks; every rank keeps its own CPU for training."""
@@ -201,20 +192,6 @@ def test_pinned_batches_are_in_memory_twice(device, prefetch):
     """1 GiB for one worker of 512 MiB: 512 are left, for 4 batches of 128 or, twice in memory, for 2."""
     machine_ = machine(2, ram_available_bytes=2 * GIB)
     assert decide(machine_, batch_bytes=128 * MIB, device_type=device).prefetch_factor == prefetch
-
-
-def test_no_memory_means_no_worker():
-    """Half a GiB has no room for a process."""
-    choice = decide(machine(16, ram_available_bytes=GIB // 2), batch_bytes=MIB)
-    assert (choice.num_workers, choice.prefetch_factor) == (0, None)
-    assert "memory available" in choice.workers_reason.text
-
-
-def test_memory_is_divided_by_ranks():
-    """Two ranks have half the memory each."""
-    one = decide(machine(32, ram_available_bytes=8 * GIB), batch_bytes=MIB).num_workers
-    two = decide(machine(64, ram_available_bytes=8 * GIB, local_world_size=2), batch_bytes=MIB).num_workers
-    assert (one, two) == (7, 3)
 
 
 def test_few_open_files_mean_fewer_workers():
