@@ -15,7 +15,8 @@ from lightning_fastdata.datamodules.dataset_collections import (
 from lightning_fastdata.datamodules.options import Auto, UnknownArgumentError, check_loader_kwargs, loader_kwargs
 from lightning_fastdata.datamodules.splits import check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError, check_bool, check_int
-from lightning_fastdata.loaders.build import is_in_memory
+from lightning_fastdata.loaders.build import LoaderRequest
+from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.factory import log_plan, log_rank_zero, make_loader, resolve_seed
 from lightning_fastdata.loaders.footprint import pool_of
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
@@ -245,22 +246,22 @@ class FastDataModuleMixin(Base):
             own["drop_last"] = self.drop_last and split == "train"
             if given.get("sampler") is None:
                 own["shuffle"] = self.shuffle and split == "train"
-        return make_loader(
+        request = LoaderRequest(
             dataset,
-            facts,
             split,
             {**own, **given},
-            where=f"{type(self).__name__} {name}",
+            label=f"{type(self).__name__} {name}",
+            name=None if name == split else name,
             seed=resolve_seed(self.seed),
             deterministic=self.deterministic,
             trainer=self.trainer,
-            on_plan=lambda plan: self._on_plan(name, plan),
-            part=None if name == split else name,
+            context=facts,
             loaders=loaders,
             concurrent_pool=self._concurrent_pool(split, facts),
             other_pool=self._other_pool(split, facts),
             other_pool_started=any(made.split("/")[0] == _other(split) for made in self.plans),
         )
+        return make_loader(request, on_plan=lambda plan: self._on_plan(name, plan))
 
     def on_exception(self, exception: BaseException) -> None:
         """Say why a worker was lost where torch noticed it in mid-step, and its error came without ours.
@@ -323,7 +324,7 @@ class FastDataModuleMixin(Base):
             datasets = self.train_dataset
         if datasets is None or self._kwargs_for(other).get("num_workers", self.num_workers) == 0:
             return False
-        return not all(is_in_memory(dataset) for dataset in flattened(datasets))
+        return not all(traits_of(dataset).in_memory for dataset in flattened(datasets))
 
     def _other_pool(self, split: Split, context: TrainerContext) -> Pool | None:
         """The workers that live beside those of ``split``, where the user has decided their number; else None."""

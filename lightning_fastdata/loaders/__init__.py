@@ -1,1 +1,1 @@
-"""The DataLoader that follows a plan and gives the same batches everywhere."""
+"""The DataLoader that follows a plan and serves the same batches everywhere."""

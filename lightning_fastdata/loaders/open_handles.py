@@ -18,33 +18,33 @@ _KINDS = (
 def open_handle(dataset: Any) -> str | None:
     """Find a file that a dataset holds open.
 
-    Two processes that were forked from the one that opened it have one position in it, and read what the other one
-    skipped. None of the dataset's code runs: its attributes are looked at, and those of what it is a view of.
+    Two processes that were forked from the one that opened it share one position in it, and each reads what the other
+    skipped. None of the dataset's code runs: only its attributes, and those of the dataset it is a view of, are read.
 
     Args:
         dataset: Any dataset.
 
     Returns:
-        Where, such as ``dataset.archive``; None where none was found.
+        Its name, such as ``dataset.archive``; None without an open file.
     """
-    return next(_found("dataset", dataset, _DEPTH), None)
+    return next(_open_handles("dataset", dataset, _DEPTH), None)
 
 
-def _found(name: str, value: Any, depth: int) -> Iterator[str]:
+def _open_handles(name: str, value: Any, depth: int) -> Iterator[str]:
     if _is_open(value):
         yield name
         return
     if depth == 0:
         return
     if isinstance(value, (list, tuple)):
-        for place, item in enumerate(value[:_MOST_ITEMS]):
-            yield from _found(f"{name}[{place}]", item, depth - 1)
+        for number, item in enumerate(value[:_MOST_ITEMS]):
+            yield from _open_handles(f"{name}[{number}]", item, depth - 1)
     elif isinstance(value, dict):
         for key, item in list(value.items())[:_MOST_ITEMS]:
-            yield from _found(f"{name}[{key!r}]", item, depth - 1)
+            yield from _open_handles(f"{name}[{key!r}]", item, depth - 1)
     elif depth == _DEPTH or _is_dataset(value):
         for key, item in getattr(value, "__dict__", {}).items():
-            yield from _found(f"{name}.{key}", item, depth - 1)
+            yield from _open_handles(f"{name}.{key}", item, depth - 1)
 
 
 def _is_dataset(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Which sample when, and with which random numbers: arithmetic on integers, NumPy only, no random state is touched.
 
-Everything here is a promise: the same numbers give the same answer on every platform, Python and NumPy version, so
+Everything here is a promise: the same numbers have the same result on every platform, Python and NumPy version, so
 that a run can be resumed under a newer release of any of them. Tests pin values.
 """
 
@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.loaders.splitmix import Words, mix, mix_all
 
 __all__ = [
+    "Indices",
     "derive_seed",
     "epoch_order",
     "loader_seed",
-    "mix",
-    "mix_all",
     "padding",
     "rank_share",
     "sample_seed",
@@ -27,59 +27,19 @@ __all__ = [
 ]
 
 Indices = npt.NDArray[np.int64]
-Words = npt.NDArray[np.uint64]
-
-WORD = (1 << 64) - 1
 ORDER, RANK, BATCH = (1 << 63) + 1, (1 << 63) + 2, (1 << 63) + 3
 """Tags that keep random numbers of different use apart, although they come from the same seed: no index, and no count
 of occurrences, is as large."""
 
 
-def mix(word: int) -> int:
-    """Scramble 64 bits: neighbouring numbers give unrelated ones.
-
-    It is the step of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014):
-    add 0x9E3779B97F4A7C15, then the finaliser with the shifts 30, 27, 31 and the multipliers 0xBF58476D1CE4E5B9 and
-    0x94D049BB133111EB, all modulo 2**64.
-
-    Args:
-        word: Any integer; its lowest 64 bits count.
-
-    Returns:
-        An integer in [0, 2**64).
-    """
-    word = (word + 0x9E3779B97F4A7C15) & WORD
-    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & WORD
-    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & WORD
-    return word ^ (word >> 31)
-
-
-def mix_all(words: Words) -> Words:
-    """``mix`` of every element.
-
-    Args:
-        words: uint64, any shape.
-
-    Returns:
-        uint64, of the same shape.
-    """
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words ^= words >> np.uint64(30)
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(0x94D049BB133111EB)
-    words ^= words >> np.uint64(31)
-    return words
-
-
 def stream(seed: int, epoch: int, cycle: int = 0) -> int:
-    """What the random numbers of an epoch start from: ``mix(mix(mix(seed) + epoch) + cycle)``.
+    """The start of an epoch's random numbers: ``mix(mix(mix(seed) + epoch) + cycle)``.
 
     Args:
         seed: The run's seed, >= 0.
         epoch: Epoch number, from 0.
-        cycle: How often the loader has come round within the epoch: 0, unless a shorter loader starts again while a
-            longer one beside it is still read.
+        cycle: How often the loader has restarted within the epoch (count): 0, unless a shorter loader starts again
+            while a longer one beside it is still read.
 
     Returns:
         An integer in [0, 2**64).
@@ -87,19 +47,19 @@ def stream(seed: int, epoch: int, cycle: int = 0) -> int:
     return mix(mix(mix(seed) + epoch) + cycle)
 
 
-def derive_seed(seed: int, part: str | None) -> int:
+def derive_seed(seed: int, name: str | None) -> int:
     """The seed of one of several loaders: without it, datasets of equal length would be paired alike in every epoch.
 
     Args:
         seed: The run's seed, >= 0.
-        part: The loader's name among several; None = the only one.
+        name: The loader's name among several; None = the only one.
 
     Returns:
         ``seed`` for None, else ``mix(mix(seed) + the name's 64-bit BLAKE2b digest)``.
     """
-    if part is None:
+    if name is None:
         return seed
-    return mix(mix(seed) + int.from_bytes(blake2b(part.encode(), digest_size=8).digest(), "little"))
+    return mix(mix(seed) + int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little"))
 
 
 def sample_seed(start: int, index: int, occurrence: int = 0) -> int:
@@ -108,7 +68,7 @@ def sample_seed(start: int, index: int, occurrence: int = 0) -> int:
     Args:
         start: ``stream(seed, epoch)``.
         index: Which sample of the dataset.
-        occurrence: How often the epoch has drawn it before, 0 without replacement; k > 0 gives
+        occurrence: How often the epoch has drawn it before, 0 without replacement; k > 0 makes it
             ``mix(mix(start + index) + k)``, so that repeated samples are augmented differently.
 
     Returns:

@@ -11,7 +11,7 @@ __all__ = ["LoaderProgress"]
 
 @dataclass(frozen=True)
 class LoaderProgress:
-    """What one loader has given the model, and what decides the rest of the epoch.
+    """What one loader has served the model, and what decides the rest of the epoch.
 
     The order is rebuilt from these numbers, not stored. They do not depend on the rank, so it is right that Lightning
     saves rank 0 only, nor on workers and prefetching.
@@ -22,7 +22,7 @@ class LoaderProgress:
     epoch: int
     """Epoch the model is in, from 0."""
     cycle: int
-    """How often a shorter loader has come round within the epoch (count)."""
+    """How often a shorter loader has restarted within the epoch (count)."""
     batches_consumed: int
     """Global batches of this epoch and cycle that the model was trained on (count)."""
     samples_consumed: int
@@ -32,7 +32,7 @@ class LoaderProgress:
     dataset_length: int
     """Samples in the dataset (count)."""
     order: str
-    """Who orders: "shuffled", "in order", or "own sampler"."""
+    """What orders: "shuffled", "in order", or "own sampler"."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, for a checkpoint."""
@@ -40,7 +40,7 @@ class LoaderProgress:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "LoaderProgress":
-        """Read what ``to_dict`` gave; other entries are left aside.
+        """Read what ``to_dict`` returned; other entries are ignored.
 
         Raises:
             FastDataError: A field is missing, so it was not written by this package.

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightning_fastdata.loaders.order import Words, mix_all
+from lightning_fastdata.loaders.splitmix import Words, mix_all
 
 __all__ = ["SampleRandom"]
 
@@ -80,5 +80,4 @@ class SampleRandom:
         return mix_all(self._seeds[:, None] + steps).reshape(len(self._seeds), *shape)
 
     def _tensor(self, numbers: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> torch.Tensor:
-        found = torch.from_numpy(numbers)
-        return found if self.device.type == "cpu" else found.to(self.device)
+        return torch.from_numpy(numbers).to(self.device)

@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_fastdata.loaders.order import epoch_order, padding, rank_share
+from lightning_fastdata.loaders.order import Indices, epoch_order, padding, rank_share
 
-__all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "length_of", "packed_order"]
-
-Indices = npt.NDArray[np.int64]
+__all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "may_repeat", "packed_order"]
 
 
 class EpochSampler(Sampler[int]):
@@ -24,8 +21,8 @@ class EpochSampler(Sampler[int]):
     Args:
         length: Samples in the dataset (count).
         seed: The run's seed, >= 0.
-        epoch: Epoch to begin with; Lightning calls ``set_epoch`` before each later one. Where nobody does, as in a
-            loop of one's own, every pass is the next epoch.
+        epoch: Epoch to begin with; Lightning calls ``set_epoch`` before each later one. Without such a call, as in a
+            loop of your own, every pass is the next epoch.
     """
 
     def __init__(self, length: int, seed: int, epoch: int = 0) -> None:
@@ -39,12 +36,12 @@ class EpochSampler(Sampler[int]):
         self.epoch, self._counts_itself = epoch, False
 
     def continue_from(self, epoch: int) -> None:
-        """Go on from a saved epoch, where nobody calls ``set_epoch``."""
+        """Continue from a saved epoch, unless ``set_epoch`` was called."""
         if self._counts_itself:
             self.epoch = epoch
 
     def order(self) -> Indices:
-        """The order of the next pass, int64, shape (length,); what iterating gives, without an integer each."""
+        """The order of the next pass, int64, shape (length,): as iterating yields it, without an integer each."""
         order = epoch_order(self.seed, self.epoch, self.length, self.cycle)
         if self._counts_itself:
             self.epoch += 1
@@ -60,7 +57,7 @@ class EpochSampler(Sampler[int]):
 class RankSampler(DistributedSampler[int]):
     """One rank's share of an epoch, dealt out of the order that a single process would follow; see ``rank_share``.
 
-    Lightning leaves a DistributedSampler as it is; its own would shuffle once more, also where the user said
+    Lightning keeps a DistributedSampler; its own would shuffle once more, also where the user said
     ``shuffle=False``, and would repeat samples to give ranks equal shares, in validation too.
 
     Args:
@@ -86,7 +83,7 @@ class RankSampler(DistributedSampler[int]):
         drop_last: bool = False,
         epoch: int = 0,
     ) -> None:
-        samples: Any = range(length)  # torch only asks a dataset for its length here
+        samples: Any = range(length)  # torch only reads the length of a dataset here
         super().__init__(samples, num_replicas=ranks, rank=rank, shuffle=shuffle, seed=seed, drop_last=drop_last)
         self.length, self.batch_size, self.epoch = length, batch_size, epoch
         self.cycle = 0
@@ -99,11 +96,11 @@ class RankSampler(DistributedSampler[int]):
         return int(self.rank >= self.num_replicas - repeats)
 
     def continue_from(self, epoch: int) -> None:
-        """Go on from a saved epoch."""
+        """Continue from a saved epoch."""
         self.epoch = epoch
 
     def order(self) -> Indices:
-        """This rank's share of the pass, int64; what iterating gives, without an integer each."""
+        """This rank's share of the pass, int64: as iterating yields it, without an integer each."""
         order = epoch_order(self.seed, self.epoch, self.length, self.cycle) if self.shuffle else np.arange(self.length)
         share = rank_share(order, self.rank, self.num_replicas, self.batch_size, drop_last=self.drop_last)
         return np.array(share)  # a view would keep the shares of all ranks in memory
@@ -134,7 +131,7 @@ def packed_order(sampler: object) -> Indices | None:
         sampler: What a loader draws indices from.
 
     Returns:
-        int64, the same indices that iterating would give; None for a sampler that only gives them one by one.
+        int64, the same indices that iterating would yield; None for a sampler that only yields them one by one.
     """
     if type(sampler) in (EpochSampler, RankSampler):
         return cast(EpochSampler | RankSampler, sampler).order()
@@ -143,22 +140,29 @@ def packed_order(sampler: object) -> Indices | None:
     return None
 
 
-def has_fixed_order(sampler: object) -> bool:
-    """Whether a sampler's order depends on its own numbers alone, not on a random state outside it.
+def has_fixed_order(sampler: object, batch_sampler: Any = None) -> bool:
+    """Whether an order depends on its sampler's own numbers alone, not on a random state outside it.
 
     Args:
         sampler: What a loader draws indices from.
+        batch_sampler: Its batch sampler, which then decides; None = without batching.
 
     Returns:
-        True for ours, torch's SequentialSampler and torch's DistributedSampler; False where that is not known.
+        True for ours, torch's SequentialSampler and torch's DistributedSampler, also in batches of torch's own; False
+        where that is not known.
     """
+    if batch_sampler is not None:
+        if type(batch_sampler) is not BatchSampler:
+            return False
+        sampler = batch_sampler.sampler
     own = isinstance(sampler, (EpochSampler, RankSampler))
     return own or type(sampler) in (SequentialSampler, DistributedSampler)
 
 
-def length_of(sized: Any) -> int | None:
-    """Samples in a dataset or sampler (count); None for one without a length."""
-    try:
-        return len(sized)
-    except TypeError:
-        return None
+def may_repeat(sampler: Any, batch_sampler: Any = None) -> bool:
+    """Whether an epoch may draw a sample again, as far as is known; the arguments are those of ``has_fixed_order``."""
+    if type(batch_sampler) not in (BatchSampler, type(None)):
+        return True
+    inner = sampler if batch_sampler is None else batch_sampler.sampler
+    without_repeats = type(inner) is SubsetRandomSampler or (type(inner) is RandomSampler and not inner.replacement)
+    return not (without_repeats or has_fixed_order(inner))

@@ -22,7 +22,7 @@ class TrainerContext:
     rank: int = 0
     """Global rank."""
     share: tuple[int, int] | None = None
-    """(rank, ranks) among which training samples are dealt; None = one process, or the user deals them himself."""
+    """(rank, ranks) among which training samples are dealt; None = one process, or the user deals them."""
     epoch: int = 0
     """Current epoch; not 0 when a run was resumed."""
     reload_every_n_epochs: int = 0
@@ -38,7 +38,7 @@ class TrainerContext:
 
 
 def trainer_context(trainer: Any) -> TrainerContext:
-    """Read the facts off a Trainer of either Lightning package.
+    """Read what planning needs off a Trainer of either Lightning package.
 
     Args:
         trainer: A Trainer, or None.
@@ -63,10 +63,10 @@ def trainer_context(trainer: Any) -> TrainerContext:
 
 
 def _validates(trainer: Any) -> bool:
-    """False where the Trainer will not validate: no batches, no validation_step, or nothing that gives a loader."""
+    """False where the Trainer will not validate: no batches, no validation_step, or no loaders."""
     if trainer.limit_val_batches == 0:
         return False
-    started = getattr(trainer, "lightning_module", None) is not None  # before that the Trainer cannot tell
+    started = getattr(trainer, "lightning_module", None) is not None  # before that the Trainer does not know
     return bool(trainer.enable_validation) if started else True
 
 

@@ -1,4 +1,4 @@
-"""A worker died all the same: what the machine's own counters say about why, and the flag to change."""
+"""Why a worker died: what the machine's own counters say, and the flag to change."""
 
 import errno
 import re
@@ -7,54 +7,46 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware
 from lightning_fastdata.planning.preflight import FILES_FIX, RAM_FIX, SHM_FIX, amount
 
-__all__ = ["WorkerDiedError", "explained"]
+__all__ = ["WorkerDiedError", "diagnose_crash"]
 
 FULL_SHARE = 0.1
-"""Less of /dev/shm free than this counts as full: what the dead worker had begun is already given back."""
+"""Less of /dev/shm free than this share counts as full: what the dead worker had begun is already free again."""
 
 
 class WorkerDiedError(FastDataError, RuntimeError):
     """Worker processes ended for want of memory, shared memory or open files; torch's own error is its cause."""
 
 
-def explained(error: BaseException, loader: str, before: Hardware | None, now: Hardware) -> WorkerDiedError | None:
-    """Say what made a worker end, where that can be known.
+def diagnose_crash(error: BaseException, loader: str, before: Hardware | None, now: Hardware) -> WorkerDiedError | None:
+    """Why a worker died, where the machine shows it.
 
     Args:
         error: What torch raised in the training process.
         loader: The loader's options, for the message.
-        before: The machine when the workers were started; None = not looked at.
+        before: The machine when the workers were started; None = not known.
         now: The machine after the error.
 
     Returns:
-        An error to raise from the given one; None for any other error, such as one of the dataset's own.
+        An error to raise from torch's; None for any other error, such as one of the dataset's own.
     """
     text = str(error)
+    died = re.search(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)", text)
+    kills = _oom_kills(before, now)
     if getattr(error, "errno", None) == errno.EMFILE or "ancdata" in text or "Too many open files" in text:
-        what, fix = _files(before, now), f"{FILES_FIX}, fewer workers or a smaller prefetch_factor"
-    elif "unable to allocate shared memory" in text or "Bus error" in text:
+        limit = now.open_file_limit or (before.open_file_limit if before else None)  # at the limit /proc does not open
+        what = f"the limit {f'of {limit}' if limit else 'on'} open files was reached"
+        fix = f"{FILES_FIX}, fewer workers or a smaller prefetch_factor"
+    elif "unable to allocate shared memory" in text or "Bus error" in text or (died and not kills and _is_full(now)):
         what, fix = _shm(now), f"{SHM_FIX}, or a smaller prefetch_factor"
-    elif re.search(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)", text):
-        kills = _oom_kills(before, now)
-        if kills:
-            limit = f" ({now.ram_limit_source})" if now.ram_limit_source else ""
-            what = (
-                f"the kernel has killed {kills} process{'es' * (kills != 1)} of this cgroup for want of memory{limit}"
-            )
-            fix = f"fewer workers, a smaller prefetch_factor, or {RAM_FIX}"
-        elif _is_full(now):
-            what, fix = _shm(now), f"{SHM_FIX}, or a smaller prefetch_factor"
-        else:
-            return None
+    elif died and kills:
+        limit_source = f" ({now.ram_limit_source})" if now.ram_limit_source else ""
+        processes = f"{kills} process{'es' * (kills != 1)}"
+        what = f"the kernel has killed {processes} of this cgroup for want of memory{limit_source}"
+        fix = f"fewer workers, a smaller prefetch_factor, or {RAM_FIX}"
     else:
         return None
-    first = text.strip().splitlines()[-1] if text.strip() else type(error).__name__
-    return WorkerDiedError(f"A worker of the loader ({loader}) was lost: {what}. torch says: {first}", fix=fix)
-
-
-def _files(before: Hardware | None, now: Hardware) -> str:
-    limit = now.open_file_limit or (before.open_file_limit if before else None)  # at the limit, not even /proc opens
-    return f"the limit of {limit} open files was reached" if limit else "the limit on open files was reached"
+    last = text.strip().splitlines()[-1] if text.strip() else type(error).__name__
+    return WorkerDiedError(f"A worker of the loader ({loader}) was lost: {what}. torch says: {last}", fix=fix)
 
 
 def _shm(now: Hardware) -> str:

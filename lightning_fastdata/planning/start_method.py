@@ -6,8 +6,8 @@ looked for beforehand, by reading and pickling only.
 """
 
 import ast
-import io
 import multiprocessing
+import os
 import pickle
 import sys
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from multiprocessing import context
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import IO, Any
 
 __all__ = ["default_start_method", "fork_problem", "spawn_problem"]
 
@@ -42,15 +42,15 @@ def fork_problem(modules: Mapping[str, ModuleType] | None = None) -> str | None:
         A sentence fragment, or None when nothing is known against it.
     """
     loaded = sys.modules if modules is None else modules
-    found = [name for name in UNSAFE_UNDER_FORK if name in loaded]
-    return f"{found[0]} is loaded, whose threads can deadlock in a forked worker" if found else None
+    unsafe = next((name for name in UNSAFE_UNDER_FORK if name in loaded), None)
+    return f"{unsafe} is loaded, whose threads can deadlock in a forked worker" if unsafe else None
 
 
-def spawn_problem(parts: Mapping[str, Any], main: ModuleType | None = None) -> str | None:
+def spawn_problem(sent: Mapping[str, Any], main: ModuleType | None = None) -> str | None:
     """Why workers could not start under spawn or forkserver.
 
     Args:
-        parts: What a worker receives, by the name the user knows it under (``dataset``, ``collate_fn``, ...).
+        sent: What a worker receives, by the name the user knows it under (``dataset``, ``collate_fn``, ...).
         main: The main module; None looks at ``sys.modules["__main__"]``.
 
     Returns:
@@ -58,7 +58,7 @@ def spawn_problem(parts: Mapping[str, Any], main: ModuleType | None = None) -> s
     """
     main = main if main is not None else sys.modules.get("__main__")
     in_notebook = main is not None and getattr(main, "__file__", None) is None
-    return _main_problem(main) or _pickle_problem(parts, in_notebook)
+    return _main_problem(main) or _pickle_problem(sent, in_notebook)
 
 
 def _main_problem(main: ModuleType | None) -> str | None:
@@ -77,7 +77,7 @@ def _main_problem(main: ModuleType | None) -> str | None:
 
 def _is_guard(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and any(
-        isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(node.test)
+        isinstance(inner, ast.Name) and inner.id == "__name__" for inner in ast.walk(node.test)
     )
 
 
@@ -85,31 +85,20 @@ def _does_something(node: ast.stmt) -> bool:
     """True for a top-level statement that may start work when the script is imported: a call that is no import."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)):
         return False
-    return any(isinstance(part, ast.Call) for part in ast.walk(node))
-
-
-class _Nowhere(io.RawIOBase):
-    """A file that forgets what it is given: pickling a large dataset must not take its size in memory twice."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        return len(data)
+    return any(isinstance(inner, ast.Call) for inner in ast.walk(node))
 
 
 class _InNotebookError(Exception):
-    """A class or function that workers could not import, found while pickling."""
+    """A class or function that workers could not import, met while pickling."""
 
 
 class _Checker(pickle.Pickler):
-    """Pickles into nothing; in a notebook it stops at whatever the notebook itself defines, however deep inside."""
+    """Pickles; in a notebook it stops at whatever the notebook itself defines, however deep inside."""
 
-    def __init__(self, in_notebook: bool) -> None:
-        nowhere = io.BufferedWriter(_Nowhere())
-        super().__init__(nowhere, protocol=pickle.HIGHEST_PROTOCOL)
+    def __init__(self, file: IO[bytes], in_notebook: bool) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         # What multiprocessing itself pickles with, but for tensors: its way would move them to shared memory.
-        table = ForkingPickler(nowhere).dispatch_table
+        table = ForkingPickler(file).dispatch_table
         self.dispatch_table = {kind: how for kind, how in table.items() if not kind.__module__.startswith("torch")}
         self.in_notebook = in_notebook
 
@@ -133,9 +122,10 @@ def _refusal(value: object, in_notebook: bool) -> str | None:
     spawning = context.get_spawning_popen()
     context.set_spawning_popen(_Spawning())  # type: ignore[arg-type]
     try:
-        _Checker(in_notebook).dump(value)
-    except _InNotebookError as found:
-        return f"({found}) is defined in a notebook, from where workers cannot import it"
+        with open(os.devnull, "wb") as nowhere:  # a large dataset must not take its size in memory twice
+            _Checker(nowhere, in_notebook).dump(value)
+    except _InNotebookError as error:
+        return f"({error}) is defined in a notebook, from where workers cannot import it"
     except Exception as error:  # a __reduce__ of the user's may raise anything
         return f"cannot be pickled for a worker ({type(error).__name__}: {error})"
     finally:
@@ -143,16 +133,16 @@ def _refusal(value: object, in_notebook: bool) -> str | None:
     return None
 
 
-def _pickle_problem(parts: Mapping[str, Any], in_notebook: bool) -> str | None:
-    for name, part in parts.items():
-        refusal = _refusal(part, in_notebook)
+def _pickle_problem(sent: Mapping[str, Any], in_notebook: bool) -> str | None:
+    for name, value in sent.items():
+        refusal = _refusal(value, in_notebook)
         if refusal is not None:
-            return " ".join(_deepest(name, part, refusal, in_notebook))
+            return " ".join(_deepest(name, value, refusal, in_notebook))
     return None
 
 
 def _deepest(name: str, value: object, refusal: str, in_notebook: bool, depth: int = 5) -> tuple[str, str]:
-    """Follow attributes and items to the smallest part that cannot travel."""
+    """Follow attributes and items to the innermost value that cannot travel."""
     if depth == 0:
         return name, refusal
     inner: dict[str, Any] = {}
@@ -163,7 +153,7 @@ def _deepest(name: str, value: object, refusal: str, in_notebook: bool, depth: i
     elif isinstance(value, (list, tuple)):
         inner.update({f"[{index}]": item for index, item in enumerate(value[:100])})
     for key, item in inner.items():
-        found = _refusal(item, in_notebook)
-        if found is not None:
-            return _deepest(name + key, item, found, in_notebook, depth - 1)
+        inner_refusal = _refusal(item, in_notebook)
+        if inner_refusal is not None:
+            return _deepest(name + key, item, inner_refusal, in_notebook, depth - 1)
     return name, refusal

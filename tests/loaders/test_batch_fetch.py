@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, Dataset, RandomSampler, Subset, Weigh
 
 from lightning_fastdata import auto_dataloader
 from lightning_fastdata.datamodules.splits import SplitView, split_dataset
-from lightning_fastdata.loaders.batch_fetch import as_array, batch_fetcher, fetches_batches
+from lightning_fastdata.loaders.batch_fetch import as_array
 from lightning_fastdata.loaders.batch_requests import InlineBatches
 from lightning_fastdata.loaders.order import epoch_order, sample_seed, stream
 
@@ -56,7 +56,7 @@ def test_indices_come_as_one_array():
     """int64, in the order of the epoch, and the loader says which samples it gave."""
     data = Numbers()
     loader = make(data)
-    found = [(batch.tolist(), loader.last_given.indices) for batch in loader]
+    found = [(batch.tolist(), loader.last_served.indices) for batch in loader]
     assert {(type(asked), str(asked.dtype)) for asked in data.asked} == {(np.ndarray, "int64")}
     assert [len(batch) for batch, _ in found] == [4, 4, 2]
     assert all(batch == given and type(given) is list for batch, given in found)
@@ -124,14 +124,6 @@ def test_seeds_are_handed_over(view):
     assert repeated == [(3, sample_seed(stream(7, 0), 3, n)) for n in (0, 1)] + [(1, sample_seed(stream(7, 0), 1))]
 
 
-def test_who_gives_whole_batches():
-    """A kind of Subset that fetches in its own way gives samples."""
-    assert fetches_batches(Subset(Numbers(), [1]))
-    assert not fetches_batches(Cut(Numbers(), [1]))
-    assert batch_fetcher(Cut(Numbers(), [1])) is None
-    assert batch_fetcher(range(3)) is None
-
-
 @pytest.mark.parametrize("keys", [["a", "b"], [(1, 2), (3, 4)], [1.5, 2.5], [None, 1]])
 def test_keys_of_another_kind_stay_a_list(keys):
     assert as_array(keys) is None
@@ -162,7 +154,7 @@ def test_a_dataset_may_do_with_its_array_what_it_likes():
 
     loader = make(Sorts())
     order = epoch_order(7, 0, 10).tolist()
-    assert [loader.last_given.indices for _ in loader] == [order[:4], order[4:8], order[8:]]
+    assert [loader.last_served.indices for _ in loader] == [order[:4], order[4:8], order[8:]]
 
 
 def test_passes_beside_each_other():
@@ -178,17 +170,6 @@ def test_passes_beside_each_other():
         assert left() is None
     finally:
         gc.enable()
-
-
-def test_an_error_of_the_dataset_is_the_users_own():
-    """As it was raised."""
-
-    class Fails(Numbers):
-        def __getitems__(self, indices):
-            raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        next(iter(make(Fails())))
 
 
 def test_the_loaders_generator_moves_as_with_torch():

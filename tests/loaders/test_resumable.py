@@ -28,10 +28,11 @@ from torch.utils.data import (
 
 from lightning_fastdata import auto_dataloader
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.loaders.determinism import Determinism
 from lightning_fastdata.loaders.order import epoch_order
-from lightning_fastdata.loaders.resumable import Determinism, ResumableDataLoader
+from lightning_fastdata.loaders.resumable import ResumableDataLoader
+from lightning_fastdata.loaders.rng import random_state
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler
-from lightning_fastdata.loaders.seeded_dataset import random_state
 
 SEED, LENGTH = 7, 22
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -102,7 +103,7 @@ def test_set_epoch_decides_the_epoch():
     loader = make()
     loader.sampler.set_epoch(5)
     assert plain(loader) == plain(loader)
-    assert loader.last_given.epoch == 5
+    assert loader.last_served.epoch == 5
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "in order", "weighted", "batches", "single", "drop_last"])
@@ -136,16 +137,6 @@ def test_state_dict_and_load_state_dict_in_a_loop(kind, taken):
     assert epochs(resumed, state["epoch"]) == everything[taken:]
 
 
-def test_a_finished_pass_leaves_nothing():
-    """Resumed after the last batch of an epoch, that epoch's pass is empty, and the next one is the next epoch."""
-    loader = make()
-    list(loader)
-    resumed = make()
-    resumed.load_state_dict(loader.state_dict())
-    assert (list(resumed), len(list(resumed))) == ([], 6)
-    assert resumed.state_dict()["epoch"] == 1
-
-
 def test_a_state_that_was_loaded_is_the_state():
     """Saved again before any batch, it is not lost."""
     loader = make()
@@ -157,15 +148,6 @@ def test_a_state_that_was_loaded_is_the_state():
     assert other.state_dict() == state
 
 
-def test_a_new_loader_is_at_the_beginning():
-    """Its state says so, and loading that changes nothing."""
-    state = make().state_dict()
-    assert (state["epoch"], state["batches_consumed"], state["samples_consumed"]) == (0, 0, 0)
-    other = make()
-    other.load_state_dict(state)
-    assert plain(other) == plain(make())
-
-
 def test_another_seed_is_refused_at_the_first_batch():
     """Not at ``iter``, when Lightning has not set the epoch yet."""
     loader, other = make(), make(seed=8)
@@ -174,14 +156,6 @@ def test_another_seed_is_refused_at_the_first_batch():
     iterator = iter(other)
     with pytest.raises(FastDataError, match=r"the seed was 7 .* and is 8"):
         next(iterator)
-
-
-def test_a_state_of_something_else_is_refused():
-    """And leaves the loader as it was."""
-    loader = make()
-    with pytest.raises(FastDataError, match="no seed"):
-        loader.load_state_dict({"_iterator_finished": True})
-    assert len(list(loader)) == 6
 
 
 def test_the_model_goes_on_with_its_random_numbers():
@@ -206,15 +180,17 @@ def test_the_model_goes_on_with_its_random_numbers():
 
 def ranked(rank, ranks, batch_size, dataset, **kwargs):
     sampler = RankSampler(len(dataset), SEED, ranks, rank, batch_size=batch_size, shuffle=True, **kwargs)
-    sameness = Determinism(seed=SEED, ranks=ranks, rank=rank)
+    determinism = Determinism(seed=SEED, ranks=ranks, rank=rank)
     drop_last = kwargs.get("drop_last", False)
-    return ResumableDataLoader(dataset, sameness=sameness, batch_size=batch_size, sampler=sampler, drop_last=drop_last)
+    return ResumableDataLoader(
+        dataset, determinism=determinism, batch_size=batch_size, sampler=sampler, drop_last=drop_last
+    )
 
 
 def one_process(dataset, drop_last=False):
     return ResumableDataLoader(
         dataset,
-        sameness=Determinism(seed=SEED),
+        determinism=Determinism(seed=SEED),
         batch_size=8,
         sampler=EpochSampler(len(dataset), SEED),
         drop_last=drop_last,
@@ -287,13 +263,13 @@ def test_each_rank_goes_on_with_random_numbers_of_its_own():
 def test_what_was_given_last():
     """Epoch, number, samples and repeats of the last batch."""
     loader = ranked(1, 2, 4, Noisy(9))
-    given = [loader.last_given for _ in loader]
+    given = [loader.last_served for _ in loader]
     order = epoch_order(SEED, 0, 9).tolist()
     assert [(batch.epoch, batch.cycle, batch.number, batch.indices, batch.padded) for batch in given] == [
         (0, 0, 0, order[1:8:2], 0),
         (0, 0, 1, [order[0]], 1),
     ]
-    assert make().last_given is None
+    assert make().last_served is None
 
 
 # Iterators
@@ -333,12 +309,6 @@ def test_two_iterators_at_once():
     assert loader.state_dict()["batches_consumed"] == 3
 
 
-def test_evaluation_is_the_same_each_time():
-    """Every pass has the order and the random numbers of the first."""
-    loader = make(split="val")
-    assert plain(loader) == plain(loader)
-
-
 def test_no_batch_is_kept():
     """While the model works on a batch, nobody else holds it: with large batches that would be memory."""
     iterator = iter(make())
@@ -372,7 +342,7 @@ def test_copies_and_pickles(begun, hooked):
         next(iter(usual))
     expected = plain(usual)
     for other in (copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
-        assert other.sameness.trainer() is None
+        assert other.determinism.trainer() is None
         assert plain(other) == expected
 
 
@@ -384,43 +354,14 @@ def test_a_trainer_is_not_kept_alive():
 
     loader, trainer = make(), Trainer()
     loader.attach_trainer(trainer)
-    assert loader.sameness.trainer() is trainer
+    assert loader.determinism.trainer() is trainer
     del trainer
     gc.collect()
-    assert loader.sameness.trainer() is None
-    assert loader.sameness.seed == SEED
+    assert loader.determinism.trainer() is None
+    assert loader.determinism.seed == SEED
 
 
 # Samplers of the user's
-
-
-def test_a_sampler_that_draws_from_the_global_generators():
-    """WeightedRandomSampler gives the same order for the same epoch, whatever the generators' states; epochs differ."""
-
-    def sampler():
-        return WeightedRandomSampler([1.0] * LENGTH, LENGTH)
-
-    orders = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        loader = make(sampler=sampler())
-        orders.append([[n for batch in loader for n in numbers(batch)] for _ in range(2)])
-    assert orders[0] == orders[1]
-    assert orders[0][0] != orders[0][1]
-    assert [n for batch in make(sampler=sampler(), seed=8) for n in numbers(batch)] != orders[0][0]
-
-
-def test_the_global_generators_are_not_touched():
-    """Neither by the sampler, nor by samples, nor by the collate function: data changes no number of the model."""
-
-    def collate(samples):
-        torch.rand(3), np.random.rand(3), random.random()
-        return default_collate(samples)
-
-    before = random_state()
-    for kwargs in ({}, {"sampler": WeightedRandomSampler([1.0] * LENGTH, LENGTH)}):
-        list(make(collate_fn=collate, **kwargs))
-        assert same_state(random_state(), before)
 
 
 def test_samples_that_are_repeated_differ():
@@ -578,7 +519,7 @@ def test_workers_change_nothing():
 def test_workers_that_deliver_out_of_order_are_counted_right():
     """in_order=False: each batch is known by the number it was asked for."""
     loader = make(num_workers=2, in_order=False)
-    seen = [(loader.last_given, numbers(batch)) for batch in loader]
+    seen = [(loader.last_served, numbers(batch)) for batch in loader]
     assert sorted(given.number for given, _ in seen) == list(range(6))
     assert all(given.indices == got for given, got in seen)
 
@@ -673,21 +614,6 @@ def test_an_exception_in_a_worker_comes_through():
     CombinedLoader(loader).reset()
 
 
-@pytest.mark.slow
-def test_a_resumed_pass_with_other_workers():
-    """State from two workers that had prefetched, continued with one that is kept, and its next epoch."""
-    loader = make(num_workers=2, prefetch_factor=4)
-    iterator = iter(loader)
-    next(iterator)
-    state = loader.state_dict()
-    assert state["batches_consumed"] == 1
-    resumed = make(num_workers=1, persistent_workers=True)
-    resumed.load_state_dict(state)
-    whole = make()
-    assert plain(resumed) == plain(whole)[1:]
-    assert plain(resumed) == plain(whole)
-
-
 def test_a_pass_goes_on_after_a_sample_that_cannot_be_read():
     """Whoever catches the error gets the other batches, as from torch."""
 
@@ -761,14 +687,25 @@ class Sleeping(Noisy):
         return super().__getitem__(index)
 
 
+class Together(Sleeping):
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+def first_fetch(loader):
+    batches = iter(loader)
+    next(batches)
+    return batches.fetched
+
+
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_loader_says_how_its_last_batch_was_loaded(workers):
+def test_an_iterator_shows_how_its_last_batch_was_loaded(workers):
     """Batch by batch; what began a pass comes with its first one."""
     loader = make(Sleeping(12), shuffle=False, num_workers=workers)
-    assert loader.last_fetch is None
     for epoch in range(2):
-        begun = time.perf_counter()
-        seen = [loader.last_fetch for _ in loader]
+        begun, batches = time.perf_counter(), iter(loader)
+        assert batches.fetched is None
+        seen = [batches.fetched for _ in batches]
         over = time.perf_counter()
         assert [(each.epoch, each.number, each.times.samples) for each in seen] == [(epoch, n, 4) for n in range(3)]
         assert {each.worker for each in seen} == ({0, 1} if workers else {None})
@@ -780,62 +717,41 @@ def test_a_loader_says_how_its_last_batch_was_loaded(workers):
         assert all(began <= each.times.began_s < each.times.ready_s <= over for each in seen)
 
 
-def test_beginning_a_pass_is_timed_as_a_whole(monkeypatch):
-    """Finding its place and drawing its order included."""
-    find = ResumableDataLoader._find_place
-    monkeypatch.setattr(ResumableDataLoader, "_find_place", lambda *args: time.sleep(0.02) or find(*args))
-    loader = make()
-    next(iter(loader))
-    began, ended = loader.last_fetch.pass_began
+def test_the_start_of_a_pass_is_timed_from_its_beginning(monkeypatch):
+    """Finding its epoch and drawing its order included."""
+    find = ResumableDataLoader._next_pass
+    monkeypatch.setattr(ResumableDataLoader, "_next_pass", lambda *args: time.sleep(0.02) or find(*args))
+    began, ended = first_fetch(make()).pass_began
     assert ended - began >= 0.02
 
 
-def test_the_slowest_sample_goes_by_the_samplers_index():
-    loader = make(Sleeping(12), sampler=[3, 9, 1], batch_size=3)
-    next(iter(loader))
-    assert loader.last_fetch.slowest_index == 9
-    assert loader.last_fetch.times.slowest == 1
-    loader = make(Sleeping(12), sampler=[9, 3], batch_size=None)
-    next(iter(loader))
-    assert (loader.last_fetch.slowest_index, loader.last_fetch.times.samples) == (9, 1)
+@pytest.mark.parametrize(
+    ("dataset", "arguments", "slowest_index", "position"),
+    [
+        (Sleeping(12), {"sampler": [3, 9, 1], "batch_size": 3}, 9, 1),
+        (Sleeping(12), {"sampler": [9, 3], "batch_size": None}, 9, 0),
+        (Together(12), {"sampler": [3, 9]}, None, -1),  # of whole batches no sample is the slowest
+    ],
+)
+def test_the_slowest_sample_goes_by_the_samplers_index(dataset, arguments, slowest_index, position):
+    loaded = first_fetch(make(dataset, **arguments))
+    assert (loaded.slowest_index, loaded.times.slowest) == (slowest_index, position)
 
 
-def test_of_whole_batches_no_sample_is_the_slowest():
-    class Whole(Sleeping):
-        def __getitems__(self, indices):
-            return [self[index] for index in indices]
-
-    loader = make(Whole(12))
-    next(iter(loader))
-    assert loader.last_fetch.slowest_index is None
-
-
-def test_an_iterator_shows_what_it_reads_from():
-    """The one of torch, from the first batch on; and how its own last batch was loaded, not another pass's."""
+def test_each_iterator_shows_its_own(monkeypatch):
+    """The iterator of torch, from the first batch on, and its own last batch, not another pass's."""
     loader = make()
     one, other = iter(loader), iter(loader)
     assert (one.inner, one.fetched) == (None, None)
     next(one)
     assert type(one.inner).__module__ == "torch.utils.data.dataloader"
-    assert one.fetched is loader.last_fetch
-    first = one.fetched
+    first, served = one.fetched, loader.last_served
     next(other)
-    assert one.fetched is first
-    assert other.fetched is loader.last_fetch is not first
+    assert one.fetched is first is not other.fetched
+    assert loader.last_served is not served
+    assert pickle.loads(pickle.dumps(loader)).last_served == loader.last_served
 
-
-def test_what_is_read_by_hand_leaves_the_last_fetch_alone(monkeypatch):
-    loader = make()
-    next(iter(loader))
-    before = loader.last_fetch
+    served = loader.last_served
     monkeypatch.setattr("lightning_fastdata.compat.lightning_loops.reads_by_hand", lambda *args: True)
-    outside_trainer = iter(loader)
-    next(outside_trainer)
-    assert loader.last_fetch is before
-    assert outside_trainer.fetched is None
-
-
-def test_a_loader_that_has_fetched_pickles():
-    loader = make()
-    next(iter(loader))
-    assert pickle.loads(pickle.dumps(loader)).last_fetch == loader.last_fetch
+    assert first_fetch(loader) is None, "a pass outside the Trainer leaves no trace"
+    assert loader.last_served is served

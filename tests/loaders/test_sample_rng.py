@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fastdata.loaders.order import mix, sample_seed, sample_seeds, stream
+from lightning_fastdata.loaders.order import sample_seed, sample_seeds, stream
 from lightning_fastdata.loaders.sample_rng import SampleRandom
+from lightning_fastdata.loaders.splitmix import mix
 
 START = stream(7, 2)
 INDICES = np.array([3, 0, 41, 9, 2**40, -5])
@@ -13,16 +14,6 @@ INDICES = np.array([3, 0, 41, 9, 2**40, -5])
 
 def numbers(indices=INDICES, **kwargs):
     return SampleRandom(sample_seeds(START, np.asarray(indices)), **kwargs)
-
-
-def test_the_seeds_of_a_batch_are_those_of_its_samples():
-    """Bit by bit what ``sample_seed`` says, repeats included."""
-    occurrences = [0, 2, 0, 1, 0, 3]
-    found = sample_seeds(START, INDICES, np.array(occurrences)).tolist()
-    assert found == [
-        sample_seed(START, index, count) for index, count in zip(INDICES.tolist(), occurrences, strict=True)
-    ]
-    assert sample_seeds(START, INDICES).tolist() == [sample_seed(START, index) for index in INDICES.tolist()]
 
 
 def test_the_numbers_are_what_the_formula_says():

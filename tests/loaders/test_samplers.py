@@ -96,11 +96,6 @@ def test_a_rank_sampler_that_does_not_shuffle_deals_in_order():
     assert [list(sampler) for sampler in samplers] == [[0, 2, 4, 6], [1, 3, 5]]
 
 
-def test_lightning_leaves_a_rank_sampler_alone():
-    """It replaces every sampler but a DistributedSampler."""
-    assert isinstance(RankSampler(4, 0, 2, 0, batch_size=1, shuffle=False), DistributedSampler)
-
-
 # Both
 
 

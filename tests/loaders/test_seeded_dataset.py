@@ -7,26 +7,23 @@ import types
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from lightning_fastdata.datamodules.array_dataset import ArrayDataset, RowDataset
 from lightning_fastdata.datamodules.splits import SplitView
 from lightning_fastdata.loaders import seeded_dataset
-from lightning_fastdata.loaders.order import BATCH, mix, sample_seed, stream
+from lightning_fastdata.loaders.order import BATCH, sample_seed, stream
 from lightning_fastdata.loaders.planned import identity_collate
-from lightning_fastdata.loaders.seeded_dataset import (
-    BatchRequest,
-    SeededDataset,
-    has_getitems,
+from lightning_fastdata.loaders.rng import (
     load_generators,
     random_state,
-    sample_number,
     save_generators,
     seed_generators,
     seeded_generators,
     set_random_state,
-    uses_global_rng,
 )
+from lightning_fastdata.loaders.sample_keys import sample_number
+from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
+from lightning_fastdata.loaders.splitmix import mix
 
 
 def draw():
@@ -84,13 +81,6 @@ def test_numpy_and_torch_get_different_halves():
     assert shared() == 0
 
 
-def test_both_halves_count():
-    """Words that differ in one half only give other samples; Python's generator takes all 64 bits."""
-    one, other, third = numbers_of(5), numbers_of(5 + (7 << 32)), numbers_of(6)
-    assert [a == b for a, b in zip(one, other, strict=True)] == [False, False, True]
-    assert [a == b for a, b in zip(one, third, strict=True)] == [False, True, False]
-
-
 def test_seeding_forgets_numbers_kept_back():
     """Gaussian numbers come in pairs, and a generator keeps the second: it must not reach the next sample."""
 
@@ -130,45 +120,6 @@ def test_a_samples_numbers_do_not_depend_on_its_batch():
     assert load(asked, [9, 2, 4], number=6)[2] == alone
 
 
-def test_samples_epochs_cycles_and_occurrences_differ():
-    """Each of the four changes every one of the three numbers."""
-    asked = view()
-    found = [
-        *load(asked, range(20)),
-        *load(asked, range(20), epoch=1),
-        *load(asked, range(20), cycle=1),
-        *load(asked, range(20), occurrences=[1] * 20),
-        *load(asked, range(20), occurrences=[2] * 20),
-        *load(view(seed=8), range(20)),
-    ]
-    for place in range(3):
-        assert len({numbers[place] for numbers in found}) == 120
-
-
-def test_a_negative_index_has_numbers_of_its_own():
-    """Samplers of torch never give one, a sampler of the user's may."""
-    assert load(view(), [-1]) == load(view(), [-1]) != load(view(), [1])
-
-
-@pytest.mark.parametrize("indices", [[np.int64(3)], [torch.tensor(3)], [np.int32(3)]], ids=["int64", "tensor", "int32"])
-def test_an_index_is_what_it_counts_not_its_type(indices):
-    """A sampler may give NumPy's integers or tensors."""
-    assert load(view(), indices) == load(view(), [3])
-
-
-@pytest.mark.parametrize("keys", [["cat.jpg", "dog.jpg"], [("a", 1), ("a", 2)], [None, 2.5]])
-def test_keys_that_are_no_integers_have_numbers(keys):
-    """A dict of samples by name: other keys have other numbers, the same key the same ones in any process."""
-    first, second = load(view(), keys)
-    assert first != second
-    assert load(view(), keys[::-1]) == [second, first]
-
-
-def test_names_do_not_depend_on_pythons_hash():
-    """That of a string differs from process to process (PYTHONHASHSEED); this number is pinned."""
-    assert load(view(), ["cat.jpg"])[0][0] == pytest.approx(0.034550232759354205, abs=1e-12)
-
-
 # The caller's generators
 
 
@@ -198,23 +149,6 @@ def test_they_are_put_back_after_an_error(place):
     with pytest.raises(OSError, match="no such picture"):
         load(asked, [1, 2])
     assert draw() == numbers_of(1)
-
-
-def test_the_samples_numbers_do_not_depend_on_the_callers():
-    """Whatever the model drew before."""
-    found = []
-    for word in (1, 2):
-        seed_generators(word)
-        found.append(load(view(), [1, 2]))
-    assert found[0] == found[1]
-
-
-@pytest.mark.usefixtures("in_worker")
-def test_a_worker_does_not_pay_for_putting_back():
-    """Its generators belong to nobody else."""
-    seed_generators(1)
-    load(view(), [1, 2])
-    assert draw() != numbers_of(1)
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -304,28 +238,6 @@ def test_a_view_of_a_part_is_seeded_by_the_parts_numbering():
         assert load(view(part), [1]) == load(view(), [1])
 
 
-def test_who_loads_whole_batches():
-    """Who has a ``__getitems__`` of its own; a Subset has one always, which only hands on."""
-    rows = (torch.arange(4.0),)
-    whole = [
-        WholeNoise(),
-        ArrayDataset(rows),
-        Subset(ArrayDataset(rows), [1]),
-        SplitView(Subset(WholeNoise(), [1]), [0]),
-    ]
-    single = [Noise(), RowDataset(rows), Subset(Noise(), [1]), SplitView(Noise(), [1]), range(3), [1, 2]]
-    assert all(has_getitems(dataset) for dataset in whole)
-    assert not any(has_getitems(dataset) for dataset in single)
-
-
-class Transformed(TensorDataset):
-    """A subclass may transform."""
-
-
-class TransformedArrays(ArrayDataset):
-    pass
-
-
 class TransformedPart(Subset):
     """As torch's documentation of Subset says how to."""
 
@@ -334,35 +246,6 @@ class TransformedPart(Subset):
 
     def __getitems__(self, indices):
         return [self[index] for index in indices]
-
-
-class Concatenated(ConcatDataset):
-    pass
-
-
-def test_which_datasets_draw_no_random_numbers():
-    """Seeding is left out only where it is known that nothing is drawn; a subclass has to say so again."""
-    tensors, arrays = TensorDataset(torch.zeros(4)), ArrayDataset((torch.zeros(4),))
-    plain = [tensors, arrays, RowDataset((torch.zeros(4),)), Subset(tensors, [0]), SplitView(arrays, [0])]
-    plain += [Subset(Subset(tensors, [0, 1]), [0]), ConcatDataset([tensors, Subset(arrays, [1])])]
-    may_draw = [Noise(), Transformed(torch.zeros(4)), TransformedArrays((torch.zeros(4),)), [0], range(4)]
-    may_draw += [Subset(Noise(), [0]), SplitView(Transformed(torch.zeros(4)), [0]), TransformedPart(tensors, [0])]
-    may_draw += [ConcatDataset([tensors, Noise()]), Concatenated([tensors]), StackDataset(tensors)]
-    assert not any(uses_global_rng(dataset) for dataset in plain)
-    assert all(uses_global_rng(dataset) for dataset in may_draw)
-
-
-def test_a_class_may_say_that_it_draws_none():
-    """On the class; an attribute of one object is not looked at."""
-
-    class Quiet(Noise):
-        uses_global_rng = False
-
-    class Louder(Quiet):
-        pass
-
-    assert not uses_global_rng(Quiet())
-    assert uses_global_rng(Louder())
 
 
 def test_a_part_with_transforms_of_its_own_is_seeded():
@@ -487,17 +370,6 @@ def test_repeats_differ_on_every_way_to_a_sample():
     assert draw(collated, 0, [3, 4]) != draw(collated, 1, [3, 4])
 
 
-def test_long_keys_that_differ_in_the_middle_are_told_apart():
-    """The repr of an array leaves its middle out; NumPy's versions also write numbers differently."""
-    keys = [np.arange(2000), np.arange(2000)]
-    keys[1][1000] = 7
-    assert sample_number(keys[0]) != sample_number(keys[1])
-    assert sample_number(torch.from_numpy(keys[0])) == sample_number(keys[0])
-    assert sample_number([np.int64(3)]) == sample_number([3])
-    assert sample_number(0.2) != sample_number(0.7)
-    assert sample_number(torch.tensor(3)) == sample_number(np.int64(3)) == 3
-
-
 def test_names_of_the_view_hide_none_of_the_dataset():
     """``get_worker_info().dataset.seed`` is the dataset's; a Subset's ``dataset`` is what it is a part of."""
     noise = Noise()
@@ -563,31 +435,20 @@ def test_seeds_follow_from_the_run_whatever_becomes_of_the_generators():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "collate_fn", "batched"),
-    [
-        (ConcatDataset([Seeded(), Seeded()]), identity_collate, True),
-        (Seeded(), identity_collate, False),
-        (Seeded(), list, True),
-    ],
+    ("dataset", "batched", "collates_own"),
+    [(ConcatDataset([Seeded(), Seeded()]), True, False), (Seeded(), False, False), (Seeded(), True, True)],
+    ids=["sample by sample", "without batching", "a collate function of the user's"],
 )
-def test_generators_are_seeded_where_seeds_do_not_reach(dataset, collate_fn, batched):
-    """Sample by sample, without batching, and for a collate function of the user's."""
-    assert seeded_dataset.uses_global_rng(dataset) or not batched or collate_fn is list
-    drawn = []
-
+def test_generators_are_seeded_where_seeds_do_not_reach(dataset, batched, collates_own):
     def collate(samples):
-        drawn.append(draw())
-        return samples
+        return draw()
 
-    for _ in range(2):
-        SeededDataset(dataset, collate if collate_fn is list else collate_fn, 7, batched=batched)[
-            BatchRequest(0, 0, 0, [3], None)
-        ]
-    asked = SeededDataset(dataset, collate, 7, batched=batched)
-    assert repr(asked[BatchRequest(0, 0, 0, [3], None)].batch[:2]) == repr(
-        asked[BatchRequest(0, 0, 0, [3], None)].batch[:2]
-    )
-    assert len(set(drawn)) == 1
+    asked = SeededDataset(dataset, collate if collates_own else identity_collate, 7, batched=batched)
+    found = []
+    for word in (1, 2):
+        seed_generators(word)
+        found.append(load(asked, [3]))
+    assert repr(found[0]) == repr(found[1])
 
 
 # Times
@@ -626,14 +487,38 @@ def test_a_batch_says_when_and_how_long_it_was_loaded(clock, seed):
         clock.now += 50
         return samples
 
-    delivered = view(Slowly(clock), collate, seed)[BatchRequest(0, 0, 6, [1, 4, 2, 4], None)]
-    assert delivered.times == (100.0, 161.0, 4, 1, 4.0, -1)
+    output = view(Slowly(clock), collate, seed)[BatchRequest(0, 0, 6, [1, 4, 2, 4], None)]
+    assert output.times == (100.0, 161.0, 4, 1, 4.0, -1)
     assert len(clock.readings) == 3 + 4  # one for each sample, three for the batch
 
 
-def test_a_sample_may_take_no_time(clock):
-    assert view(Slowly(clock))[BatchRequest(0, 0, 0, [0, 0], None)].times == (100.0, 100.0, 2, 0, 0.0, -1)
-    assert view(Slowly(clock), seed=None)[BatchRequest(0, 0, 0, [], None)].times == (100.0, 100.0, 0, -1, 0.0, -1)
+class Together(Slowly):
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+@pytest.mark.parametrize(
+    ("kind", "indices", "batched", "times"),
+    [
+        (Slowly, [0, 0], True, (100.0, 100.0, 2, 0, 0.0, -1)),
+        (Slowly, [3], False, (100.0, 103.0, 1, 0, 3.0, -1)),
+        (Together, [3, 4], True, (100.0, 107.0, 2, -1, 0.0, -1)),  # of whole batches no sample is known
+    ],
+    ids=["no time", "without batching", "together"],
+)
+@pytest.mark.parametrize("seed", [7, None])
+def test_the_slowest_sample_is_known_where_samples_are_loaded_one_by_one(clock, kind, indices, batched, times, seed):
+    assert view(kind(clock), seed=seed, batched=batched)[BatchRequest(0, 0, 0, indices, None)].times == times
+    if kind is Slowly:
+        assert view(kind(clock), seed=None)[BatchRequest(0, 0, 0, [], None)].times[2:] == (0, -1, 0.0, -1)
+
+
+@pytest.mark.usefixtures("in_worker")
+def test_a_worker_names_itself_and_does_not_pay_for_putting_back():
+    """Its generators are its own."""
+    seed_generators(1)
+    assert view()[BatchRequest(0, 0, 0, [1, 2], None)].times.worker == 0
+    assert draw() != numbers_of(1)
 
 
 def test_the_first_samples_time_does_not_hold_what_the_batch_costs(clock, monkeypatch):
@@ -646,23 +531,6 @@ def test_the_first_samples_time_does_not_hold_what_the_batch_costs(clock, monkey
 
     monkeypatch.setattr(seeded_dataset, "random_state", slow_state)
     assert view(Slowly(clock))[BatchRequest(0, 0, 0, [1, 2], None)].times == (100.0, 112.0, 2, 1, 2.0, -1)
-
-
-def test_without_batching_the_one_sample_is_the_slowest(clock):
-    assert view(Slowly(clock), batched=False)[BatchRequest(0, 0, 0, [3], None)].times == (100.0, 103.0, 1, 0, 3.0, -1)
-
-
-@pytest.mark.parametrize("seed", [7, None])
-def test_of_whole_batches_no_sample_is_known(clock, seed):
-    class Whole(Slowly):
-        def __getitems__(self, indices):
-            return [self[index] for index in indices]
-
-    assert view(Whole(clock), seed=seed)[BatchRequest(0, 0, 0, [3, 4], None)].times == (100.0, 107.0, 2, -1, 0.0, -1)
-
-
-def test_a_batch_names_its_worker(in_worker):
-    assert view()[BatchRequest(0, 0, 0, [3], None)].times.worker == 0
 
 
 def test_a_batch_and_its_times_come_through_a_queue(clock):

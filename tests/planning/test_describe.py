@@ -35,8 +35,3 @@ def test_the_users_own_values_are_marked():
     """Who decided can be seen at a glance."""
     marked = [line for line in lines(LoaderOptions(num_workers=3, pin_memory=False)) if line.endswith("[you]")]
     assert [line.split("=")[0].strip() for line in marked] == ["num_workers", "pin_memory"]
-
-
-def test_no_line_breaks_within_a_line():
-    """A log handler that prefixes lines keeps the columns."""
-    assert not any("\n" in line for line in lines())

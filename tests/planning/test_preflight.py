@@ -20,8 +20,7 @@ ROOMY = {"shm_free_bytes": 8 * GIB, "ram_available_bytes": 64 * GIB, "open_file_
 
 
 def demands(pool, other=None, **changes):
-    found = preflight(machine(**{**ROOMY, **changes}), pool, other)
-    return {demand.name: demand for demand in found.demands}
+    return {demand.name: demand for demand in preflight(machine(**{**ROOMY, **changes}), pool, other)}
 
 
 def test_the_arithmetic_of_one_pool():
@@ -62,22 +61,24 @@ def test_two_pools_are_expected_together_and_sure_alone():
     one, two = Pool(2, 2, batch_bytes=10 * MIB), Pool(1, 2, batch_bytes=30 * MIB)
     apart = demands(one, two)["shm"]
     assert (apart.needed, apart.least) == (100 * MIB, 40 * MIB)
-    together = preflight(machine(**ROOMY), one, two, filled_together=True).demands[0]
+    together = preflight(machine(**ROOMY), one, two, filled_together=True)[0]
     assert (together.needed, together.least) == (100 * MIB, 100 * MIB)
 
 
 def test_memory_of_dev_shm_is_charged_to_the_memory_limit():
     """/dev/shm with 8 GiB in a container of 1: memory ends first, and is the fatal one."""
-    flight = preflight(machine(**{**ROOMY, "ram_available_bytes": GIB}), Pool(8, 4, batch_bytes=64 * MIB))
-    assert flight.fatal.name == "ram"
-    assert [demand.name for demand in flight.warnings] == ["ram"]
+    found = demands(Pool(8, 4, batch_bytes=64 * MIB), ram_available_bytes=GIB)
+    assert [name for name, demand in found.items() if demand.fatal] == ["ram"]
+    assert [name for name, demand in found.items() if demand.verdict != "fits"] == ["ram"]
 
 
 def test_what_is_not_known_is_left_out():
     """Outside Linux /dev/shm tells nothing; then nothing is claimed."""
-    assert preflight(machine(), Pool(1000, 100, batch_bytes=GIB)).demands == ()
-    assert resource_caps(machine(), batch_bytes=GIB).workers(2) == resource_caps(machine()).prefetch(3)
-    assert resource_caps(machine()).workers(2).most == MOST
+    assert preflight(machine(), Pool(1000, 100, batch_bytes=GIB)) == ()
+    assert resource_caps(machine(), Pool(1, 1, batch_bytes=GIB)).workers(2) == resource_caps(
+        machine(), Pool(1, 1)
+    ).prefetch(3)
+    assert resource_caps(machine(), Pool(1, 1)).workers(2).most == MOST
 
 
 def test_an_empty_limit():
@@ -91,13 +92,13 @@ def test_an_empty_limit():
 def test_caps_say_what_limits():
     """Half of what is free, for this pool after the other one, and the sentence with the flag."""
     hardware = machine(shm_free_bytes=64 * MIB, ram_available_bytes=64 * GIB, open_file_limit=1024)
-    most = resource_caps(hardware, batch_bytes=4 * MIB, tensors_per_batch=2, worker_bytes=100 * MIB)
+    most = resource_caps(hardware, Pool(1, 1, batch_bytes=4 * MIB, tensors_per_batch=2, worker_bytes=100 * MIB))
     assert (most.workers(2).most, most.workers(2).name) == (4, "shm")
     assert "64 MiB free in /dev/shm, a batch is 4 MiB: enlarge it with docker run --shm-size" in most.workers(2).reason
     assert [most.prefetch(workers).most for workers in (1, 2, 8, 9)] == [8, 4, 1, 0]
-    beside = resource_caps(hardware, batch_bytes=4 * MIB, other_pool=Pool(2, 2, batch_bytes=4 * MIB))
+    beside = resource_caps(hardware, Pool(1, 1, batch_bytes=4 * MIB), Pool(2, 2, batch_bytes=4 * MIB))
     assert beside.workers(2).most == 2
-    assert resource_caps(hardware, batch_bytes=4 * MIB, parts=2).workers(2).most == 2
+    assert resource_caps(hardware, Pool(1, 1, batch_bytes=4 * MIB), shared_by=2).workers(2).most == 2
 
 
 def test_what_caps_allow_fits():
@@ -119,11 +120,11 @@ def test_what_caps_allow_fits():
             "pin_memory": generator.random() < 0.5,
         }
         other = generator.choice([None, Pool(2, 2, batch_bytes=MIB)])
-        most, given = resource_caps(hardware, **load, other_pool=other), generator.choice([1, 2, 5])
+        most, given = resource_caps(hardware, Pool(1, 1, **load), other), generator.choice([1, 2, 5])
 
         def fits(workers, prefetch, hardware=hardware, load=load, other=other):
             found = preflight(hardware, Pool(workers, prefetch, **load), other)
-            return not found.warnings
+            return {demand.verdict for demand in found} == {"fits"}
 
         workers, prefetch = most.workers(given).most, most.prefetch(given).most
         other_fits = fits(0, 1)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_fastdata.loaders.order import mix
+from lightning_fastdata.loaders.splitmix import mix
 from lightning_fastdata.results.audit_file import EpochDigest
 
 __all__ = ["BatchSums", "EpochSums", "NotMeasured", "Words", "mix_all", "read_vector", "sum_of_samples", "sum_of_words"]

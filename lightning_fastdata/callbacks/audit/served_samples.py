@@ -1,4 +1,4 @@
-"""Which samples the Trainer's loaders gave for a batch, by duck typing on ``last_given``."""
+"""Which samples the Trainer's loaders gave for a batch, by duck typing on ``last_served``."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,7 +33,7 @@ class ServedSamples:
         """
         samples = total = 0
         for number, loader in enumerate(self.loaders):
-            given = getattr(loader, "last_given", None)
+            given = getattr(loader, "last_served", None)
             if given is None:
                 raise NotMeasured(_why_silent(loader))
             place = (given.epoch, given.cycle, given.number)
@@ -58,7 +58,7 @@ def _flat(loaders: Any) -> Iterator[Any]:
 
 def _why_silent(loader: Any) -> str:
     name = type(loader).__name__
-    if hasattr(loader, "last_given"):
+    if hasattr(loader, "last_served"):
         return f"{name} has given no batch yet"
     return f"{name} does not tell which samples its batches hold; loaders of FastDataModule and auto_dataloader do"
 

@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.batch_requests import RequestSampler
+from lightning_fastdata.loaders.dataset_traits import length_of
 from lightning_fastdata.loaders.open_handles import open_handle
 from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
-from lightning_fastdata.loaders.samplers import length_of
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 
 __all__ = ["FreshIndices", "Source", "asks_for", "reason_untunable", "source_of", "trial_loader"]
@@ -93,13 +93,13 @@ def source_of(loader: DataLoader[Any]) -> Source:
         raise FastDataError(
             f"This loader cannot be tuned: {problem}.", expected="a torch DataLoader of map-style data."
         )
-    sameness = loader.sameness if isinstance(loader, ResumableDataLoader) else None
+    determinism = loader.determinism if isinstance(loader, ResumableDataLoader) else None
     return Source(
         dataset=loader.dataset,
         batch_size=_batch_size(loader) or 1,
         collate_fn=loader.collate_fn,
         batched=loader.batch_sampler is not None,
-        seed=sameness.source if sameness is not None and sameness.seeds_samples else None,
+        seed=determinism.source if determinism is not None and determinism.seeds_samples else None,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
         pin_memory=loader.pin_memory,

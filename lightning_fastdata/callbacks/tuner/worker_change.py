@@ -17,8 +17,8 @@ from torch.utils.data import (
 from lightning_fastdata.callbacks.tuner.controller import Setting
 from lightning_fastdata.compat import lightning_loops
 from lightning_fastdata.compat.torch_internals import stop_workers
+from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
-from lightning_fastdata.loaders.seeded_dataset import uses_global_rng
 from lightning_fastdata.planning.options import LoaderPlan
 
 __all__ = ["Original", "change", "changes_now", "may_change_randomness", "prepared", "setting_of"]
@@ -61,9 +61,9 @@ def may_change_randomness(loader: DataLoader[Any]) -> bool:
     Args:
         loader: The loader.
     """
-    draws = uses_global_rng(loader.dataset) or loader.collate_fn not in (default_collate, default_convert)
+    draws = traits_of(loader.dataset).uses_global_rng or loader.collate_fn not in (default_collate, default_convert)
     if isinstance(loader, ResumableDataLoader):
-        return not loader.sameness.seeds_samples and draws
+        return not loader.determinism.seeds_samples and draws
     own_sampler = type(loader.sampler) not in _SAMPLERS or type(loader.batch_sampler) not in (BatchSampler, type(None))
     return draws or own_sampler
 

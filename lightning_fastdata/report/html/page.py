@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from lightning_fastdata.planning.describe import NEED_WORKERS
+from lightning_fastdata.planning.options import NEED_WORKERS
 from lightning_fastdata.report import sections, units
 from lightning_fastdata.report.figures import Figure
 from lightning_fastdata.report.glossary import TERMS
