@@ -57,7 +57,7 @@ class RunFileWriter:
         Args:
             rows: Their values in the order of the fields of ``StepRecord``; fields at the end may be absent.
         """
-        self._write(*({"kind": "step", **_step(row)} for row in rows))
+        self._write(*map(_step, rows))
 
     def write_span(self, span: Span) -> None:
         """Write a stretch of the time line, so that it is on disk; its own kind stands under "span"."""
@@ -92,12 +92,12 @@ class RunFileWriter:
 
 
 def _step(row: Row) -> dict[str, Any]:
-    """The fields of a step that a reader does not fill in by itself."""
-    return {
-        name: round(value, _DIGITS) if type(value) is float else value
-        for name, default, value in zip(_FIELDS, _DEFAULTS, row, strict=False)
-        if value is not default and value != default
-    }
+    """The line of a step, without the fields that a reader fills in by itself."""
+    step: dict[str, Any] = {"kind": "step"}
+    for name, default, value in zip(_FIELDS, _DEFAULTS, row, strict=False):
+        if value is not default and value != default:
+            step[name] = round(value, _DIGITS) if type(value) is float else value
+    return step
 
 
 def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:

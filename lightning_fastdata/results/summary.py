@@ -46,7 +46,7 @@ class Totals:
     @property
     def train_s(self) -> float:
         """Training time: first train fetch to last step, without validation and sanity check (s)."""
-        return self.other_s + sum(part for part in (self.wait_s, self.transfer_s, self.compute_s) if part is not None)
+        return self.other_s + sum(time_s or 0.0 for time_s in (self.wait_s, self.transfer_s, self.compute_s))
 
     @classmethod
     def of(cls, records: Sequence[StepRecord]) -> "Totals":

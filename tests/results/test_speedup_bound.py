@@ -49,13 +49,13 @@ def test_even_steps_make_it_sure_and_uneven_ones_do_not():
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
-    rng, held, trials = random.Random(7), 0, 300
+    rng, covered, trials = random.Random(7), 0, 300
     truth = 1 / (1 - 0.02 / 0.1)
     for _ in range(trials):
         records = steps([rng.expovariate(1 / 0.02) for _ in range(400)])
         bound = estimate_speedup_bound(run_of(records), records)
-        held += bound.low <= truth <= bound.high
-    assert 0.88 <= held / trials <= 0.99
+        covered += bound.low <= truth <= bound.high
+    assert 0.88 <= covered / trials <= 0.99
 
 
 def test_what_the_device_saw_counts_where_it_was_measured():
@@ -77,8 +77,8 @@ def test_the_slowest_of_all_ranks_counts():
 def test_first_batches_count_once_and_those_of_the_start_up_not_at_all():
     """Two equal ranks: 5 s in the first fetch of each of two epochs, 2 s in the steady run, 8 s of compute."""
     records = [replace(record, refill_s=0.0) for record in steps([0.02] * 100)]
-    for place in (0, 50):
-        records[place] = replace(records[place], wait_s=5.02, refill_s=5.0)
+    for index in (0, 50):
+        records[index] = replace(records[index], wait_s=5.02, refill_s=5.0)
     ledger = dict.fromkeys(ACCOUNTS, 0.0) | {"startup_s": 5.0, "boundary_s": 5.0, "wait_s": 2.0, "compute_s": 8.0}
     run = replace(summarize(records), ledger=ledger, total_s=20.0, boundary=Boundary(1, 5.0, 0.0, 5.0, 0.0))
     alone = estimate_speedup_bound(run, records)
