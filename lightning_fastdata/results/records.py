@@ -92,7 +92,7 @@ class StepRecord:
         """The record that ``to_dict`` gave; entries it does not know are ignored.
 
         Raises:
-            msgspec.ValidationError: An entry is missing, or of another type.
+            ValueError: An entry is missing, or of another type.
         """
         return msgspec.convert(dict(values), cls)
 

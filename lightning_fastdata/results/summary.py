@@ -173,7 +173,7 @@ class RunSummary:
 
         Raises:
             FastDataError: The schema is newer than this package knows.
-            msgspec.ValidationError: An entry is missing, or of another type.
+            ValueError: An entry is missing, or of another type.
         """
         schema = values.get("schema", SCHEMA)
         if not isinstance(schema, int) or schema > SCHEMA:
