@@ -70,7 +70,7 @@ def of_steady_waiting(summary: RunSummary) -> Advice:
     steady_s = waits.unknown_s + (main_process_s or 0.0) + (waits.stalled_s or 0.0) + worker_transfer_s
     if main_process_s is None or waits.unknown_s > _MOST_OF * steady_s:
         why = "The cause of the data wait is not known for this loader."
-        return Advice("", why, "More workers, if it can have them; else cheaper transforms or smaller data.")
+        return Advice("", why, "Give it more workers, if it can have them; else cheaper transforms or smaller data.")
     if main_process_s > _MOST_OF * steady_s:
         return _main_process(summary, main_process_s / waits.fetches, waits.fetches)
     if worker_transfer_s > _MOST_OF * steady_s:

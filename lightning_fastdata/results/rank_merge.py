@@ -237,9 +237,9 @@ class RankMerge:
         numbers = steps.steps // MOST_STEPS
         for number in np.unique(numbers).tolist():
             block = self._blocks.setdefault((steps.epoch, number), {})
-            part = steps.select(numbers == number)
+            added = steps.select(numbers == number)
             before = block.get(steps.rank)
-            block[steps.rank] = part if before is None else before.joined(part)
+            block[steps.rank] = added if before is None else before.joined(added)
         self._compare(_BLOCKS)
 
     def close(self) -> None:
@@ -253,7 +253,7 @@ class RankMerge:
     @property
     def kept_steps(self) -> int:
         """Steps of all ranks that are held in memory (count)."""
-        return sum(len(part.steps) for block in self._blocks.values() for part in block.values())
+        return sum(len(one.steps) for block in self._blocks.values() for one in block.values())
 
     def times(self) -> RankTimes | None:
         """All ranks together, so far; None where no two ranks have a step in common. It changes nothing."""

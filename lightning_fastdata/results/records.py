@@ -92,7 +92,7 @@ class StepRecord(NamedTuple):
         """The record that ``to_dict`` gave; entries it does not know are ignored.
 
         Raises:
-            msgspec.ValidationError: An entry is missing, or of another type.
+            ValueError: An entry is missing, or of another type.
         """
         needed = [name for name in cls._fields if name not in values and name not in cls._field_defaults]
         try:

@@ -50,7 +50,7 @@ class RunFileWriter:
 
     def write_steps(self, records: Iterable[StepRecord]) -> None:
         """Write steps, so that they are on disk."""
-        self._write(*({"kind": "step", **_step(record)} for record in records))
+        self._write(*map(_step, records))
 
     def write_span(self, span: Span) -> None:
         """Write a stretch of the time line, so that it is on disk; its own kind stands under "span"."""
@@ -85,11 +85,11 @@ class RunFileWriter:
 
 
 def _step(record: StepRecord) -> dict[str, Any]:
-    return {
-        name: round(value, _DIGITS) if type(value) is float else value
-        for name, default, value in zip(StepRecord._fields, _DEFAULTS, record, strict=True)
-        if value is not default and value != default
-    }
+    step: dict[str, Any] = {"kind": "step"}
+    for name, default, value in zip(StepRecord._fields, _DEFAULTS, record, strict=True):
+        if value is not default and value != default:
+            step[name] = round(value, _DIGITS) if type(value) is float else value
+    return step
 
 
 def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:

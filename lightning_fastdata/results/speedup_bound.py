@@ -104,5 +104,5 @@ def _exposed_of(record: StepRecord, exposed_by: str) -> float:
 
 
 def _elapsed(record: StepRecord) -> float:
-    parts = (record.wait_s, record.transfer_s, record.compute_s)
-    return record.other_s - record.refill_s + sum(part or 0.0 for part in parts)
+    times_s = (record.wait_s, record.transfer_s, record.compute_s)
+    return record.other_s - record.refill_s + sum(time_s or 0.0 for time_s in times_s)

@@ -46,7 +46,7 @@ class Totals:
     @property
     def train_s(self) -> float:
         """Training time: first train fetch to last step, without validation and sanity check (s)."""
-        return self.other_s + sum(part for part in (self.wait_s, self.transfer_s, self.compute_s) if part is not None)
+        return self.other_s + sum(time_s or 0.0 for time_s in (self.wait_s, self.transfer_s, self.compute_s))
 
     @classmethod
     def of(cls, records: Sequence[StepRecord]) -> "Totals":
@@ -173,7 +173,7 @@ class RunSummary:
 
         Raises:
             FastDataError: The schema is newer than this package knows.
-            msgspec.ValidationError: An entry is missing, or of another type.
+            ValueError: An entry is missing, or of another type.
         """
         schema = values.get("schema", SCHEMA)
         if not isinstance(schema, int) or schema > SCHEMA:

@@ -167,7 +167,7 @@ class TuneResult:
         """What ``to_dict`` gave, also after JSON; entries it does not know are ignored.
 
         Raises:
-            msgspec.ValidationError: An entry is missing, or of another type.
+            ValueError: An entry is missing, or of another type.
         """
         return msgspec.convert(dict(values), cls)
 
@@ -225,7 +225,7 @@ def read_tuning(path: str | os.PathLike[str]) -> TuneResult:
         return _result_of(name, parse(text) if len(text) <= _MOST_BYTES else None)
     except OSError as error:
         raise FastDataError(f"{name!r} cannot be read ({error.strerror or error}).", fix="look at the path.") from error
-    except (ValueError, msgspec.ValidationError) as error:
+    except ValueError as error:
         raise FastDataError(
             f"{name!r} is damaged ({error}).", expected="a whole file of a tuning.", fix="tune again."
         ) from error

@@ -98,7 +98,7 @@ def run_of(
         ("straggler", stalled(0.35), {"ranks": RANKS}, "70 % .*Rank 1 on node7 stalled .* 100 % .*Look at rank 1"),
         ("straggler", stalled(0.35), {"ranks": replace(RANKS, slowest_share=0.3)}, "take turns"),
         ("", (4, None), {}, "1.50x. Try: $"),
-        ("", (4, replace(kinds(unknown_s=4), main_process_s=None)), {}, "not known.*Try: More workers, if it can"),
+        ("", (4, replace(kinds(unknown_s=4), main_process_s=None)), {}, "not known.*Try: Give it more workers"),
     ],
 )
 def test_the_cause_and_the_first_change(cause, wait, arguments, words):

@@ -49,7 +49,7 @@ WHOLE = [HEADER, *map(step, range(4)), SPAN, {**SO_FAR, "total_s": 1.0}, SO_FAR,
 
 @pytest.fixture
 def read(tmp_path):
-    """Writes lines (dicts, or text as it is) and reads them."""
+    """Writes lines (dicts, or text) and reads them."""
 
     def write_and_read(*lines, end="\n"):
         text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + end

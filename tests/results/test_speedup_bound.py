@@ -49,13 +49,13 @@ def test_even_steps_make_it_sure_and_uneven_ones_do_not():
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
-    rng, held, trials = random.Random(7), 0, 300
+    rng, covered, trials = random.Random(7), 0, 300
     truth = 1 / (1 - 0.02 / 0.1)
     for _ in range(trials):
         records = steps([rng.expovariate(1 / 0.02) for _ in range(400)])
         bound = estimate_speedup_bound(run_of(records), records)
-        held += bound.low <= truth <= bound.high
-    assert 0.88 <= held / trials <= 0.99
+        covered += bound.low <= truth <= bound.high
+    assert 0.88 <= covered / trials <= 0.99
 
 
 def test_what_the_device_saw_counts_where_it_was_measured():

@@ -23,7 +23,7 @@ RESULT = TuneResult(
 
 
 def test_what_was_written_is_read(tmp_path):
-    """And told from anything else by its beginning."""
+    """Its beginning says what it is."""
     path = tmp_path / "tuning.json"
     write_tuning(path, RESULT)
     assert is_tuning(path)
