@@ -51,6 +51,7 @@ ADVICE = [
     ({"open_file_limit": 1024, "open_file_hard_limit": 2048}, ["ulimit -n 2048"]),
     ({"open_file_limit": 1024, "open_file_hard_limit": 1024}, ["--ulimit nofile=65536:65536"]),
     ({"ram_available_bytes": GIB}, ["1.0 GiB of memory", "close other programs"]),
+    ({"oom_kills": 2}, ["killed 2 processes", "fewer workers"]),
     ({"ram_available_bytes": GIB, "ram_limit_source": "cgroup"}, ["--memory=N", "--mem"]),
     ({"notes": (f"{OPENMP_NOTE} (OMP_PROC_BIND=close) has moved ...",)}, ["Unset OMP_PROC_BIND", "one CPU"]),
 ]  # fmt: skip

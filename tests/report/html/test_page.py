@@ -294,6 +294,12 @@ def test_plans_are_shown_with_their_reasons():
     assert plan.count("prefetch_factor") == 1
 
 
+def test_the_circumstances_are_shown():
+    text = page_of("input_bound", tail_wait_s=1.5, resumed_from={"steps": 500})[1].texts["notes"]
+    for words in ("Data wait in fetches that no step used1.50 s", "Steps before the checkpoint500", "Hostnode-17"):
+        assert words in text
+
+
 def test_the_machine_is_shown():
     _, page = page_of(
         "input_bound",
@@ -303,12 +309,21 @@ def test_the_machine_is_shown():
             "rank_binding_limit": {"source": "cpu.max"},
             "ram_bytes": 64 << 30,
             "ram_available_bytes": 3 << 29,
+            "ram_limit_bytes": 32 << 30,
             "shm_total_bytes": 1 << 26,
             "accelerators": [{"kind": "cuda", "name": "H200"}] * 2,
             "notes": ["A note of the probe."],
         },
     )
-    for words in ("3.5 (cpu.max)", "1.75", "64 GiB, 1.5 GiB available", "64 MiB", "2 x H200 (cuda)", "A note of the"):
+    for words in (
+        "3.5 (cpu.max)",
+        "1.75",
+        "32 GiB (source unknown)",
+        "64 GiB, 1.5 GiB available",
+        "64 MiB",
+        "2 x H200 (cuda)",
+        "A note of the",
+    ):
         assert words in page.texts["machine"]
 
 
