@@ -54,7 +54,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         test: The same for testing.
         predict: The same for prediction.
         train_transform: ``f(batch, random)``, or several that follow each other: each gets the whole batch and a
-            ``batched.SampleRandom``, and gives the batch back. Should it draw from the global generators, those are
+            ``transforms.SampleRandom``, and gives the batch back. Should it draw from the global generators, those are
             seeded once for the batch.
         eval_transform: The same for validation, test and prediction.
         device_resident: Copy the arrays to the Trainer's device when its loaders are made, and cut batches out of them
@@ -91,16 +91,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
                 setattr(self, f"{split}_dataset", self._dataset(split, to_builtin(arrays)))
 
     def make_dataloader(self, split: Split, dataset: Any, *, name: str | None = None, loaders: int = 1) -> Any:
-        """Make one loader, with the split's transforms, from the device's memory where that is wanted and possible.
-
-        Args:
-            split: "train", "val", "test" or "predict".
-            dataset: The dataset it serves.
-            name: Its name in ``plans``; None = the split.
-            loaders: Loaders of this split (count), which share the workers.
-
-        Returns:
-            A torch ``DataLoader`` that Lightning can rebuild.
+        """Make one loader, with the split's transforms, from the device's memory where you ask for it; see the base.
 
         Raises:
             FastDataError: See ``FastDataModule``; or a transform for an IterableDataset.

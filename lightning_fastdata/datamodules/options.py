@@ -28,6 +28,7 @@ __all__ = [
     "UnknownArgumentError",
     "Unpack",
     "UnsplitOptions",
+    "accepted_arguments",
     "check_loader_kwargs",
     "loader_kwargs",
 ]
@@ -80,15 +81,29 @@ class UnknownArgumentError(FastDataError, TypeError):
     """
 
     def __init__(self, cls: type, names: Collection[str]) -> None:
-        constructors = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
-        parameters = [each for init in constructors for each in inspect.signature(init).parameters.values()]
-        known = {each.name for each in parameters if each.kind is not each.VAR_KEYWORD}
+        known = accepted_arguments(cls)
         near = [match for name in names for match in difflib.get_close_matches(name, known, n=1)]
         super().__init__(
             f"{cls.__name__}: unknown argument {', '.join(names)}.",
             expected="arguments of this class or of FastDataModule.",
             fix=f"did you mean {', '.join(near)}?" if near else "remove it.",
         )
+
+
+def accepted_arguments(cls: type) -> set[str]:
+    """Arguments that a constructor takes by name, also those that it hands on to its parents.
+
+    Args:
+        cls: Any class.
+    """
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            names |= {each.name for each in parameters if each.kind is not each.VAR_KEYWORD}
+            if all(each.kind is not each.VAR_KEYWORD for each in parameters):
+                break
+    return names - {"self"}
 
 
 def loader_kwargs(given: Mapping[str, Any], split: Split) -> dict[str, Any]:

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-MODES = {"L": "jpg", "CMYK": "jpg", "RGB": "jpg", "RGBA": "png", "P": "png", "LA": "png", "1": "png"}
-
 
 def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Path:
     """One picture of noise; ``size`` is (width, height)."""

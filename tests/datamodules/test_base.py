@@ -193,13 +193,6 @@ def order_of(module):
     return content(module.train_dataloader())
 
 
-def test_the_seed_decides_the_order():
-    """The same for the same seed, else another; by default 42."""
-    assert order_of(inline(Numbers(), seed=3)) == order_of(inline(Numbers(), seed=3))
-    assert order_of(inline(Numbers(), seed=3)) != order_of(inline(Numbers(), seed=4))
-    assert order_of(inline(Numbers())) == order_of(inline(Numbers(), seed=42))
-
-
 def test_seed_everything_is_followed(monkeypatch):
     """PL_GLOBAL_SEED, unless there is a seed of the module's own; also when it is set after the module was made."""
     module, own = inline(Numbers()), inline(Numbers(), seed=42)
@@ -212,13 +205,6 @@ def test_seed_everything_is_followed(monkeypatch):
 # dataloader_kwargs
 
 
-def test_loader_arguments_for_all_splits():
-    """Flat arguments reach every loader."""
-    module = inline(Numbers(), Numbers(), dataloader_kwargs={"in_order": False, "batch_size": 5})
-    assert [loader.in_order for loader in (module.train_dataloader(), module.val_dataloader())] == [False, False]
-    assert module.train_dataloader().batch_size == 5
-
-
 def test_loader_arguments_of_one_split_win():
     """Per split they reach that split only, and win over the flat arguments of the module."""
     module = FastDataModule(
@@ -229,6 +215,13 @@ def test_loader_arguments_of_one_split_win():
     assert module.val_dataloader().batch_size == 32
     assert module.val_dataloader().num_workers == 0
     assert module.plans["train"].reasons["num_workers"].source == "user"
+
+
+def test_a_batch_sampler_of_ones_own_replaces_batching():
+    """batch_size and drop_last of the module step aside."""
+    batches = {"train": {"batch_sampler": [[3, 1], [2]]}}
+    module = inline(Numbers(), batch_size=50, drop_last=True, dataloader_kwargs=batches)
+    assert [batch.tolist() for batch in module.train_dataloader()] == [[3, 1], [2]]
 
 
 def test_the_collate_function_reaches_every_loader():
@@ -397,13 +390,14 @@ def test_a_share_without_training_data_is_refused():
 
 
 def test_flat_arguments_that_order_or_thin_data_are_for_training():
-    """Evaluation sees every sample once, in order, whatever sampler training has."""
+    """Others reach every loader. Evaluation sees every sample once, in order, whatever sampler training has."""
     sampler = WeightedRandomSampler(torch.ones(20), 40)
     module = inline(Numbers(), Numbers(5), batch_size=2, dataloader_kwargs={"sampler": sampler})
     assert len(content(module.train_dataloader())) == 40
     assert content(module.val_dataloader()) == list(range(5))
-    flat = inline(Numbers(), Numbers(5), batch_size=2, dataloader_kwargs={"drop_last": True, "shuffle": True})
+    flat = inline(Numbers(), Numbers(5), batch_size=2, dataloader_kwargs={"drop_last": True, "in_order": False})
     assert content(flat.val_dataloader()) == list(range(5))
+    assert [loader.in_order for loader in (flat.train_dataloader(), flat.val_dataloader())] == [False, False]
 
 
 def test_a_sampler_decides_how_many_samples_there_are():
@@ -511,6 +505,7 @@ def test_a_worker_lost_in_mid_step_is_explained(monkeypatch, caplog):
     module.trainer = type("Training", (), {"train_dataloader": loader})()
     caplog.clear()
     module.on_exception(ValueError("of the model's"))
+    FastDataModule().on_exception(ValueError("before there was a Trainer"))
     assert caplog.text == ""
     module.on_exception(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
     assert "the kernel has killed 1 process" in caplog.text

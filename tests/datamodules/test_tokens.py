@@ -91,14 +91,6 @@ def test_a_shuffled_epoch_has_every_block_of_every_file_once(shards):
     assert torch.equal(torch.cat([b["targets"] for b in found]), torch.cat([b["input_ids"] for b in found]) + 1)
 
 
-def test_the_next_epoch_has_another_order(shards):
-    """Without a Trainer each pass of a loader is the next epoch."""
-    loader = module(shards[0]).train_dataloader()
-    first, second = joined(list(loader)), joined(list(loader))
-    assert first != second
-    assert sorted(first) == sorted(second)
-
-
 @pytest.mark.parametrize("files", [1, 3])
 def test_a_sample_is_a_row_of_the_batch(shards, files):
     """``dataset[i]``, from either end, and one batch of the same."""
@@ -260,21 +252,6 @@ def test_the_size_of_a_sample(tmp_path):
     for kwargs in ({}, {"end_of_document": 3}):
         data = dataset(path, **kwargs)
         assert data.sample_bytes == sum(row.nbytes for row in data[0].values())
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_give_the_same_batches(shards, context):
-    """Two workers, started either way, against none."""
-    paths, _ = shards
-    kwargs = {"end_of_document": 1003, "vocab_size": 5000}
-    plain = batches(module(paths, **kwargs))
-    made = module(paths, num_workers=2, dataloader_kwargs={"multiprocessing_context": context}, **kwargs)
-    found = batches(made)
-    assert [{name: rows.tolist() for name, rows in batch.items()} for batch in found] == [
-        {name: rows.tolist() for name, rows in batch.items()} for batch in plain
-    ]
 
 
 def test_hyperparameters_are_plain_values(tmp_path):

@@ -9,6 +9,7 @@ Where the bytes come from, and how to put a cache there: ``sources``.
 
 import io
 import math
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ try:
 except ImportError:  # no wheel for this platform: Pillow decodes everything, at full size
     simplejpeg = None
 
-__all__ = ["CropDecoder", "Loaded", "dct_factor", "decode_rgb", "jpeg_size", "open_rgb"]
+__all__ = ["CropDecoder", "Loaded", "dct_factor", "decode_rgb", "decode_shrunk", "jpeg_size", "open_rgb"]
 
 FACTORS = (8, 4, 2)
 """What libjpeg-turbo shrinks by while it decodes, and has fast kernels for."""
@@ -63,11 +64,9 @@ def open_rgb(data: Any) -> Image.Image:
     Raises:
         Exception: Whatever Pillow raises for bytes that it cannot decode.
     """
-    if jpeg_size(data) is not None:
-        try:
-            return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB"))
-        except ValueError:  # Pillow may be more lenient; if not, the error is its own
-            pass
+    if (size := jpeg_size(data)) is not None:
+        with suppress(ValueError):  # Pillow may be more lenient; if not, the error is its own
+            return Image.fromarray(decode_shrunk(data, *size, 1))
     return _by_pillow(data)
 
 
@@ -83,12 +82,9 @@ def decode_rgb(data: Any) -> Pixels:
     Raises:
         Exception: Whatever Pillow raises for bytes that it cannot decode.
     """
-    if jpeg_size(data) is not None:
-        try:
-            pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
-            return pixels
-        except ValueError:
-            pass
+    if (size := jpeg_size(data)) is not None:
+        with suppress(ValueError):  # Pillow may be more lenient; if not, the error is its own
+            return decode_shrunk(data, *size, 1)
     return np.array(_by_pillow(data))
 
 
@@ -98,6 +94,28 @@ def _by_pillow(data: Any) -> Image.Image:
         see_through = file.mode == "P" and "transparency" in file.info
         image: Image.Image = (file.convert("RGBA") if see_through else file).convert("RGB")
         return image
+
+
+def decode_shrunk(data: Any, height: int, width: int, factor: int, buffer: Pixels | None = None) -> Pixels:
+    """The pixels of a JPEG that ``jpeg_size`` knows, shrunk while it is decoded.
+
+    Args:
+        data: The file's bytes.
+        height: Its rows (pixels).
+        width: Its columns (pixels).
+        factor: By how much: 1, 2, 4 or 8.
+        buffer: Memory to write to; None = fresh memory.
+
+    Returns:
+        RGB, uint8, shape (rows, columns, 3).
+
+    Raises:
+        ValueError: It is damaged; Pillow may be more lenient.
+    """
+    rows, columns = -(-height // factor), -(-width // factor)
+    least = {"min_height": rows, "min_width": columns, "min_factor": factor} if factor > 1 else {}
+    pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, **least)
+    return pixels
 
 
 def dct_factor(height: int, width: int, wanted: int) -> int:
@@ -164,10 +182,8 @@ class CropDecoder:
         if size is not None:
             box, flips = self._drawn(*size, seed)
             factor = self._factor(box)
-            try:
+            with suppress(ValueError):  # Pillow may be more lenient; if not, the error is its own
                 return Loaded(self._decode(data, *size, factor), size, box, factor, flips)
-            except ValueError:  # Pillow may be more lenient; if not, the error is its own
-                pass
         return self.of_pixels(np.array(_by_pillow(data)), seed)
 
     def of_pixels(self, pixels: Pixels, seed: int) -> Loaded:
@@ -213,12 +229,10 @@ class CropDecoder:
         return dct_factor(box.height, box.width, wanted)
 
     def _decode(self, data: Any, height: int, width: int, factor: int) -> Pixels:
-        rows, columns = -(-height // factor), -(-width // factor)
-        if self._decoded.size < 3 * rows * columns:
-            self._decoded = np.empty(3 * rows * columns, np.uint8)
-        least = {"min_height": rows, "min_width": columns, "min_factor": factor} if factor > 1 else {}
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=self._decoded, **least)
-        return pixels
+        size = 3 * -(-height // factor) * -(-width // factor)
+        if self._decoded.size < size:
+            self._decoded = np.empty(size, np.uint8)
+        return decode_shrunk(data, height, width, factor, self._decoded)
 
     def _cut(self, pixels: Pixels, box: Box) -> torch.Tensor:
         """A part of an image without gaps in memory: the resizing would else copy it, into fresh memory each time."""

@@ -18,10 +18,10 @@ from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.dataset_collections import to_builtin
 from lightning_fastdata.datamodules.images.datamodule import RESIZE_FOR_CROP
 from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD
-from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, Unpack, UnsplitOptions
+from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, Unpack, UnsplitOptions, accepted_arguments
 from lightning_fastdata.datamodules.splits import STAGES, SplitView
 from lightning_fastdata.datamodules.torchvision.download_errors import absent, one_at_a_time, undownloaded
-from lightning_fastdata.datamodules.torchvision.lookup import accepted_arguments, spec_of, with_choice
+from lightning_fastdata.datamodules.torchvision.lookup import spec_of, with_choice
 from lightning_fastdata.datamodules.torchvision.registry import DatasetSpec
 from lightning_fastdata.errors import FastDataError, check_bool, check_int
 from lightning_fastdata.loaders.factory import SPLITS
@@ -292,7 +292,7 @@ def _in_mode(image: Any, mode: str) -> Any:
 
 def _check_dataset_kwargs(name: str, spec: DatasetSpec, given: Mapping[str, Any]) -> None:
     decided = {"root", "transform", "transforms", "download"}.union(*spec.splits.values())
-    known = accepted_arguments(name) - decided
+    known = accepted_arguments(getattr(torchvision.datasets, name)) - decided
     for option in given:
         if option in known:
             continue

@@ -11,7 +11,7 @@ import torchvision.datasets
 from lightning_fastdata.datamodules.torchvision.registry import DATASETS, REFUSED, TRAIN_FLAG, TWO_SPLITS, DatasetSpec
 from lightning_fastdata.errors import FastDataError
 
-__all__ = ["accepted_arguments", "spec_of", "with_choice"]
+__all__ = ["spec_of", "with_choice"]
 
 
 def spec_of(name: str) -> DatasetSpec:
@@ -104,20 +104,3 @@ def with_choice(name: str, spec: DatasetSpec, dataset_kwargs: Mapping[str, Any])
             fix=f"pass dataset_kwargs={{{spec.option!r}: {next(iter(spec.choices))!r}}}, for one.",
         )
     return replace(spec, **spec.choices[value])
-
-
-def accepted_arguments(name: str) -> set[str]:
-    """Arguments that a dataset takes, also those that it hands on to its parents.
-
-    Args:
-        name: Name of a class in ``torchvision.datasets``.
-    """
-    names: set[str] = set()
-    for cls in getattr(torchvision.datasets, name).__mro__:
-        if "__init__" not in vars(cls):
-            continue
-        parameters = inspect.signature(vars(cls)["__init__"]).parameters
-        names |= set(parameters)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            break
-    return names - {"self", "kwargs"}

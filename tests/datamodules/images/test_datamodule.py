@@ -15,8 +15,6 @@ from lightning_fastdata.datamodules.images.datamodule import ImageDataset
 from lightning_fastdata.datamodules.images.datasets import BatchCropDataset
 from lightning_fastdata.errors import FastDataError
 
-MODES = {"L": "jpg", "CMYK": "jpg", "RGB": "jpg", "RGBA": "png", "P": "png", "LA": "png", "1": "png"}
-
 
 def module(root, **kwargs):
     made = ImageFolderDataModule(root, **{"image_size": 16, "batch_size": 4, "num_workers": 0, **kwargs})
@@ -51,18 +49,6 @@ def test_the_splits_of_a_folder(photos):
     assert "has both val and valid" in refusal(photos).what
 
 
-def test_normalization_is_that_of_imagenet(make_folder, make_image):
-    """A white image becomes (1 - mean) / std in each channel."""
-    root = make_folder({"train": 1, "val": 1}, classes=("white",))
-    for split in ("train", "val"):
-        Image.new("RGB", (40, 30), "white").save(root / split / "white" / "0.jpg")
-    expected = [(1 - mean) / std for mean, std in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
-    made = module(root)
-    for dataset in (made.train_dataset, made.val_dataset):
-        image, _ = dataset[0]
-        assert image.mean(dim=(1, 2)).tolist() == pytest.approx(expected, abs=1e-3)
-
-
 def test_labels_are_those_of_the_folders(photos):
     """Each sample's label is the position of its class folder; a batch has them as integers."""
     made = module(photos)
@@ -81,17 +67,6 @@ def test_training_is_augmented_and_evaluation_is_not(photos):
     assert torch.equal(made.val_dataset[0][0], made.val_dataset[0][0])
 
 
-def test_evaluation_crops_the_middle(make_folder):
-    """A wide image, black but for a white middle: the crop is white."""
-    root = make_folder({"train": 1, "val": 1}, classes=("one",))
-    image = Image.new("RGB", (300, 100), "black")
-    image.paste("white", (90, 0, 210, 100))
-    image.save(root / "val" / "one" / "0.jpg", quality=95)
-    pixels, _ = module(root, image_size=50).val_dataset[0]
-    assert pixels.shape == (3, 50, 50)
-    assert pixels.min() > 1.5
-
-
 def test_own_transforms_win(photos):
     """They replace everything: what they return is what the model gets."""
     made = module(photos, train_transform=lambda image: image.size, eval_transform=lambda image: image.mode)
@@ -100,31 +75,6 @@ def test_own_transforms_win(photos):
     only_train = module(photos, train_transform=lambda image: 7)
     assert only_train.train_dataset[0] == (7, 0)
     assert only_train.val_dataset[0][0].shape == (3, 16, 16)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_every_kind_of_image_becomes_rgb(make_folder, make_image, mode):
-    """Grayscale, CMYK, palette, transparency, bilevel: three channels, no error, no warning."""
-    root = make_folder({"train": 1}, classes=("one",))
-    path = make_image(root / "train" / "one" / f"0.{MODES[mode]}", mode=mode)
-    with Image.open(path) as file:
-        assert file.mode == mode
-    seen = []
-    made = module(root, train_transform=lambda image: seen.append((image.mode, image.size)) or 0)
-    for number in range(len(made.train_dataset)):
-        made.train_dataset[number]
-    assert set(seen) == {("RGB", (40, 30))}
-
-
-def test_a_palette_with_transparency_is_no_error(make_folder):
-    """Pillow warns about such files; under "skip" the warning must not cost the image, nor stop a strict program."""
-    root = make_folder({"train": 1}, classes=("one",))
-    image_grid = Image.new("RGB", (40, 30), "red").convert("P")
-    image_grid.save(root / "train" / "one" / "t.png", transparency=bytes([0] * 10 + [255] * 246))
-    made = module(root, on_error="skip")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert all(made.train_dataset[number] is not None for number in range(2))
 
 
 # One folder, held-out parts

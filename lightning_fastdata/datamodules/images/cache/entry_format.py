@@ -1,6 +1,7 @@
 """What is kept of an image: its own bytes, a smaller JPEG, or pixels; made in one way, whether it is kept or not."""
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from lightning_fastdata.compat.torch_internals import resize_into
 from lightning_fastdata.datamodules.images.crops import resized
-from lightning_fastdata.datamodules.images.decoder import dct_factor, decode_rgb, jpeg_size
+from lightning_fastdata.datamodules.images.decoder import dct_factor, decode_rgb, decode_shrunk, jpeg_size
 from lightning_fastdata.datamodules.images.sources import Kind, Pixels, raw_bytes
 from lightning_fastdata.errors import FastDataError
 
@@ -90,11 +91,8 @@ class EntryFormat:
         """The image with its short side at the limit, shrunk by the decoder as far as that leaves enough pixels."""
         pixels: Pixels | None = None
         if size is not None and (factor := dct_factor(*size, self.short_side_px)) > 1:
-            rows, columns = (-(-side // factor) for side in size)
-            try:
-                pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns, min_factor=factor)
-            except ValueError:  # damaged; Pillow may be more lenient
-                pixels = None
+            with suppress(ValueError):  # damaged; Pillow may be more lenient
+                pixels = decode_shrunk(data, *size, factor)
         if pixels is None:
             pixels = decode_rgb(data)
             size = pixels.shape[:2]

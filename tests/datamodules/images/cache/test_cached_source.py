@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_fastdata import FastDataError
 from lightning_fastdata.datamodules.images.cache import entry_format
 from lightning_fastdata.datamodules.images.cache.blob_file import CacheFile, StoredFiles
 from lightning_fastdata.datamodules.images.cache.cached_source import CachedSource, CacheNotes, estimated_bytes
@@ -148,15 +147,6 @@ def test_an_image_that_cannot_be_decoded_is_not_kept(images, make_cache):
     assert cache.held().entries == 0
 
 
-def test_one_cache_serves_several_lists(images, make_cache):
-    """The folders of training and validation, one after the other."""
-    cache = make_cache()
-    train = CachedSource(Files(images[:5]), EntryFormat(), cache)
-    val = CachedSource(Files(images[5:]), EntryFormat(), cache, first=5)
-    assert [bytes(source.read(0)) for source in (train, val)] == [images[0], images[5]]
-    assert [bytes(cache.get(n)) for n in (0, 5)] == [images[0], images[5]]
-
-
 def shape_of(entry, kind):
     return (raw_pixels(entry) if kind == "raw" else decode_rgb(bytes(entry))).shape
 
@@ -239,9 +229,3 @@ def test_the_size_is_estimated_from_a_few_images(images):
     assert estimated_bytes(files, EntryFormat("raw")) == 40 * one
     assert files[0][0].reads + files[1][0].reads <= 12
     assert estimated_bytes([(Files([b"broken"]), 1)], EntryFormat("raw")) == 0
-
-
-def test_an_unknown_format_is_refused():
-    """Before anything is read."""
-    with pytest.raises(FastDataError, match="cache_format='webp'"):
-        EntryFormat("webp")
