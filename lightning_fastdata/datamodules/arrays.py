@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, IterableDataset
 from lightning_fastdata.datamodules.array_dataset import ArrayDataset, RowDataset
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.dataset_collections import flattened, to_builtin
-from lightning_fastdata.datamodules.device_placement import place
+from lightning_fastdata.datamodules.device_placement import place_arrays
 from lightning_fastdata.datamodules.options import FastDataModuleOptions, Unpack
 from lightning_fastdata.datamodules.transforms import BatchTransform
 from lightning_fastdata.errors import FastDataError, check_bool
@@ -131,11 +131,11 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         where = "where they are: the samples are not cut out of arrays, a batch at a time"
         if source is not None and isinstance(source.dataset, ArrayDataset):
             # Of all splits: held-out parts share one copy, which the workers of any of them could not read.
-            given = [self._kwargs_for(split) for split in SPLITS]
-            workers = [part.get("num_workers", self.num_workers) for part in given]
-            pinned = any(part.get("pin_memory", self.pin_memory) is True for part in given)
+            kwargs = [self._kwargs_for(split) for split in SPLITS]
+            workers = [each.get("num_workers", self.num_workers) for each in kwargs]
+            pinned = any(each.get("pin_memory", self.pin_memory) is True for each in kwargs)
             asked = next((count for count in workers if count not in ("auto", 0)), 0)
-            where = place(source.dataset, device, num_workers=asked, pin_memory=pinned)
+            where = place_arrays(source.dataset, device, num_workers=asked, pin_memory=pinned)
         if self.placements.get(name) != where:
             self.placements[name] = where
             rank_zero_info(f"device_resident: the arrays of {name} are {where}.")

@@ -4,7 +4,7 @@ import torch
 
 from lightning_fastdata.datamodules.array_dataset import ArrayDataset
 
-__all__ = ["DEVICE_SHARE", "free_device_bytes", "place", "why_in_host_memory"]
+__all__ = ["DEVICE_SHARE", "free_device_bytes", "place_arrays", "why_in_host_memory"]
 
 DEVICE_SHARE = 0.25
 """Share of the free device memory that arrays may take. A guess: what gradients, the optimizer and activations will
@@ -23,7 +23,7 @@ def free_device_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
-def place(arrays: ArrayDataset, device: torch.device | None, *, num_workers: int, pin_memory: bool) -> str:
+def place_arrays(arrays: ArrayDataset, device: torch.device | None, *, num_workers: int, pin_memory: bool) -> str:
     """Copy arrays to the device, or see that they are not there.
 
     Args:

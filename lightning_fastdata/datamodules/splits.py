@@ -86,4 +86,4 @@ def split_dataset(dataset: Any, shares: Mapping[str, float | int], split_seed: i
         )
     indices = split_indices(len(dataset), shares, split_seed)
     # Packed, 8 bytes a sample where Python's integers take 40, and yet each comes out as one of those.
-    return {name: SplitView(dataset, array("q", part.tobytes())) for name, part in indices.items()}
+    return {name: SplitView(dataset, array("q", numbers.tobytes())) for name, numbers in indices.items()}

@@ -127,8 +127,8 @@ def documents(ends: Array) -> dict[str, Array]:
     # Few tokens begin a document, so runs are written, not tokens counted: a tenth of the time of cumsum.
     begins = np.flatnonzero(starts)
     lengths = np.diff(begins, append=starts.size)
-    rows, places = np.divmod(begins, ends.shape[1])
-    ids = np.arange(len(begins)) - np.flatnonzero(places == 0)[rows]
+    rows, positions = np.divmod(begins, ends.shape[1])
+    ids = np.arange(len(begins)) - np.flatnonzero(positions == 0)[rows]
     position_ids = np.arange(starts.size) - np.repeat(begins, lengths)
-    found = {"position_ids": position_ids, "document_ids": np.repeat(ids, lengths)}
-    return {name: numbers.reshape(ends.shape) for name, numbers in found.items()}
+    columns = {"position_ids": position_ids, "document_ids": np.repeat(ids, lengths)}
+    return {name: numbers.reshape(ends.shape) for name, numbers in columns.items()}

@@ -52,12 +52,12 @@ class TokenFile:
         return max(0, self.tokens - 1) // block_length
 
 
-def find_token_files(where: str, given: str | Path | Sequence[str | Path]) -> list[Path]:
+def find_token_files(where: str, paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """The files that a path, a pattern, or a list of both names.
 
     Args:
         where: Names the split in messages.
-        given: Paths; one with ``*``, ``?`` or ``[`` that is no file's name is a pattern.
+        paths: Paths; one with ``*``, ``?`` or ``[`` that is no file's name is a pattern.
 
     Returns:
         The files, those of a pattern sorted by name: the same order on every machine.
@@ -65,18 +65,22 @@ def find_token_files(where: str, given: str | Path | Sequence[str | Path]) -> li
     Raises:
         FastDataError: Something that is no path, no path at all, or a pattern that fits no file.
     """
-    parts = [given] if isinstance(given, (str, Path)) else given
-    if not isinstance(parts, Sequence) or not parts or not all(isinstance(part, (str, Path)) for part in parts):
+    patterns = [paths] if isinstance(paths, (str, Path)) else paths
+    if (
+        not isinstance(patterns, Sequence)
+        or not patterns
+        or not all(isinstance(pattern, (str, Path)) for pattern in patterns)
+    ):
         raise FastDataError(
-            f"{where}={given!r}.",
+            f"{where}={paths!r}.",
             expected="the path of a token file, a pattern, or a list of them.",
             fix='write train="train.bin", train="shards/train_*.bin" or train=["a.bin", "b.bin"].',
         )
-    found: list[Path] = []
-    for part in parts:
-        path = Path(part).expanduser()
+    files: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
         if path.exists() or not glob.has_magic(str(path)):
-            found.append(path)
+            files.append(path)
             continue
         fitting = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
         if not fitting:
@@ -85,8 +89,8 @@ def find_token_files(where: str, given: str | Path | Sequence[str | Path]) -> li
                 expected="at least one token file.",
                 fix=f"check it; the nearest folder that exists is {_nearest(path)}.",
             )
-        found += map(Path, fitting)
-    return found
+        files += map(Path, fitting)
+    return files
 
 
 def open_token_file(where: str, path: Path, dtype: str, header_bytes: int, block_length: int) -> TokenFile:
@@ -150,11 +154,11 @@ def _look_at_raw(where: str, path: Path, size: int, dtype: str, header_bytes: in
 
 def _look_at_npy(where: str, path: Path, size: int) -> TokenFile:
     try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
+        with path.open("rb") as opened:
+            version = np.lib.format.read_magic(opened)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-            offset = file.tell()
+            shape, _, dtype = read(opened)
+            offset = opened.tell()
     except (ValueError, EOFError, OSError) as error:
         raise FastDataError(
             f"{where}: {path} does not begin like a .npy file: {error}",
@@ -167,14 +171,14 @@ def _look_at_npy(where: str, path: Path, size: int) -> TokenFile:
             expected=f"one dimension, and {', '.join(DTYPES)} (little-endian).",
             fix='save it again: np.save(path, ids.astype("<u2")), "<u4" for more than 65,536 tokens.',
         )
-    found = TokenFile(str(path.absolute()), dtype.str.replace("|", "<"), offset, shape[0])
-    if size < found.end:
+    file = TokenFile(str(path.absolute()), dtype.str.replace("|", "<"), offset, shape[0])
+    if size < file.end:
         raise FastDataError(
             f"{where}: {path} has {size} bytes, but its header says {shape[0]} tokens of {dtype}.",
-            expected=f"{found.end} bytes.",
+            expected=f"{file.end} bytes.",
             fix="it was cut off (a full disk, an interrupted copy): write it again.",
         )
-    return found
+    return file
 
 
 def _nearest(path: Path) -> Path:

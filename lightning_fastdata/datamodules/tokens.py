@@ -87,15 +87,15 @@ class TokenDataModuleMixin(FastDataModuleMixin):
         if self.val_split or self.test_split:
             read = ("train", *(name for name in read if name != "train"))  # held-out parts are cut from it
         for split in read:
-            given = getattr(self, split)
-            if given is not None:
-                setattr(self, f"{split}_dataset", self._dataset(split, given))
+            paths = getattr(self, split)
+            if paths is not None:
+                setattr(self, f"{split}_dataset", self._dataset(split, paths))
 
-    def _dataset(self, split: str, given: Paths) -> BlockDataset:
+    def _dataset(self, split: str, paths: Paths) -> BlockDataset:
         where = f"{type(self).__name__} {split}"
         files = [
             open_token_file(where, path, self.dtype, self.header_bytes, self.block_length)
-            for path in find_token_files(where, given)
+            for path in find_token_files(where, paths)
         ]
         if self.vocab_size is not None:
             check_ids(where, files, self.vocab_size)
@@ -131,9 +131,9 @@ class TokenDataModuleMixin(FastDataModuleMixin):
                     )
 
 
-def _as_text(given: Any) -> Any:
+def _as_text(paths: Any) -> Any:
     """Paths in plain types, which a checkpoint may hold."""
-    given = to_builtin(given)
-    if isinstance(given, (list, tuple)):
-        return [_as_text(part) for part in given]
-    return str(given) if isinstance(given, Path) else given
+    paths = to_builtin(paths)
+    if isinstance(paths, (list, tuple)):
+        return [_as_text(path) for path in paths]
+    return str(paths) if isinstance(paths, Path) else paths

@@ -160,7 +160,7 @@ class ToFloat:
                 fix="pass one number for each channel.",
             )
         shape = (-1, *(1,) * (images.ndim - 2))
-        mean, std = (torch.tensor(part, dtype=torch.float64).view(shape) for part in (self.mean, self.std))
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(shape) for values in (self.mean, self.std))
         scale, shift = (1 / (255 * std)).to(numbers), (-mean / std).to(numbers)
         return numbers.mul_(scale).add_(shift)
 

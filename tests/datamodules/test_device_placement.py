@@ -134,7 +134,7 @@ def test_on_a_real_device():
     """The same batches, from memory of the device."""
     arrays, chosen = ArrayDataset([X, Y]), [3, 1, 7]
     expected = arrays.__getitems__(chosen)
-    where = device_placement.place(arrays, torch.device("cuda:0"), num_workers=0, pin_memory=False)
+    where = device_placement.place_arrays(arrays, torch.device("cuda:0"), num_workers=0, pin_memory=False)
     found = arrays.__getitems__(chosen)
     assert where == "on cuda:0"
     assert all(torch.equal(one.cpu(), other) for one, other in zip(found, expected, strict=True))

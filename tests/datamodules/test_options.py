@@ -32,10 +32,10 @@ def test_what_a_misspelled_argument_is_compared_with():
     """Arguments of the class itself and of the user's; nothing where nothing is near."""
 
     class MyData(ImageFolderDataModule):
-        def __init__(self, colour_space="RGB", **kwargs):
+        def __init__(self, color_space="RGB", **kwargs):
             super().__init__("photos", **kwargs)
 
-    for argument, fix in (("image_sise", "image_size"), ("color_space", "colour_space")):
+    for argument, fix in (("image_sise", "image_size"), ("colour_space", "color_space")):
         with pytest.raises(TypeError, match=f"did you mean {fix}"):
             MyData(**{argument: 1})
     with pytest.raises(TypeError, match="remove it"):

@@ -76,20 +76,20 @@ class BatchDecoder:
         while len(self._decoders) < threads:
             self._decoders.append(CropDecoder(self.crop, self.source.kind))
         failed: dict[int, Exception] = {}
-        places = deque(range(len(indices)))
+        positions = deque(range(len(indices)))
 
         def work(decoder: CropDecoder) -> None:
             while True:
                 try:
-                    place = places.popleft()  # whoever is free takes the next: images differ in size
+                    position = positions.popleft()  # whoever is free takes the next: images differ in size
                 except IndexError:
                     return
                 try:
-                    image = decoder.load(self.source.read(indices[place]), seeds[place])
+                    image = decoder.load(self.source.read(indices[position]), seeds[position])
                 except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
-                    failed[place] = error
+                    failed[position] = error
                 else:  # a fault here would be ours, and no image to leave out
-                    decoder.write(image, out[place : place + 1])
+                    decoder.write(image, out[position : position + 1])
 
         others = [self._threads(threads).submit(work, decoder) for decoder in self._decoders[1:threads]]
         work(self._decoders[0])

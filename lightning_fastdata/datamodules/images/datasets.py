@@ -135,7 +135,7 @@ class ImageDataset(ImageFiles):
 
     def __getitem__(self, number: int) -> Any:
         try:
-            data = self.source.read(self.paths.place(number))
+            data = self.source.read(self.paths.position(number))
             image = Image.fromarray(raw_pixels(data)) if self.source.kind == "raw" else open_rgb(data)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ... for broken files
             return self.leave_out(number, error)
@@ -186,7 +186,7 @@ class CropDataset(ImageFiles):
     def _decode_one(self, number: int, seed: int) -> "tuple[torch.Tensor, list[int]] | SkippedSample":
         """Pixels of one image, as a batch of one, and its number."""
         pixels = empty_batch(1, self.crop.size)
-        failed = self.decoder.decode([self.paths.place(number)], [seed], pixels)
+        failed = self.decoder.decode([self.paths.position(number)], [seed], pixels)
         return self.leave_out(number % len(self), failed[0]) if failed else (pixels, [number])
 
 
@@ -235,15 +235,15 @@ class BatchCropDataset(CropDataset):
     def _decoded(self, indices: list[int], seeds: list[int]) -> tuple[torch.Tensor, list[int]]:
         """Pixels of those images that could be read, and which they are."""
         pixels = empty_batch(len(indices), self.crop.size)
-        places = [self.paths.place(index) for index in indices]
-        failed = self.decoder.decode(places, seeds, pixels, self.decode_threads)
+        positions = [self.paths.position(index) for index in indices]
+        failed = self.decoder.decode(positions, seeds, pixels, self.decode_threads)
         if not failed:
             return pixels, indices
-        for place in sorted(failed):
-            self.leave_out(indices[place] % len(self), failed[place])
-        kept = [place for place in range(len(indices)) if place not in failed]
+        for row in sorted(failed):
+            self.leave_out(indices[row] % len(self), failed[row])
+        kept = [row for row in range(len(indices)) if row not in failed]
         if kept:
-            return pixels[kept], [indices[place] for place in kept]
+            return pixels[kept], [indices[row] for row in kept]
         return self.first_readable(indices[0], lambda number: self._decode_one(number, seeds[0]))
 
 

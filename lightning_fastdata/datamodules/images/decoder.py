@@ -118,7 +118,7 @@ def decode_shrunk(data: Any, height: int, width: int, factor: int, buffer: Pixel
     return pixels
 
 
-def dct_factor(height: int, width: int, wanted: int) -> int:
+def dct_factor(height: int, width: int, target_px: int) -> int:
     """By how much to shrink while decoding, so that a part keeps ``GAP`` times the pixels that are wanted of it.
 
     Only powers of two: others are slower than a full decode.
@@ -126,12 +126,12 @@ def dct_factor(height: int, width: int, wanted: int) -> int:
     Args:
         height: Rows of the part (pixels).
         width: Its columns (pixels).
-        wanted: Rows and columns that it is resized to (pixels).
+        target_px: Rows and columns that it is resized to (pixels).
 
     Returns:
         1, 2, 4 or 8.
     """
-    return next((factor for factor in FACTORS if min(height, width) >= factor * GAP * wanted), 1)
+    return next((factor for factor in FACTORS if min(height, width) >= factor * GAP * target_px), 1)
 
 
 class Loaded(NamedTuple):
@@ -212,10 +212,10 @@ class CropDecoder:
                 out.copy_(out.flip(3))
             return
         rows, columns = resized(*image.size, self.crop.resize)
-        whole = torch.empty(1, rows, columns, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-        resize_into(self._cut(image.pixels, Box(0, 0, *image.pixels.shape[:2])), whole)
+        resized_image = torch.empty(1, rows, columns, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        resize_into(self._cut(image.pixels, Box(0, 0, *image.pixels.shape[:2])), resized_image)
         top, left = (round((side - self.crop.size) / 2) for side in (rows, columns))
-        out.copy_(whole[:, :, top : top + self.crop.size, left : left + self.crop.size])
+        out.copy_(resized_image[:, :, top : top + self.crop.size, left : left + self.crop.size])
 
     def _drawn(self, height: int, width: int, seed: int) -> tuple[Box, bool]:
         """The part of an image that is resized, and whether it is flipped."""
@@ -225,8 +225,8 @@ class CropDecoder:
         return Box(0, 0, height, width), False
 
     def _factor(self, box: Box) -> int:
-        wanted = self.crop.size if isinstance(self.crop, RandomCrop) else self.crop.resize
-        return dct_factor(box.height, box.width, wanted)
+        target_px = self.crop.size if isinstance(self.crop, RandomCrop) else self.crop.resize
+        return dct_factor(box.height, box.width, target_px)
 
     def _decode(self, data: Any, height: int, width: int, factor: int) -> Pixels:
         size = 3 * -(-height // factor) * -(-width // factor)
@@ -236,14 +236,14 @@ class CropDecoder:
 
     def _cut(self, pixels: Pixels, box: Box) -> torch.Tensor:
         """A part of an image without gaps in memory: the resizing would else copy it, into fresh memory each time."""
-        part = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
-        if not (part.flags.c_contiguous and part.flags.writeable):  # torch takes no memory that cannot be written
-            if self._part.size < part.size:
-                self._part = np.empty(part.size, np.uint8)
-            copy = self._part[: part.size].reshape(part.shape)
-            np.copyto(copy, part)
-            part = copy
-        return torch.from_numpy(part).permute(2, 0, 1)[None]
+        view = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+        if not (view.flags.c_contiguous and view.flags.writeable):  # torch takes no memory that cannot be written
+            if self._part.size < view.size:
+                self._part = np.empty(view.size, np.uint8)
+            copy = self._part[: view.size].reshape(view.shape)
+            np.copyto(copy, view)
+            view = copy
+        return torch.from_numpy(view).permute(2, 0, 1)[None]
 
 
 def shrunk(box: Box, factor: int, shape: tuple[int, ...]) -> Box:

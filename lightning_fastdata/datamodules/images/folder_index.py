@@ -52,25 +52,25 @@ def split_folders(root: Path) -> dict[str, Path]:
             expected="a folder with one folder of images per class, or with train/ and val/ that have.",
             fix="check the path" + (f"; the nearest that exists is {_nearest(root)}." if not root.exists() else "."),
         )
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         split = SPLIT_FOLDERS.get(folder.name.lower())
-        if split is not None and split in found:
+        if split is not None and split in folders:
             raise FastDataError(
-                f"root={str(root)!r} has both {found[split].name} and {folder.name}.",
+                f"root={str(root)!r} has both {folders[split].name} and {folder.name}.",
                 expected=f"one folder for the split {split!r}.",
                 fix="rename or remove one of them.",
             )
         if split is not None:
-            found[split] = folder
-    if found and "train" not in found:
-        names = ", ".join(folder.name for folder in found.values())
+            folders[split] = folder
+    if folders and "train" not in folders:
+        names = ", ".join(folder.name for folder in folders.values())
         raise FastDataError(
             f"root={str(root)!r} has {names}, but no train folder.",
             expected="train/<class>/*.jpg beside it.",
             fix="add train/, or point root at a folder whose subfolders are the classes.",
         )
-    return found
+    return folders
 
 
 def _nearest(path: Path) -> Path:
@@ -90,19 +90,19 @@ def index_images(folder: Path, classes: tuple[str, ...] | None = None) -> ImageI
     Raises:
         FastDataError: No class folders, a class without images, or classes that differ.
     """
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not found:
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not names:
         loose = sum(path.suffix.lower() in EXTENSIONS for path in folder.iterdir())
         raise FastDataError(
             f"{folder}: no class folders" + (f", but {loose} images lie directly in it." if loose else "."),
             expected="one folder per class: <class>/*.jpg.",
             fix="move the images into a folder per class; for data without classes subclass FastDataModule.",
         )
-    if classes is not None and tuple(found) != classes:
-        _refuse_classes(folder, tuple(found), classes)
+    if classes is not None and tuple(names) != classes:
+        _refuse_classes(folder, tuple(names), classes)
     paths = PathsBuilder(str(folder))
     counts: list[int] = []
-    for name in found:
+    for name in names:
         counts.append(paths.extend(os.path.join(name, image) for image in sorted(_images(folder / name))))
         if not counts[-1]:
             raise FastDataError(
@@ -110,8 +110,8 @@ def index_images(folder: Path, classes: tuple[str, ...] | None = None) -> ImageI
                 expected=f"files ending in {', '.join(EXTENSIONS)}.",
                 fix="add images, or remove the folder.",
             )
-    labels = np.repeat(np.arange(len(found), dtype=np.int32), counts)
-    return ImageIndex(folder, tuple(found), paths.finish(), PackedLabels(torch.from_numpy(labels)))
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), counts)
+    return ImageIndex(folder, tuple(names), paths.finish(), PackedLabels(torch.from_numpy(labels)))
 
 
 def _images(folder: Path | str, below: str = "") -> Iterator[str]:
@@ -124,9 +124,9 @@ def _images(folder: Path | str, below: str = "") -> Iterator[str]:
                 yield below + entry.name
 
 
-def _refuse_classes(folder: Path, found: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    missing = sorted(set(classes) - set(found))
-    extra = sorted(set(found) - set(classes))
+def _refuse_classes(folder: Path, names_here: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    missing = sorted(set(classes) - set(names_here))
+    extra = sorted(set(names_here) - set(classes))
     parts = [f"{word} {', '.join(names[:5])}" for word, names in (("lacks", missing), ("adds", extra)) if names]
     raise FastDataError(
         f"{folder}: its classes differ from those of training: it {' and '.join(parts)}.",

@@ -68,9 +68,9 @@ class Normalizer:
             # The plugin converts batches before they go to the device, where these were not floats yet.
             return [trainer.precision_plugin.convert_input(images), batch.labels]
         if type(batch) in (list, tuple):
-            return type(batch)(self.of_batch(part, trainer) for part in batch)
+            return type(batch)(self.of_batch(member, trainer) for member in batch)
         if type(batch) is dict:
-            return {key: self.of_batch(part, trainer) for key, part in batch.items()}
+            return {key: self.of_batch(member, trainer) for key, member in batch.items()}
         return batch
 
     def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -37,7 +37,7 @@ class Packed(Sequence[T], Generic[T]):
         """Entries that there are to choose from (count)."""
         raise NotImplementedError
 
-    def _entry(self, place: int) -> T:
+    def _entry(self, position: int) -> T:
         raise NotImplementedError
 
     def _view(self: P, chosen: torch.Tensor) -> P:
@@ -51,11 +51,11 @@ class Packed(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return self._all() if self._chosen is None else len(self._chosen)
 
-    def place(self, number: int) -> int:
-        """Where an entry stands among all that there are to choose from.
+    def position(self, number: int) -> int:
+        """Position of an entry among all that there are to choose from.
 
         Args:
-            number: Its place in this sequence, from its end if it is negative.
+            number: Its position in this sequence, from its end if it is negative.
 
         Raises:
             IndexError: There is no such entry.
@@ -70,10 +70,10 @@ class Packed(Sequence[T], Generic[T]):
         """Some entries, as a sequence over the same tensors.
 
         Args:
-            numbers: Their places, whole numbers.
+            numbers: Their positions, whole numbers.
         """
-        wanted = torch.as_tensor(np.asarray(numbers, dtype=np.int64))
-        return self._view(wanted if self._chosen is None else self._chosen[wanted])
+        positions = torch.as_tensor(np.asarray(numbers, dtype=np.int64))
+        return self._view(positions if self._chosen is None else self._chosen[positions])
 
     @overload
     def __getitem__(self, number: int) -> T: ...
@@ -83,12 +83,12 @@ class Packed(Sequence[T], Generic[T]):
         if isinstance(number, slice):
             return self.take(np.arange(len(self))[number])
         try:
-            return self._entry(self.place(operator.index(number)))
+            return self._entry(self.position(operator.index(number)))
         except TypeError:  # an array or a list, of numbers or of truth values
             return self.take(np.arange(len(self))[np.asarray(number)])
 
     def __iter__(self) -> Iterator[T]:
-        return (self._entry(self.place(number)) for number in range(len(self)))
+        return (self._entry(self.position(number)) for number in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, (str, bytes)):
@@ -134,8 +134,8 @@ class PackedLabels(Packed[int]):
     def _all(self) -> int:
         return len(self._numbers)
 
-    def _entry(self, place: int) -> int:
-        return int(self._numbers[place])
+    def _entry(self, position: int) -> int:
+        return int(self._numbers[position])
 
     def _tensors(self) -> tuple[torch.Tensor, ...]:
         return (self._numbers, *(() if self._chosen is None else (self._chosen,)))
@@ -160,16 +160,16 @@ class PackedPaths(Packed[str]):
     @property
     def nbytes(self) -> int:
         """Memory of all of it (bytes)."""
-        return sum(part.nbytes for part in self._tensors())
+        return sum(tensor.nbytes for tensor in self._tensors())
 
     def _all(self) -> int:
         return len(self._ends)
 
-    def _entry(self, place: int) -> str:
+    def _entry(self, position: int) -> str:
         # No NumPy view is kept: sharing a tensor with a spawned worker moves it, and would leave such a view behind.
         ends = self._ends.numpy()
-        start = ends[place - 1] if place else 0
-        return os.path.join(self.root, os.fsdecode(self._text.numpy()[start : ends[place]].tobytes()))
+        start = ends[position - 1] if position else 0
+        return os.path.join(self.root, os.fsdecode(self._text.numpy()[start : ends[position]].tobytes()))
 
     def _tensors(self) -> tuple[torch.Tensor, ...]:
         return (self._text, self._ends, *(() if self._chosen is None else (self._chosen,)))

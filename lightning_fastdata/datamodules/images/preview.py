@@ -35,8 +35,8 @@ def image_grid(
     columns = math.ceil(math.sqrt(len(tiles)))
     width, height = tiles[0].width, max(tile.height for tile in tiles)
     sheet = Image.new("RGB", (columns * width, math.ceil(len(tiles) / columns) * height), "white")
-    for place, tile in enumerate(tiles):
-        sheet.paste(tile, (place % columns * width, place // columns * height))
+    for position, tile in enumerate(tiles):
+        sheet.paste(tile, (position % columns * width, position // columns * height))
     return sheet
 
 

@@ -88,13 +88,13 @@ def absent(name: str, spec: DatasetSpec, root: str, error: Exception, *, downloa
     known = _package_or_argument(name, error)
     if known is not None:
         return known
-    there = [file for file in spec.files if (Path(root) / file).exists()]
-    if there:
+    present = [file for file in spec.files if (Path(root) / file).exists()]
+    if present:
         again = "let it be downloaded again" if spec.download else "put it there again"
         return FastDataError(
             f"{name} in {root} cannot be read: {_said(error)}",
             expected=f"complete files in {_paths(spec, root)}.",
-            fix=f"add what is missing ({spec.page}), or remove what is there and {again}.",
+            fix=f"add what is missing ({spec.page}), or remove all of it and {again}.",
         )
     if not spec.download:
         fix = f"torchvision cannot download it: {_manual_download(spec)}."
@@ -131,8 +131,8 @@ def _missing_package(error: Exception) -> str | None:
     if isinstance(error, ImportError):
         return (error.name or "").partition(".")[0] or None
     # torchvision hides some ImportErrors behind a RuntimeError that names the package.
-    found = re.search(r"pip install ([\w-]+)", str(error))
-    return found.group(1) if found else None
+    match = re.search(r"pip install ([\w-]+)", str(error))
+    return match.group(1) if match else None
 
 
 def _said(error: Exception) -> str:

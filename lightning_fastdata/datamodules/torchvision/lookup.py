@@ -39,14 +39,14 @@ def spec_of(name: str) -> DatasetSpec:
             expected=f"one of {', '.join(sorted(DATASETS))}.",
             fix=f"did you mean {' or '.join(near)}?" if near else "pass one of these names.",
         )
-    found = None if name in REFUSED else DATASETS.get(name) or _from_signature(cls)
-    if found is None:
+    spec = None if name in REFUSED else DATASETS.get(name) or _from_signature(cls)
+    if spec is None:
         raise FastDataError(
             f"torchvision's {name} {REFUSED.get(name, 'does not show how to ask for its training part')}.",
             expected="a dataset of images that have one class each, with train= or split= for its parts.",
             fix=f"make it yourself: FastDataModule(torchvision.datasets.{name}(root, ...), collate_fn=...).",
         )
-    return found
+    return spec
 
 
 def _nearest(name: str) -> list[str]:

@@ -22,7 +22,7 @@ KINDS = {
     "jpeg": ("RGB", "JPEG", {}),
     "progressive": ("RGB", "JPEG", {"progressive": True}),
     "4:4:4": ("RGB", "JPEG", {"subsampling": 0}),
-    "greyscale": ("L", "JPEG", {}),
+    "grayscale": ("L", "JPEG", {}),
     "cmyk": ("CMYK", "JPEG", {}),
     "png": ("RGB", "PNG", {}),
     "palette": ("P", "PNG", {"transparency": bytes([0] * 10 + [255] * 246)}),
@@ -80,7 +80,7 @@ def reference(image, crop, seed=7):
     return part.flip(2) if draws.uniform() < crop.flip else part
 
 
-def grey_levels(ours, expected):
+def gray_levels(ours, expected):
     return (ours.int() - expected.int()).abs().float().mean().item()
 
 
@@ -177,7 +177,7 @@ def test_shrunk_photographs_differ_by_a_stated_bound(crop):
         ours, image = cropped(path.read_bytes(), crop, number)
         if image.factor > 1:
             with Image.open(path) as file:
-                found.append(grey_levels(ours, reference(file.convert("RGB"), crop, number)))
+                found.append(gray_levels(ours, reference(file.convert("RGB"), crop, number)))
     assert len(found) > 10
     assert sum(found) / len(found) < 2.0
     assert max(found) < 8.0

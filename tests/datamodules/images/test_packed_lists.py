@@ -49,7 +49,7 @@ def test_a_choice_of_a_choice(paths):
     """Places are those of the whole list."""
     chosen = paths.take([3, 1, 0]).take(np.array([2, 0]))
     assert list(chosen) == ["/r/a/0.jpg", "/r/b/x"]
-    assert [chosen.place(number) for number in (0, 1, -1)] == [0, 3, 3]
+    assert [chosen.position(number) for number in (0, 1, -1)] == [0, 3, 3]
     assert chosen == ["/r/a/0.jpg", "/r/b/x"]
     assert chosen == paths[::3]
 

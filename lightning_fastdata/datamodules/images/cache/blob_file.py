@@ -232,11 +232,11 @@ class _Opened:
         for start in range(0, self.files.samples, _SCAN_LINES):
             stop = min(start + _SCAN_LINES, self.files.samples)
             block = self.lines[start * LINE_BYTES : stop * LINE_BYTES]
-            for place, (offset, length, _, _, line_sum) in enumerate(_LINE.iter_unpack(block)):
+            for position, (offset, length, _, _, line_sum) in enumerate(_LINE.iter_unpack(block)):
                 if not length or offset + length > size:
                     continue
-                line = block[place * LINE_BYTES : (place + 1) * LINE_BYTES]
-                if line_sum == _line_sum(line, start + place, self.files.key):
+                line = block[position * LINE_BYTES : (position + 1) * LINE_BYTES]
+                if line_sum == _line_sum(line, start + position, self.files.key):
                     entries, entry_bytes = entries + 1, entry_bytes + length
         return Held(entries, entry_bytes, size)
 

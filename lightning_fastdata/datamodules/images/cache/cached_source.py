@@ -136,8 +136,8 @@ def estimated_bytes(sources: Iterable[tuple[Source, int]], entry_format: EntryFo
     sources = list(sources)
     samples = sum(count for _, count in sources)
     sizes = []
-    for place in range(min(SAMPLED, samples)):
-        number = place * samples // min(SAMPLED, samples)
+    for step in range(min(SAMPLED, samples)):
+        number = step * samples // min(SAMPLED, samples)
         for source, count in sources:
             if number < count:
                 with contextlib.suppress(Exception):  # it is reported when it is its turn

@@ -75,8 +75,8 @@ def file_stamps(paths: Iterable[str], root: str) -> Iterator[bytes]:
     prefix = os.path.join(root, "")
     for path in paths:
         try:
-            found = os.stat(path)
-            size, changed_ns = found.st_size, found.st_mtime_ns
+            status = os.stat(path)
+            size, changed_ns = status.st_size, status.st_mtime_ns
         except OSError:  # reading it will say so
             size = changed_ns = -1
         yield os.fsencode(path.removeprefix(prefix)) + f"\0{size} {changed_ns}\0".encode()
@@ -153,8 +153,8 @@ def fault_of(folder: Path, header: CacheHeader) -> str | None:
     try:
         if not _is_ours(folder):
             return "belongs to another user, or others can write to it"
-        found = read_header(folder)
-        if found != header:
+        held = read_header(folder)
+        if held != header:
             problem = "is of files or settings that have changed since"
         elif (folder / _TABLE).stat().st_size != header.samples * LINE_BYTES:
             problem = f"{_TABLE} was cut off"
@@ -198,12 +198,12 @@ def find_folders(cache_dir: Path) -> dict[Path, CacheHeader]:
     Args:
         cache_dir: Holds caches.
     """
-    found = {}
+    headers = {}
     for folder in sorted(cache_dir.iterdir()) if cache_dir.is_dir() else []:
         with contextlib.suppress(OSError, ValueError, RecursionError):
             if _is_ours(folder):
-                found[folder] = read_header(folder)
-    return {folder: header for folder, header in found.items() if header.name == folder.name}
+                headers[folder] = read_header(folder)
+    return {folder: header for folder, header in headers.items() if header.name == folder.name}
 
 
 def clear_folders(folders: Iterable[Path]) -> int:
@@ -240,8 +240,8 @@ def _files(folder: Path, header: CacheHeader, budget_bytes: int, *, writable: bo
 
 def _is_ours(folder: Path) -> bool:
     """A folder of this user's that no other can write to; a link to one is none."""
-    found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _replace(folder: Path, header: CacheHeader) -> None:
