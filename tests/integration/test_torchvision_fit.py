@@ -80,19 +80,6 @@ def test_a_run_from_the_download_to_the_test(tmp_path, server):
     assert model.right["val"][-1] == model.right["test"][-1] == 1.0
 
 
-@pytest.mark.slow
-def test_workers_change_nothing(tmp_path, server):
-    """The same training, augmentation included, whoever loads the images."""
-    weights = []
-    for workers in (0, 2):
-        torch.manual_seed(0)
-        data = TorchvisionDataModule("MNIST", tmp_path, batch_size=8, num_workers=workers, seed=3)
-        model = Classifier(data.num_classes, data.image_shape)
-        quiet_trainer(max_epochs=2, limit_val_batches=0).fit(model, datamodule=data)
-        weights.append(model.layer.weight.detach().clone())
-    assert torch.equal(*weights)
-
-
 def test_a_checkpoint_rebuilds_the_module(tmp_path, server):
     """With the wishes it was made with."""
     data = TorchvisionDataModule("MNIST", tmp_path, batch_size=8, num_workers=0, val_split=10)
