@@ -13,7 +13,7 @@ import yaml
 from datamodule_cases import Numbers, Recorder, quiet_trainer
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder
 from lightning.pytorch.tuner import Tuner
 from omegaconf import OmegaConf
 from only_pytorch_lightning import Recorder as PytorchRecorder
@@ -477,7 +477,7 @@ def test_a_missing_value_is_said():
 # Lightning's tuners, with the monitor and the audit watching
 
 
-class Tried:
+class SizeFinder(BatchSizeFinder):
     """Notes what the search itself trained on, and takes it from the model's notes."""
 
     def on_fit_start(self, trainer, pl_module):
@@ -486,22 +486,14 @@ class Tried:
         pl_module.seen.clear()
 
 
-class SizeFinder(Tried, BatchSizeFinder):
-    pass
-
-
-class RateFinder(Tried, LearningRateFinder):
-    pass
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("monitor_first", [True, False])
 @pytest.mark.parametrize("mode", ["power", "binsearch"])
 def test_batch_size_finder(tmp_path, mode, monitor_first):
-    """The size it ends with is trained with, and planned for; the summary counts the run and none of the trials."""
+    """The size it ends with is trained with, and planned for; summary, run file and audit hold none of the trials."""
     monitor = DataWaitMonitor(summary=False, warn_above=None, save_to=tmp_path / "run.jsonl")
     finder = SizeFinder(mode=mode, steps_per_trial=2, init_val=2, max_trials=3, margin=0.0)
-    callbacks = [monitor, finder] if monitor_first else [finder, monitor]
+    callbacks = [monitor, DataAudit(tmp_path / "audit.jsonl"), finder][:: 1 if monitor_first else -1]
     data = FastDataModule(Numbers(64), Numbers(16), batch_size=2, num_workers=0)
     model = Tunable()
     quiet_trainer(callbacks=callbacks, max_epochs=2, default_root_dir=tmp_path).fit(model, datamodule=data)
@@ -514,6 +506,7 @@ def test_batch_size_finder(tmp_path, mode, monitor_first):
     assert [(stage.stage, stage.runs, stage.batches) for stage in summary.stages] == [("val", 2, 4)]
     assert [record.step for record in monitor.records()] == list(range(16))
     assert read_run(tmp_path / "run.jsonl").summary.steps == 16
+    assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 2
     assert {"train", "val"} == set(summary.plans) == set(data.plans)
 
 
@@ -533,27 +526,6 @@ def test_batch_size_finder_does_not_stumble_over_a_size_that_does_not_fit(tmp_pa
     quiet_trainer(callbacks=[monitor, finder], max_epochs=1, default_root_dir=tmp_path).fit(Small(), datamodule=data)
     assert data.batch_size == 8
     assert monitor.summary().steps == 8
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("monitor_first", [True, False])
-def test_learning_rate_finder(tmp_path, monitor_first):
-    """A rate is found on planned loaders; the summary, the run file and the audit hold the run alone."""
-    monitor = DataWaitMonitor(summary=False, warn_above=None, save_to=tmp_path / "run.jsonl")
-    finder = RateFinder(num_training_steps=20, min_lr=1e-4, max_lr=0.5, early_stop_threshold=None)
-    callbacks = [monitor, DataAudit(tmp_path / "audit.jsonl"), finder]
-    data = FastDataModule(Numbers(64), Numbers(16), batch_size=4, num_workers=1)
-    model = Tunable()
-    quiet_trainer(
-        callbacks=callbacks if monitor_first else callbacks[::-1], max_epochs=2, default_root_dir=tmp_path
-    ).fit(model, datamodule=data)
-    assert finder.sizes == [4]
-    assert model.lr == finder.optimal_lr.suggestion() != 1e-3
-    assert [len(epoch) for epoch in model.samples()] == [64, 64]
-    summary = monitor.summary()
-    assert (summary.steps, summary.samples) == (32, 128)
-    assert read_run(tmp_path / "run.jsonl").summary.steps == 32
-    assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.slow

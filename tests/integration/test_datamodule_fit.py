@@ -6,17 +6,15 @@ import warnings
 import pytest
 import torch
 from datamodule_cases import Numbers, Recorder, quiet_trainer, tagged
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.trainer.connectors import data_connector
-from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader
 
-from lightning_fastdata import FastDataModule, TensorDataModule, auto_dataloader
+from lightning_fastdata import FastDataModule, TensorDataModule
 from lightning_fastdata.datamodules.array_dataset import ArrayDataset
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import epoch_order, sample_seed, stream
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
-from lightning_fastdata.loaders.samplers import EpochSampler
 from lightning_fastdata.loaders.splitmix import mix
 
 NO_SPLIT = "ignore:Total length of `list` across ranks is zero"  # Lightning's word for a split without data
@@ -50,13 +48,6 @@ def test_the_order_of_a_run_does_not_depend_on_the_workers(kwargs):
     model, _ = fit(inline(Numbers(), Numbers(4), **kwargs), max_epochs=3)
     assert model.samples() == expected(range(3))
     assert model.samples("val") == [list(range(4))] * 3
-
-
-def test_seed_everything_decides_the_order(monkeypatch):
-    """PL_GLOBAL_SEED, as seed_everything writes it."""
-    monkeypatch.setenv("PL_GLOBAL_SEED", "8")
-    model, _ = fit(inline(Numbers()), max_epochs=1, limit_val_batches=0)
-    assert model.samples() == expected([0], seed=8)
 
 
 # What Lightning does to loaders
@@ -144,27 +135,6 @@ def test_held_out_parts_in_a_run():
     assert trainer.val_dataloaders.dataset.classes == ("even", "odd")
 
 
-@pytest.mark.filterwarnings("ignore:.*is an IterableDataset")
-def test_a_stream_in_a_run():
-    """An IterableDataset trains for as long as it lasts, each sample once."""
-
-    class Stream(IterableDataset):
-        def __iter__(self):
-            return iter(torch.arange(10.0))
-
-    module = FastDataModule(Stream(), batch_size=4)
-    model, _ = fit(module, max_epochs=2, limit_val_batches=0)
-    assert model.samples() == [list(range(10))] * 2
-
-
-def test_a_sampler_of_the_users_in_a_run():
-    """It replaces shuffling, for training only."""
-    sampler = WeightedRandomSampler([1.0] + [0.0] * 19, 8)
-    model, _ = fit(inline(Numbers(), Numbers(4), dataloader_kwargs={"train": {"sampler": sampler}}), max_epochs=1)
-    assert model.samples() == [[0] * 8]
-    assert model.samples("val") == [list(range(4))]
-
-
 # Plans, messages, hyperparameters
 
 
@@ -237,20 +207,3 @@ def test_the_hint_is_for_foreign_loaders_only(monkeypatch):
 
 
 # auto_dataloader
-
-
-def test_auto_dataloader_in_a_datamodule_of_ones_own(caplog):
-    """Planned, shuffled by (seed, epoch), and told once."""
-    caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")
-
-    class Foreign(LightningDataModule):
-        def train_dataloader(self):
-            return auto_dataloader(Numbers(), trainer=self.trainer, batch_size=4, num_workers=0)
-
-        def val_dataloader(self):
-            return auto_dataloader(Numbers(4), trainer=self.trainer, split="val", batch_size=4)
-
-    model, trainer = fit(Foreign(), max_epochs=3, reload_dataloaders_every_n_epochs=1)
-    assert model.samples() == expected(range(3))
-    assert isinstance(trainer.train_dataloader.sampler, EpochSampler)
-    assert sorted(told_in(caplog)) == ["Data loading for train:", "Data loading for val:"]

@@ -10,10 +10,8 @@ import pytorch_lightning
 import torch
 from datamodule_cases import Recorder as LightningRecorder
 from datamodule_cases import quiet_trainer
-from only_pytorch_lightning import Numbers, Recorder, SubClass, trainer
+from only_pytorch_lightning import Numbers, Recorder, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.trainer.connectors import data_connector
-from torch.utils.data import DataLoader
 
 import lightning_fastdata as on_lightning
 import lightning_fastdata.pytorch_lightning as on_pytorch_lightning
@@ -173,35 +171,17 @@ def test_resuming_in_the_middle_of_an_epoch_is_exact(tmp_path):
     assert rest != whole[:8]
 
 
-@pytest.mark.parametrize("package", [on_lightning, on_pytorch_lightning], ids=["lightning", "pytorch"])
-def test_a_checkpoint_rebuilds_the_module(package, tmp_path):
-    """With the wishes it was made with, in either package."""
-    lightning_there = package is on_lightning
-    model = LightningRecorder() if lightning_there else Recorder()
-    run = quiet_trainer(max_epochs=1) if lightning_there else trainer()
-    base = package.FastDataModule
+def test_a_checkpoint_rebuilds_the_module(tmp_path):
+    """With the wishes it was made with, as with ``lightning`` (see test_datamodule_fit.py)."""
 
-    class Mine(base):
+    class Mine(on_pytorch_lightning.FastDataModule):
         def __init__(self, count=3, **kwargs):
             super().__init__(**kwargs)
             self.save_hyperparameters(logger=False)
             self.train_dataset = Numbers(count)
 
-    run.fit(model, datamodule=Mine(8, batch_size=4, num_workers="auto"))
+    run = trainer()
+    run.fit(Recorder(), datamodule=Mine(8, batch_size=4, num_workers="auto"))
     run.save_checkpoint(tmp_path / "run.ckpt")
     again = Mine.load_from_checkpoint(tmp_path / "run.ckpt")
     assert (len(again.train_dataset), again.batch_size, again.num_workers) == (8, 4, "auto")
-
-
-@pytest.mark.filterwarnings("error:.*does not have many workers")
-def test_the_hint_stays_away_in_a_real_run(monkeypatch):
-    """Where Lightning sees many CPUs it advises workers; not for a loader that was planned."""
-    monkeypatch.setattr(data_connector, "suggested_max_num_workers", lambda num_devices: 7)
-    trainer().fit(Recorder(), datamodule=SubClass(8, batch_size=4, num_workers=0))
-
-    class Plain(Recorder):
-        def train_dataloader(self):
-            return DataLoader(Numbers(8))
-
-    with pytest.raises(UserWarning, match="does not have many workers"):
-        trainer().fit(Plain())

@@ -129,14 +129,10 @@ def test_every_cut_with_accumulation(batches, seen, tmp_path):
     check_every_cut(tmp_path, data, seen=seen, accumulate_grad_batches=batches)
 
 
-def test_every_cut_with_estimated_stepping_batches(tmp_path):
+@pytest.mark.parametrize("setup", [{}, SETUPS["loaders made anew"]], ids=str)
+def test_every_cut_with_estimated_stepping_batches(setup, tmp_path):
     """A schedule that asks for the number of steps makes Lightning ask for the loader first (Lightning#20550)."""
-    check_every_cut(tmp_path, data, lambda: Net(estimates=True))
-
-
-def test_every_cut_with_estimated_stepping_batches_and_loaders_made_anew(tmp_path):
-    """Both at once."""
-    check_every_cut(tmp_path, data, lambda: Net(estimates=True), reload_dataloaders_every_n_epochs=1)
+    check_every_cut(tmp_path, data, lambda: Net(estimates=True), **setup)
 
 
 class Fetches(Net):

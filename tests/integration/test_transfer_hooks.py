@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datamodule_cases import Numbers
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from monitor_cases import quiet_monitor, quiet_trainer
 from only_pytorch_lightning import mnist
@@ -93,19 +93,6 @@ def test_the_models_hooks_run_with_every_data_module_of_ours(make, stage, tmp_pa
     data = make(tmp_path)
     assert [hook for hook in HOOKS if is_overridden(hook, data)] == ([HOOKS[2]] if make is images else [])
     assert run(stage, data).calls == BATCH * (2 if stage == "fit" else 1)  # a training batch and a validation batch
-
-
-@pytest.mark.parametrize("module", ["lightning_fastdata", "lightning_fastdata.pytorch_lightning"])
-def test_no_data_module_of_either_package_has_a_hook(module):
-    """The same in words of the classes, for both packages of Lightning."""
-    if module.endswith("pytorch_lightning"):
-        pytest.importorskip("pytorch_lightning")
-    package = __import__(module, fromlist=["FastDataModule"])
-    for name in ("FastDataModule", "TensorDataModule", "ImageFolderDataModule", "TorchvisionDataModule"):
-        ours = getattr(package, name)
-        lightnings = ours.__mro__[[base.__name__ for base in ours.__mro__].index("LightningDataModule")]
-        for hook in HOOKS[:2] if name == "ImageFolderDataModule" else HOOKS:
-            assert getattr(ours, hook) is getattr(lightnings, hook), f"{name}.{hook}"
 
 
 class Looking(LightningModule):
@@ -255,16 +242,3 @@ def test_the_recipe_works_where_the_model_has_no_hook():
     quiet_trainer().test(Plain(), datamodule=Handing(batch_size=4, num_workers=0), verbose=False)
     assert Plain.seen == [[1.0, 2.0, 3.0, 4.0]]
     assert Plain.calls == ["data before", "data transfer", "data after"]
-
-
-def test_without_the_recipe_lightning_takes_the_data_modules():
-    """What the recipe is for; this is Lightning's rule for any DataModule, and would be news if it changed."""
-
-    class Shadowing(LightningDataModule):
-        def test_dataloader(self):
-            return FastDataModule(test_dataset=Numbers(4), batch_size=4, num_workers=0).test_dataloader()
-
-        def on_after_batch_transfer(self, batch, dataloader_idx):
-            return batch
-
-    assert run("test", Shadowing()).calls == ["model before", "model transfer to cpu", "step"]

@@ -1,7 +1,4 @@
-"""Two ranks with the tuner, one of which has slow data; each writes what it decided to ``<folder>/<rank>.json``.
-
-``tuner_ddp.py FOLDER agreed``, or ``refused``, where one rank cannot have what was decided.
-"""
+"""Two ranks with the tuner, one of which has slow data; what each decided is in ``<folder>/<run>-<rank>.json``."""
 
 import json
 import sys
@@ -44,8 +41,8 @@ class Model(LightningModule):
 
 
 class Report(Callback):
-    def __init__(self, folder, tuner):
-        self.folder, self.tuner = folder, tuner
+    def __init__(self, path, tuner):
+        self.path, self.tuner = path, tuner
 
     def on_train_batch_end(self, trainer, *args):
         if self.tuner._stretch is None and self.tuner._waiting is None:
@@ -62,7 +59,7 @@ class Report(Callback):
                 [trial.num_workers, trial.prefetch_factor, trial.step_s, trial.verdict] for trial in result.trials
             ],
         }
-        (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(found))
+        Path(f"{self.path}-{trainer.global_rank}.json").write_text(json.dumps(found))
 
 
 def refused_on_rank_1(loader, setting, why):
@@ -72,16 +69,17 @@ def refused_on_rank_1(loader, setting, why):
     return prepared(loader, setting, why)
 
 
-def main(folder, mode):
+def main(folder: Path) -> None:
+    """Agreed in the first run; in the second one rank cannot have what was decided."""
     callback.contention = lambda *args: None
-    if mode == "refused":
-        callback.prepared = refused_on_rank_1
     window.LONG_ENOUGH_S = 0.3
-    tuner = LoaderTuner()
     ranks = {"devices": 2, "strategy": "ddp_fork", "limit_val_batches": 0}
-    trainer = quiet_trainer(callbacks=[tuner, Report(folder, tuner)], **ranks)
-    trainer.fit(Model(), datamodule=FastDataModule(Data(), batch_size=16, seed=1))
+    for name, ready in (("agreed", prepared), ("refused", refused_on_rank_1)):
+        print(f"Run: {name}", file=sys.stderr, flush=True)  # noqa: T201
+        callback.prepared, tuner = ready, LoaderTuner()
+        trainer = quiet_trainer(callbacks=[tuner, Report(folder / name, tuner)], **ranks)
+        trainer.fit(Model(), datamodule=FastDataModule(Data(), batch_size=16, seed=1))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))
