@@ -28,12 +28,9 @@ def plan(**changes):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("num_workers", 0),
         ("num_workers", 4096),
         ("prefetch_factor", 1),
         ("prefetch_factor", None),
-        ("pin_memory", True),
-        ("persistent_workers", False),
         ("multiprocessing_context", None),
         ("multiprocessing_context", "forkserver"),
     ],

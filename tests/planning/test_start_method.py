@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from lightning_fastdata.datamodules.splits import SplitView
-from lightning_fastdata.planning.start_method import default_start_method, fork_problem, spawn_problem
+from lightning_fastdata.planning.start_method import fork_problem, spawn_problem
 
 
 class Samples(Dataset):
@@ -158,11 +158,6 @@ def test_the_part_that_does_not_pickle_is_named_by_its_path(parts, where):
     assert "rror: " in found
 
 
-def test_what_pickles_is_no_problem():
-    """Functions and classes of modules, tensors and nested data all travel."""
-    assert spawn_problem({"dataset": Samples(transform=double, data=torch.ones(3)), "collate_fn": double}) is None
-
-
 def test_a_reduce_that_raises_anything_is_survived():
     """A __reduce__ of the user's may raise what it likes."""
 
@@ -244,10 +239,16 @@ def run(tmp_path, text):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("call", "workers"), [("main()", 0), ("if __name__ == '__main__':\n    main()", 1)], ids=["no guard", "guard"]
+    ("call", "workers"),
+    [
+        ("main()", 0),
+        ("if __name__ == '__main__':\n    main()", 1),
+        ("if __name__ == '__main__':\n    main(transform=lambda x: x)", 0),
+    ],
+    ids=["no guard", "guard", "unpicklable"],
 )
 def test_a_script_under_spawn_finishes(tmp_path, call, workers):
-    """Without a guard it loads in the process, with one in workers; the data is the same."""
+    """Without a guard, or with what does not pickle, it loads in the process, else in workers; the data is the same."""
     done = run(tmp_path, f"{REAL}\n{call}\n")
     assert done.returncode == 0, done.stderr
     assert f"workers {workers} data [[0, 1], [4, 9], [16, 25]]" in done.stdout
@@ -261,16 +262,3 @@ def test_an_unpicklable_dataset_under_spawn_is_named(tmp_path):
     assert done.returncode != 0
     assert "FastDataError: num_workers=2 for the train loader, but under spawn, dataset.transform cannot" in done.stderr
     assert "Fix: " in done.stderr
-
-
-@pytest.mark.slow
-def test_an_unpicklable_dataset_with_auto_is_loaded_in_the_process(tmp_path):
-    """With "auto" the same dataset gets 0 workers and the run goes on."""
-    done = run(tmp_path, f"{REAL}\nif __name__ == '__main__':\n    main(transform=lambda x: x)\n")
-    assert done.returncode == 0, done.stderr
-    assert "workers 0" in done.stdout
-
-
-def test_the_default_is_one_that_exists():
-    """Whatever the platform, the answer is a start method."""
-    assert default_start_method() in multiprocessing.get_all_start_methods()

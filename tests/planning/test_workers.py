@@ -23,27 +23,10 @@ def decide(cpus=8.0, options=None, **workload):
     return decide_workers(options or LoaderOptions(), hardware, Workload(**workload), "fork")
 
 
-@pytest.mark.parametrize(
-    ("cpus", "workers"),
-    [
-        (0.1, 0),
-        (0.5, 0),
-        (1, 0),
-        (1.4, 0),
-        (1.5, 1),
-        (2, 1),
-        (2.5, 1),
-        (3, 1),
-        (3.5, 2),
-        (4, 2),
-        (5.5, 4),
-        (8, 6),
-        (128, 16),
-    ],
-)
-def test_cores_left_by_the_training_process_and_the_system(cpus, workers):
+def test_cores_left_by_the_training_process_and_the_system():
     """One CPU is the training process's, half a one the system's, a process each for the rest, 16 at most."""
-    assert decide(cpus).num_workers == workers
+    workers = {0.1: 0, 1: 0, 1.4: 0, 1.5: 1, 2: 1, 2.5: 1, 3: 1, 3.5: 2, 4: 2, 5.5: 4, 8: 6, 128: 16}
+    assert {cpus: decide(cpus).num_workers for cpus in workers} == workers
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 16), (2, 14), (4, 6), (8, 2), (16, 1), (32, 0)])
@@ -100,23 +83,12 @@ def test_training_loaders_share_the_workers(loaders, each):
     assert loaders == 1 or f"6 shared by {loaders} training loaders" in choice.workers_reason.text
 
 
-def test_evaluation_loaders_follow_each_other():
-    """Validation reads its loaders one by one, so each may have the whole share."""
-    assert decide(8, split="val", loaders=5).num_workers == decide(8, split="val").num_workers
-
-
 @pytest.mark.parametrize(("length", "workers"), [(1, 1), (10, 1), (11, 2), (25, 3), (1000, 16)])
 def test_no_more_workers_than_batches(length, workers):
     """A worker without a batch to make is only a start-up cost."""
     choice = decide(64, samples=length, batch_size=10)
     assert choice.num_workers == workers
     assert length == 1000 or f"the {workers} batches" in choice.workers_reason.text
-
-
-@pytest.mark.parametrize(("cpus", "prefetch"), [(2, 4), (4, 2), (16, 2)])
-def test_a_single_worker_looks_further_ahead(cpus, prefetch):
-    """At least four batches are under way, so that one slow batch is ridden out."""
-    assert decide(cpus).prefetch_factor == prefetch
 
 
 @pytest.mark.parametrize(
@@ -139,26 +111,35 @@ def test_threads_that_train_on_the_cpu_keep_their_cores(cpus, threads, workers, 
     assert words in choice.workers_reason.text
 
 
-# Shared memory
+# Shared memory, memory and open files
 
 
-def test_then_it_lowers_the_workers():
-    """Batches of 16 MiB: two may be under way, so two workers, and their reason is shared memory."""
-    choice = decide(machine(5.5, shm_free_bytes=64 * MIB), batch_bytes=16 * MIB)
-    assert (choice.num_workers, choice.prefetch_factor) == (2, 1)
-    assert "/dev/shm" in choice.workers_reason.text
-
-
-def test_a_batch_beyond_the_share_leaves_no_worker():
-    """With a batch larger than what may be used, the training process loads by itself."""
-    choice = decide(machine(5.5, shm_free_bytes=64 * MIB), batch_bytes=40 * MIB)
-    assert (choice.num_workers, choice.prefetch_factor) == (0, None)
-    assert "/dev/shm" in choice.workers_reason.text
-
-
-def test_unknown_or_ample_shared_memory_changes_nothing():
-    """None means not known, and a large one does not bind."""
-    assert decide(5.5, batch_bytes=16 * MIB) == decide(machine(5.5, shm_free_bytes=64 * GIB), batch_bytes=16 * MIB)
+@pytest.mark.parametrize(
+    ("limits", "workload", "workers", "prefetch", "words"),
+    [
+        ({"shm_free_bytes": 64 * MIB}, {"batch_bytes": 16 * MIB}, 2, 1, "/dev/shm"),  # after the prefetch
+        ({"shm_free_bytes": 64 * MIB}, {"batch_bytes": 40 * MIB}, 0, None, "/dev/shm"),  # the process loads itself
+        ({"shm_free_bytes": 64 * GIB}, {"batch_bytes": 16 * MIB}, 4, 2, "usable cores"),  # it does not bind
+        (
+            {"ram_available_bytes": 4 * GIB, "cpus": 16},
+            {"batch_bytes": 8 * MIB},
+            3,
+            2,
+            "4.0 GiB of memory available, about 520 MiB per worker",
+        ),
+        ({"ram_available_bytes": 4 * GIB, "cpus": 16}, {"batch_bytes": MIB, "worker_bytes": 100 * MIB}, 14, 2, "cores"),
+        ({"ram_available_bytes": 2 * GIB, "cpus": 2}, {"batch_bytes": 128 * MIB, "device_type": "cpu"}, 1, 4, ""),
+        ({"ram_available_bytes": 2 * GIB, "cpus": 2}, {"batch_bytes": 128 * MIB, "device_type": "cuda"}, 1, 2, ""),
+        ({"open_file_limit": 256, "cpus": 64}, {}, 10, 1, "256 more open files allowed, up to 12 per worker"),
+        ({"open_file_limit": 256, "open_files": 100, "cpus": 64}, {}, 6, 1, "156 more open files"),
+        ({"open_file_limit": 256, "local_world_size": 2, "cpus": 64}, {}, 10, 1, "256 more"),  # it is per process
+    ],
+)
+def test_limits_lower_the_prefetch_then_the_workers(limits, workload, workers, prefetch, words):
+    """Half of what is free is ours; a worker is assumed to take 512 MiB, and a pinned batch is in memory twice."""
+    choice = decide(machine(**{"cpus": 5.5, **limits}), **workload)
+    assert (choice.num_workers, choice.prefetch_factor) == (workers, prefetch)
+    assert words in choice.workers_reason.text
 
 
 def test_shared_memory_is_divided_by_ranks_and_pools():
@@ -168,39 +149,6 @@ def test_shared_memory_is_divided_by_ranks_and_pools():
     shared = decide(machine(64, local_world_size=2, **room), batch_bytes=4 * MIB, concurrent_pool=True)
     assert alone.num_workers * alone.prefetch_factor == 8
     assert shared.num_workers * shared.prefetch_factor == 2
-
-
-# Memory and open files
-
-
-def test_little_memory_means_fewer_workers():
-    """4 GiB, half of it ours, 512 MiB and a batch of 8 MiB a worker: 3 fit, then with two batches each."""
-    choice = decide(machine(16, ram_available_bytes=4 * GIB), batch_bytes=8 * MIB)
-    assert choice.num_workers == int(2 * GIB // (512 * MIB + 8 * MIB)) == 3
-    assert choice.prefetch_factor == 2
-    assert choice.workers_reason.source == "hardware"
-    assert "4.0 GiB of memory available, about 520 MiB per worker" in choice.workers_reason.text
-
-
-def test_measured_workers_take_what_was_measured():
-    """100 MiB instead of the assumed 512."""
-    assert decide(machine(16, ram_available_bytes=4 * GIB), batch_bytes=MIB, worker_bytes=100 * MIB).num_workers == 14
-
-
-@pytest.mark.parametrize(("device", "prefetch"), [("cpu", 4), ("cuda", 2)])
-def test_pinned_batches_are_in_memory_twice(device, prefetch):
-    """1 GiB for one worker of 512 MiB: 512 are left, for 4 batches of 128 or, twice in memory, for 2."""
-    machine_ = machine(2, ram_available_bytes=2 * GIB)
-    assert decide(machine_, batch_bytes=128 * MIB, device_type=device).prefetch_factor == prefetch
-
-
-def test_few_open_files_mean_fewer_workers():
-    """With ulimit -n 256: 128 of them, and a worker with a single batch ahead may hold 12."""
-    choice = decide(machine(64, open_file_limit=256))
-    assert (choice.num_workers, choice.prefetch_factor) == (10, 1)
-    assert choice.workers_reason.text == "256 more open files allowed, up to 12 per worker: raise ulimit -n"
-    assert decide(machine(64, open_file_limit=256, open_files=100)).num_workers == 6, "100 are open already"
-    assert decide(machine(64, open_file_limit=256, local_world_size=2)).num_workers == 10, "the limit is per process"
 
 
 # The user's values
@@ -240,7 +188,7 @@ def test_too_many_files_of_the_user_are_refused():
     assert "ulimit -n" in caught.value.fix
 
 
-def test_files_that_may_not_be_opened_are_told_and_not_refused():
+def test_files_that_may_not_be_opened_are_a_warning():
     """32 workers could hold 512 files open if their batches came out of order: that may happen or not."""
     choice = decide(machine(64, open_file_limit=256), LoaderOptions(num_workers=32))
     assert (choice.num_workers, choice.prefetch_factor) == (32, 2)
@@ -323,7 +271,7 @@ def test_a_prefetch_left_open_gives_way_to_the_users_workers():
     assert decide(hardware, options, batch_size=512).prefetch_factor == 2
 
 
-def test_what_is_near_a_limit_is_told():
+def test_what_is_near_a_limit_is_a_warning():
     """Above half of what is free, a line says how it comes about; below, none."""
     options = LoaderOptions(num_workers=4, prefetch_factor=2)
     (line,) = decide(machine(16, shm_free_bytes=100 * MIB), options, batch_bytes=8 * MIB).warnings
@@ -334,7 +282,7 @@ def test_what_is_near_a_limit_is_told():
 
 
 @pytest.mark.parametrize("requested", [{"persistent_workers": True}, {"prefetch_factor": 4}])
-def test_a_wish_for_a_worker_that_cannot_be_is_refused(requested):
+def test_options_that_need_a_worker_that_cannot_be_are_refused(requested):
     """No room for a worker, or none can start: an error, not a plan without the wish."""
     name = next(iter(requested))
     with pytest.raises(FastDataError, match=rf"{name}=.*none fits.*memory available"):
@@ -344,7 +292,7 @@ def test_a_wish_for_a_worker_that_cannot_be_is_refused(requested):
 
 
 @pytest.mark.parametrize("requested", [{"persistent_workers": False}, {"prefetch_factor": None}])
-def test_a_wish_that_needs_no_worker_gets_none(requested):
+def test_options_that_need_no_worker_get_none(requested):
     """persistent_workers=False and torch's own prefetch ask for nothing that 0 workers could not give."""
     assert decide(8, LoaderOptions(**requested), in_memory=True).num_workers == 0
     assert decide(machine(8, ram_available_bytes=MIB), LoaderOptions(**requested)).num_workers == 0
