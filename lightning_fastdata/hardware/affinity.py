@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from lightning_fastdata.hardware.limits import CpuSet, Limit
 from lightning_fastdata.hardware.scheduler import Ranks, Slurm
-from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_cpu_list, plain
+from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_cpu_list, parse_fields, plain
 
 __all__ = ["OPENMP_NOTE", "count_physical_cores", "ranks_share_mask", "read_machine", "read_mask"]
 
@@ -19,14 +19,11 @@ _MAX_THREADS = 256
 
 
 def read_machine(files: SystemFiles) -> Limit:
-    """How many CPUs the machine has; 1, with a note, where nothing tells."""
+    """How many CPUs the machine has; 1, with a note, where that is not known."""
     text = files.read("/sys/devices/system/cpu/online")
     online = parse_cpu_list(text)
     if online is not None:
         return Limit(f"machine, CPUs {text} online", float(len(online)), "machine")
-    processors = (files.read("/proc/cpuinfo", 1 << 20) or "").count("processor\t:")
-    if processors:
-        return Limit(f"machine, {processors} processors in /proc/cpuinfo", float(processors), "machine")
     count = os.cpu_count() if files.is_real else None
     if count:
         return Limit(f"machine, {count} CPUs", float(count), "machine")
@@ -47,14 +44,16 @@ def read_mask(files: SystemFiles, environ: Mapping[str, str], cpuset: CpuSet | N
         cpuset: The CPU set of the own cgroup, if known.
     """
     status = files.read("/proc/self/status")
-    text = _status_field(status, "Cpus_allowed_list")
+    text = parse_fields(status).get("Cpus_allowed_list")
     cpus = parse_cpu_list(text)
     if cpus is None:
         if status is not None:
             files.note("/proc/self/status has no usable Cpus_allowed_list; the affinity mask is not known from it.")
         return _mask_of_system_call() if files.is_real else None
     wider = _widest_mask(files, cpuset) if len(cpus) == 1 else None
-    binding = next((name for name in _BINDING_VARIABLES if _binds(environ.get(name, ""))), None)
+    binding = next(
+        (name for name in _BINDING_VARIABLES if environ.get(name, "").strip().lower() not in _NO_BINDING), None
+    )
     if binding is None or wider is None or len(wider.cpus) <= 1:
         return CpuSet(cpus, f"affinity mask {text}")
     files.note(
@@ -91,7 +90,7 @@ def ranks_share_mask(
 def count_physical_cores(files: SystemFiles, mask: CpuSet | None) -> int | None:
     """Distinct cores in the mask: two CPUs with the same ``thread_siblings_list`` are one core.
 
-    None where the topology is not told. Outside Linux there is no mask, so the whole machine is counted.
+    None where the topology is not known. Outside Linux there is no mask, so the whole machine is counted.
     """
     if mask is None:
         return _count_cores_of_machine() if files.is_real else None
@@ -106,23 +105,11 @@ def count_physical_cores(files: SystemFiles, mask: CpuSet | None) -> int | None:
     return len(cores)
 
 
-def _status_field(status: str | None, name: str) -> str | None:
-    for line in (status or "").splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return value.strip()
-    return None
-
-
-def _binds(value: str) -> bool:
-    return value.strip().lower() not in _NO_BINDING
-
-
 def _widest_mask(files: SystemFiles, cpuset: CpuSet | None) -> CpuSet | None:
     """The largest mask of any thread of this process if that is more than one CPU, else the CPU set of the cgroup."""
     masks = []
     for thread in files.names("/proc/self/task")[:_MAX_THREADS]:
-        text = _status_field(files.read(f"/proc/self/task/{thread}/status"), "Cpus_allowed_list")
+        text = parse_fields(files.read(f"/proc/self/task/{thread}/status")).get("Cpus_allowed_list")
         cpus = parse_cpu_list(text)
         if cpus is not None and len(cpus) > 1:
             masks.append(CpuSet(cpus, f"affinity mask {text} of another thread"))
@@ -132,10 +119,10 @@ def _widest_mask(files: SystemFiles, cpuset: CpuSet | None) -> CpuSet | None:
 
 
 def _mask_of_parent(files: SystemFiles) -> frozenset[int] | None:
-    parent = _status_field(files.read("/proc/self/status"), "PPid") or "0"
+    parent = parse_fields(files.read("/proc/self/status")).get("PPid", "0")
     if not parent.isdecimal() or parent == "0":
         return None
-    return parse_cpu_list(_status_field(files.read(f"/proc/{parent}/status"), "Cpus_allowed_list"))
+    return parse_cpu_list(parse_fields(files.read(f"/proc/{parent}/status")).get("Cpus_allowed_list"))
 
 
 def _mask_of_system_call() -> CpuSet | None:

@@ -5,11 +5,11 @@ the process's own group up to the top of what is mounted, in cgroup v1, v2 and b
 a controller to one hierarchy only, hence reading both interfaces never counts a limit twice.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from lightning_fastdata.hardware.limits import CpuSet, Limit
-from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_cpu_list, parse_int, plain
+from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_cpu_list, parse_fields, parse_int, plain
 
 __all__ = [
     "Groups",
@@ -25,7 +25,6 @@ __all__ = [
 _MOUNTINFO_MAX_BYTES = 1 << 20  # a container host lists thousands of mounts
 _MAX_DEPTH = 64
 _UNLIMITED_BYTES = 1 << 60  # cgroup v1 says "no limit" with the largest number of whole pages
-_CONVENTIONAL = "/sys/fs/cgroup"
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def read_cpu_quotas(files: SystemFiles, groups: Groups) -> tuple[Limit, ...]:
     """Every CPU quota on the chain, own group first; a level without one is left out."""
     limits = []
     for level in groups.cpu:
-        quota = _read_quota_v2(files, level) if level.is_v2 else _read_quota_v1(files, level)
+        quota = _read_quota(files, level)
         if quota is not None:
             quota_us, period_us = quota
             source = f"cgroup quota {quota_us}/{period_us} us at {plain(level.name)}"
@@ -129,11 +128,11 @@ def read_memory_limit(files: SystemFiles, groups: Groups) -> MemoryLimit | None:
 
     ``memory.high`` is left out: above it the kernel slows a group down, it does not kill.
     """
-    found = [(limit, level) for level in groups.memory if (limit := _read_memory_max(files, level)) is not None]
-    if not found:
+    limits = [(limit, level) for level in groups.memory if (limit := _read_memory_max(files, level)) is not None]
+    if not limits:
         return None
-    limit_bytes, tightest = min(found, key=lambda pair: pair[0])
-    room_bytes = min(limit - _read_unreclaimable(files, level) for limit, level in found)
+    limit_bytes, tightest = min(limits, key=lambda pair: pair[0])
+    room_bytes = min(limit - _read_unreclaimable(files, level) for limit, level in limits)
     source = f"cgroup memory limit {limit_bytes} bytes at {plain(tightest.name)}"
     return MemoryLimit(limit_bytes, source, max(0, room_bytes))
 
@@ -152,9 +151,6 @@ def read_oom_kills(files: SystemFiles, groups: Groups) -> int | None:
     return None
 
 
-# ---------------------------------------------------------------------------------------------- where the groups are
-
-
 def _read_own_paths(files: SystemFiles) -> dict[str, str]:
     """The own group per controller; the key "" is the unified hierarchy (cgroup v2)."""
     paths = {}
@@ -166,9 +162,7 @@ def _read_own_paths(files: SystemFiles) -> dict[str, str]:
 
 
 def _read_mounts(files: SystemFiles) -> list[_Mount]:
-    text = files.read("/proc/self/mountinfo", _MOUNTINFO_MAX_BYTES)
-    if text is None:
-        return list(_conventional_mounts(files))
+    text = files.read("/proc/self/mountinfo", _MOUNTINFO_MAX_BYTES) or ""
     return [mount for line in text.splitlines() if (mount := _parse_mount(line)) is not None]
 
 
@@ -181,15 +175,6 @@ def _parse_mount(line: str) -> _Mount | None:
     is_v2 = tail[0] == "cgroup2"
     controllers = frozenset() if is_v2 else frozenset(tail[2].split(","))
     return _Mount(_unescape(fields[3]), _unescape(fields[4]), is_v2, controllers)
-
-
-def _conventional_mounts(files: SystemFiles) -> Iterator[_Mount]:
-    """Where the hierarchies usually are, for a system that does not show its mounts."""
-    if files.exists(f"{_CONVENTIONAL}/cgroup.controllers"):
-        yield _Mount("/", _CONVENTIONAL, is_v2=True, controllers=frozenset())
-    for controller in ("cpu", "cpuset", "memory"):
-        if files.exists(f"{_CONVENTIONAL}/{controller}"):
-            yield _Mount("/", f"{_CONVENTIONAL}/{controller}", is_v2=False, controllers=frozenset({controller}))
 
 
 def _unescape(field: str) -> str:
@@ -248,33 +233,16 @@ def _parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part not in ("", "."))[:_MAX_DEPTH]
 
 
-# ------------------------------------------------------------------------------------------------- what one level says
-
-
-def _read_quota_v2(files: SystemFiles, level: Level) -> tuple[int, int] | None:
-    text = files.read(f"{level.directory}/cpu.max")
-    if text is None or text.split(" ")[0] == "max":
-        return None
-    fields = text.split()
-    numbers = [parse_int(field) for field in fields]
-    return _checked_quota(files, level, "cpu.max", text, numbers)
-
-
-def _read_quota_v1(files: SystemFiles, level: Level) -> tuple[int, int] | None:
-    text = files.read(f"{level.directory}/cpu.cfs_quota_us")
+def _read_quota(files: SystemFiles, level: Level) -> tuple[int, int] | None:
+    """Quota and period, both positive, microseconds; None for no limit, and with a note for anything else."""
+    name = "cpu.max" if level.is_v2 else "cpu.cfs_quota_us"
+    text = files.read(f"{level.directory}/{name}")
     if text is None:
         return None
-    quota_us = parse_int(text)
-    if quota_us is not None and quota_us < 0:  # "-1" is how cgroup v1 says "no limit"
+    fields = text.split() if level.is_v2 else [text, files.read(f"{level.directory}/cpu.cfs_period_us")]
+    numbers = [parse_int(field) for field in fields]
+    if fields[:1] == ["max"] or (not level.is_v2 and (numbers[0] or 0) < 0):  # "-1" is how v1 says "no limit"
         return None
-    period = files.read(f"{level.directory}/cpu.cfs_period_us")
-    return _checked_quota(files, level, "cpu.cfs_quota_us", text, [quota_us, parse_int(period)])
-
-
-def _checked_quota(
-    files: SystemFiles, level: Level, name: str, text: str, numbers: list[int | None]
-) -> tuple[int, int] | None:
-    """Quota and period, both positive, microseconds; a note and None for anything else."""
     if len(numbers) == 2:
         quota_us, period_us = numbers
         if quota_us is not None and period_us is not None and quota_us > 0 and period_us > 0:
@@ -317,13 +285,8 @@ def _read_unreclaimable(files: SystemFiles, level: Level) -> int:
 
 def _read_stat(files: SystemFiles, name: str) -> dict[str, int]:
     """The lines ``key value`` of a file; a line that is not of that form is left out."""
-    stat = {}
-    for line in (files.read(name) or "").splitlines():
-        key, _, value = line.partition(" ")
-        number = parse_int(value)
-        if number is not None:
-            stat[key] = max(0, number)
-    return stat
+    numbers = {key: parse_int(value) for key, value in parse_fields(files.read(name), " ").items()}
+    return {key: max(0, number) for key, number in numbers.items() if number is not None}
 
 
 def _note_garbage(files: SystemFiles, level: Level, name: str, text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from lightning_fastdata.hardware import affinity, cgroups, scheduler
 from lightning_fastdata.hardware.accelerators import Accelerator, find_accelerators
 from lightning_fastdata.hardware.limits import CpuSet, Limit, LimitKind
-from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_int
+from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_fields, parse_int
 
 __all__ = ["Accelerator", "Hardware", "Limit", "LimitKind", "probe"]
 
@@ -67,9 +67,6 @@ class Hardware:
 
     rank: int = 0
     """Number of this process in the whole training run, from 0."""
-
-    local_rank: int = 0
-    """Number of this process on this node, from 0."""
 
     world_size: int = 1
     """Processes in the whole training run."""
@@ -136,24 +133,26 @@ class Hardware:
 
 
 def probe(
-    root: str | Path = "/", environ: Mapping[str, str] = os.environ, *, local_world_size: int | None = None
+    root: str | Path = "/", environ: Mapping[str, str] | None = None, *, local_world_size: int | None = None
 ) -> Hardware:
     """Find out what this process may use, without importing torch or touching an accelerator.
 
     Args:
         root: Every file is read below it. With another root than "/" nothing of the real machine is asked.
-        environ: The variables of schedulers, launchers and the user.
+        environ: The variables of schedulers, launchers and the user; None: those of this process.
         local_world_size: Ranks on this node as the caller knows them (``trainer.num_devices``); None: from the
             launcher's variables, else 1.
 
     Raises:
         FastDataError: ``LIGHTNING_FASTDATA_NUM_CPUS`` is not a number above 0, or ``local_world_size`` is below 1.
     """
+    environ = os.environ if environ is None else environ  # as a default, help() would print every variable's value
     files = SystemFiles(root)
     groups = cgroups.locate(files)
     slurm = scheduler.read_slurm(environ, files.note)
     ranks = scheduler.read_ranks(environ, slurm, local_world_size, files.note)
-    mask, cpuset = _read_cpu_sets(files, environ, groups)
+    cpuset = cgroups.read_cpuset(files, groups)
+    mask = affinity.read_mask(files, environ, cpuset)
     share_mask = affinity.ranks_share_mask(files, ranks, slurm, mask, cpuset)
     memory = cgroups.read_memory_limit(files, groups)
     ram_bytes, ram_available_bytes, swap_free_bytes = _read_ram(files, memory)
@@ -180,7 +179,6 @@ def probe(
         open_file_hard_limit=open_file_hard_limit,
         open_files=_count_open_files(files),
         rank=ranks.rank,
-        local_rank=ranks.local_rank,
         world_size=ranks.world_size,
         local_world_size=ranks.local_world_size,
         ranks_share_mask=share_mask,
@@ -188,14 +186,6 @@ def probe(
         accelerators=find_accelerators(files, environ),
         notes=tuple(files.notes),
     )
-
-
-def _read_cpu_sets(
-    files: SystemFiles, environ: Mapping[str, str], groups: cgroups.Groups
-) -> tuple[CpuSet | None, CpuSet | None]:
-    """The affinity mask of the process and the CPU set of its cgroup."""
-    cpuset = cgroups.read_cpuset(files, groups)
-    return affinity.read_mask(files, environ, cpuset), cpuset
 
 
 def _limits_of_sets(mask: CpuSet | None, cpuset: CpuSet | None, share_mask: bool) -> Iterator[Limit]:
@@ -219,13 +209,8 @@ def _read_quotas(files: SystemFiles, environ: Mapping[str, str], groups: cgroups
 
 def _read_ram(files: SystemFiles, memory: cgroups.MemoryLimit | None) -> tuple[int | None, int | None, int | None]:
     """Memory of the machine, what of it this process can still take, and free swap space."""
-    kib = {}
-    for line in (files.read("/proc/meminfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        kib[key] = parse_int(value.removesuffix("kB"))
-    total = _times(kib.get("MemTotal"), 1024)
-    available = _times(kib.get("MemAvailable"), 1024)
-    swap = _times(kib.get("SwapFree"), 1024)
+    fields = parse_fields(files.read("/proc/meminfo"))
+    total, available, swap = (_bytes(fields.get(name)) for name in ("MemTotal", "MemAvailable", "SwapFree"))
     if total is None and files.is_real:
         import psutil
 
@@ -235,8 +220,9 @@ def _read_ram(files: SystemFiles, memory: cgroups.MemoryLimit | None) -> tuple[i
     return total, min(rooms, default=None), swap
 
 
-def _times(number: int | None, factor: int) -> int | None:
-    return None if number is None or number < 0 else number * factor
+def _bytes(text: str | None) -> int | None:
+    kib = parse_int((text or "").removesuffix("kB"))
+    return None if kib is None or kib < 0 else kib * 1024
 
 
 def _read_shm(files: SystemFiles) -> tuple[int | None, int | None]:
@@ -251,7 +237,7 @@ def _read_shm(files: SystemFiles) -> tuple[int | None, int | None]:
 
 
 def _read_open_file_limits(files: SystemFiles) -> tuple[int | None, int | None]:
-    """The soft and the hard limit on open files; None for "unlimited" and where nothing tells."""
+    """The soft and the hard limit on open files; None for "unlimited" and where they are not known."""
     for line in (files.read("/proc/self/limits") or "").splitlines():
         if line.startswith("Max open files"):
             soft, hard, *_ = [*line.removeprefix("Max open files").split(), "", ""]
@@ -268,6 +254,6 @@ def _read_open_file_limits(files: SystemFiles) -> tuple[int | None, int | None]:
 
 
 def _count_open_files(files: SystemFiles) -> int | None:
-    """Files this process has open, without the folder that is read to count them; None where nothing tells."""
+    """Files this process has open, without the folder that is read to count them; None where that is not known."""
     names = files.names("/proc/self/fd")
     return len(names) - 1 if names else None

@@ -86,9 +86,7 @@ def test_an_unknown_command_or_option_shows_help(arguments, capsys):
 
 def test_version(capsys):
     """--version prints the package's version."""
-    with pytest.raises(SystemExit) as caught:
-        main.main(["--version"])
-    assert caught.value.code == 0
+    assert main.main(["--version"]) == 0
     assert __version__ in capsys.readouterr().out
 
 
@@ -96,17 +94,6 @@ def test_python_dash_m_runs_the_same():
     """``python -m lightning_fastdata`` hands on its arguments and the exit code."""
     assert "<- decides" in run("doctor").stdout
     assert run("doctor", LIGHTNING_FASTDATA_NUM_CPUS="-1").returncode == 2
-
-
-def test_doctor_is_light():
-    """The doctor loads neither torch, lightning nor numpy: it answers while an import of torch would still run."""
-    code = (
-        "import sys; from lightning_fastdata.cli.main import main; main(['doctor']); "
-        "print(sorted({'torch', 'lightning', 'numpy', 'psutil'} & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = result.stdout.splitlines()[-1]
-    assert loaded == ("[]" if sys.platform == "linux" else "['psutil']")
 
 
 def write_run(path, *, wait_s=0.05, steps=20, **changed):
@@ -149,7 +136,7 @@ def test_report_shows_a_saved_run(run_file, capsys):
     assert main.main(["report", str(run_file)]) == 0
     printed = capsys.readouterr().out
     assert "50.0 %" in printed
-    assert "Max speedup at zero data wait: 2.00x" in printed
+    assert "at most 2.00x faster" in printed
 
 
 def without_its_end(path):
@@ -170,19 +157,13 @@ def test_report_of_a_run_that_was_killed(run_file, capsys):
     assert summary["wait_s"] == pytest.approx(1.0)
 
 
-def test_report_of_no_file_names_it(tmp_path, capsys):
-    """A wrong path is one message on stderr and exit code 2."""
-    assert main.main(["report", str(tmp_path / "nowhere.jsonl")]) == 2
-    assert "nowhere.jsonl" in capsys.readouterr().err
-
-
 def test_report_says_what_the_file_lacks(run_file, capsys):
     """In the report itself, and still with exit code 0."""
     without_its_end(run_file)
     assert main.main(["report", str(run_file)]) == 0
     printed = capsys.readouterr()
     assert "Problem: No summary: the run was killed" in printed.out
-    assert "interrupted" in printed.out
+    assert "20 (interrupted)" in printed.out
     assert printed.err == ""
 
 
@@ -209,7 +190,7 @@ def test_html_is_written_and_said(run_file, tmp_path, html, capsys):
     assert main.main(["report", str(run_file), "--html", str(out)]) == 0
     assert out.read_bytes() == "<html>é run.jsonl</html>".encode()
     printed = capsys.readouterr().out
-    assert "Data wait / training time" in printed
+    assert "Share of time waiting" in printed
     assert printed.splitlines()[-1] == f"Written: {out}"
     ((summary, records, title, problems),) = html
     assert (summary.status, len(records), title, len(problems)) == ("interrupted", 20, "run.jsonl", 1)
@@ -231,18 +212,9 @@ def test_html_with_half_a_character_is_written_all_the_same(run_file, tmp_path, 
     assert (tmp_path / "out.html").read_text() == r"x\udc80"
 
 
-def test_a_folder_that_is_not_there_is_named_and_not_made(run_file, tmp_path, html, capsys):
-    """It is a slip of the keys more often than not."""
-    assert main.main(["report", str(run_file), "--html", str(tmp_path / "dep" / "er" / "out.html")]) == 2
-    printed = capsys.readouterr().err
-    assert f"there is no folder {str(tmp_path / 'dep' / 'er')!r}." in printed.splitlines()[0]
-    assert f"mkdir -p {tmp_path / 'dep' / 'er'}" in printed
-    assert not (tmp_path / "dep").exists()
-
-
-@pytest.mark.parametrize("out", [".", "file/out.html", "run.jsonl", "deep/../run.jsonl"])
+@pytest.mark.parametrize("out", [".", "file/out.html", "no/folder/out.html", "run.jsonl", "deep/../run.jsonl"])
 def test_a_page_that_cannot_be_written_is_said(run_file, tmp_path, html, capsys, out):
-    """A folder, a path below a file, and the run file itself, which stays as it is."""
+    """A folder, a path below a file or in no folder, and the run file itself, which is not changed."""
     (tmp_path / "file").write_text("")
     (tmp_path / "deep").mkdir()
     before = run_file.read_text()
@@ -251,6 +223,7 @@ def test_a_page_that_cannot_be_written_is_said(run_file, tmp_path, html, capsys,
     assert "--html" in printed
     assert "  Fix: " in printed
     assert run_file.read_text() == before
+    assert not (tmp_path / "no").exists()
 
 
 def ranks(share):
@@ -346,7 +319,7 @@ def test_compare_shows_both_runs(pair, capsys):
         assert part in printed
     last = printed.splitlines()[-1]
     assert last == (
-        "b.jsonl against a.jsonl: 1.00x the samples per second, data wait / training time 10.0 % instead of 50.0 %."
+        "b.jsonl against a.jsonl: 1.00x the samples per second, share of time waiting 10.0 % instead of 50.0 %."
     )
 
 
@@ -380,45 +353,14 @@ def test_compare_as_json(pair, tmp_path, capsys):
     assert printed.err.count("\n") == 1
 
 
-def test_compare_says_which_file_lacks_what(pair, tmp_path, capsys):
-    """Within the report."""
-    without_its_end(tmp_path / "a.jsonl")
-    assert main.main(["compare", *pair]) == 0
-    assert f"Problem: {pair[0]}: No summary" in capsys.readouterr().out
-
-
 def test_compare_with_what_is_no_run_file(pair, audits, tmp_path, capsys):
     """Three lines and exit code 2, whichever of the two it is."""
-    assert main.main(["compare", pair[0], str(tmp_path / "nowhere.jsonl")]) == 2
-    assert "nowhere.jsonl" in capsys.readouterr().err
+    for command in (["report"], ["compare", pair[0]]):
+        assert main.main([*command, str(tmp_path / "nowhere.jsonl")]) == 2
+        assert "nowhere.jsonl" in capsys.readouterr().err
     assert main.main(["compare", audits[1], pair[1]]) == 2
     printed = capsys.readouterr()
     assert (printed.out, "  Fix: " in printed.err) == ("", True)
-
-
-@pytest.mark.parametrize("command", [["report"], ["report", "--json"], ["compare"], ["compare", "--json"]])
-def test_reading_runs_is_light(pair, command):
-    """Neither torch, lightning, numpy nor the monitor is loaded."""
-    files = pair if command[0] == "compare" else pair[:1]
-    code = (
-        f"import sys; from lightning_fastdata.cli.main import main; main({[*command, *files]!r}); "
-        "ours = 'lightning_fastdata.callbacks.monitor'; "
-        "loaded = {'torch', 'lightning', 'numpy', 'psutil', ours} & set(sys.modules); "
-        "sys.stderr.write(str(sorted(loaded)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr == "[]"
-
-
-def test_doctor_answers_in_half_a_second():
-    """The quickest of five counts: another program on the machine is not the doctor's time."""
-    import time
-
-    took_s = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert run("doctor").returncode == 0
-        took_s.append(time.perf_counter() - start)
-    assert min(took_s) < 0.5
 
 
 @pytest.fixture
@@ -436,7 +378,7 @@ def audits(tmp_path):
             append_epoch(tmp_path / name, read_vector(sums.vector(), 1, sums))
         return str(tmp_path / name)
 
-    return write("a.jsonl", 2), write("longer.jsonl", 3), write("other.jsonl", 2, (1, 7))
+    return write("one.jsonl", 2), write("longer.jsonl", 3), write("other.jsonl", 2, (1, 7))
 
 
 def test_audit_of_one_run(audits, capsys):
@@ -469,11 +411,16 @@ def test_audit_of_what_is_none(audits, tmp_path, capsys, text):
     assert "  Fix: " in printed.err
 
 
-def test_comparing_audits_needs_no_torch(audits):
-    """It answers while an import of torch would still run."""
+@pytest.mark.parametrize(
+    "command", [["doctor"], ["report"], ["report", "--json"], ["compare"], ["compare", "--json"], ["audit"]]
+)
+def test_answers_come_without_heavy_imports(pair, audits, command):
+    """They are there while an import of torch would still run."""
+    files = {"doctor": (), "report": pair[:1], "compare": pair, "audit": (audits[0], audits[0])}[command[0]]
+    heavy = {"torch", "lightning", "numpy", "lightning_fastdata.callbacks.monitor"}
+    heavy |= {"psutil"} if sys.platform == "linux" or files else set()
     code = (
-        f"import sys; from lightning_fastdata.cli.main import main; main(['audit', {audits[0]!r}, {audits[0]!r}]); "
-        "print(sorted({'torch', 'lightning', 'numpy'} & set(sys.modules)))"
+        f"import sys; from lightning_fastdata.cli.main import main; main({[*command, *files]!r}); "
+        f"sys.stderr.write(str(sorted({heavy!r} & set(sys.modules))))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "[]"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr == "[]"

@@ -76,10 +76,7 @@ QUOTAS = {
     ),
     "a child does not count": (v2_tree("/a", {"/a/cpu.max": "max 100000", "/a/b/cpu.max": "100000 100000"}), None),
     "namespace: own group is the mount's top": (v2_tree("/", {"/cpu.max": "200000 100000"}), 2.0),
-    "mount shows the container only": (
-        v2_tree("/docker/c", {"/cpu.max": "200000 100000"}, root="/docker/c"),
-        2.0,
-    ),
+    "mount shows the container only": (v2_tree("/docker/c", {"/cpu.max": "200000 100000"}, root="/docker/c"), 2.0),
     "group below what the mount shows": (
         v2_tree("/docker/c/app", {"/cpu.max": "300000 100000", "/app/cpu.max": "200000 100000"}, root="/docker/c"),
         2.0,
@@ -105,10 +102,7 @@ ONLY_OURS = {
     "path out of the namespace": (v2_tree("/../../other", {"/cpu.max": "200000 100000"}), 2.0),
     "mount from above the namespace": (v2_tree("/", {"/cpu.max": "200000 100000"}, root="/../.."), 2.0),
     "own group gone, parent still there": (v2_tree("/a/b", {"/a/cpu.max": "100000 100000"}), 1.0),
-    "empty file below a parent's quota": (
-        v2_tree("/a/b", {"/a/cpu.max": "100000 100000", "/a/b/cpu.max": ""}),
-        1.0,
-    ),
+    "empty file below a parent's quota": (v2_tree("/a/b", {"/a/cpu.max": "100000 100000", "/a/b/cpu.max": ""}), 1.0),
     "garbage below a parent's quota": (
         v2_tree("/a/b", {"/a/cpu.max": "100000 100000", "/a/b/cpu.max": "lots of"}),
         1.0,
@@ -184,14 +178,6 @@ def test_a_quota_file_that_says_nothing_usable(text, fake_root):
     assert text == "max" or ("cpu.max of the cgroup /a" in notes[0] and len(notes) == 1)
 
 
-def test_an_unreadable_quota_leaves_a_note(fake_root):
-    """A quota file that cannot be read is said, and the parent's quota still counts."""
-    root = fake_root(v2_tree("/a/b", {"/a/cpu.max": "300000 100000", "/a/b/cpu.max/x": ""}))
-    quotas, notes = quotas_of(root)
-    assert quotas == [3.0]
-    assert "/sys/fs/cgroup/a/b/cpu.max could not be read" in notes[0]
-
-
 def test_the_source_names_file_value_and_group(fake_root):
     """A limit is told with its numbers and with the group's own name, the mount's root included."""
     files = SystemFiles(fake_root(v2_tree("/pod/ctr", {"/cpu.max": "400000 100000"}, root="/pod/ctr")))
@@ -223,19 +209,6 @@ def test_the_mount_with_most_ancestors_is_used(fake_root):
     quotas, notes = quotas_of(fake_root(tree))
     assert quotas == [2.0]
     assert notes == []
-
-
-def test_without_a_mount_table_the_usual_places_are_tried(fake_root):
-    """A system that hides its mounts still has its groups where they usually are."""
-    v2 = {**v2_tree("/a", {"/a/cpu.max": "200000 100000"}), "/proc/self/mountinfo": None}
-    assert quotas_of(fake_root(v2))[0] == [2.0]
-
-
-def test_without_a_mount_table_v1_is_found(fake_root):
-    """The same for cgroup v1, where each controller has a folder."""
-    tree = {"/proc/self/cgroup": "1:cpu:/a\n", "/proc/self/mountinfo": None}
-    tree |= {"/sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "50000", "/sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000"}
-    assert quotas_of(fake_root(tree))[0] == [0.5]
 
 
 CPUSETS = {

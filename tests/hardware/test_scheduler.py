@@ -82,20 +82,20 @@ def test_ranks_on_this_node(environ, told, local, launcher):
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({}, (0, 0, 1)),
-        (TORCHRUN, (5, 1, 8)),
-        ({"SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_NTASKS": "8"}, (6, 2, 8)),
+        ({}, (0, 1)),
+        (TORCHRUN, (5, 8)),
+        ({"SLURM_PROCID": "6", "SLURM_NTASKS": "8"}, (6, 8)),
         (
-            {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"},
-            (3, 1, 4),
+            {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"},
+            (3, 4),
         ),
-        ({"LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "2"}, (0, 0, 4)),
+        ({"LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "2"}, (0, 4)),
     ],
 )
 def test_place_among_the_ranks(environ, expected):
-    """Rank, local rank and world size come from the launcher; the world is never smaller than the node."""
+    """Rank and world size come from the launcher; the world is never smaller than the node."""
     ranks, _ = ranks_of(environ)
-    assert (ranks.rank, ranks.local_rank, ranks.world_size) == expected
+    assert (ranks.rank, ranks.world_size) == expected
 
 
 def test_no_ranks_is_an_error():
@@ -109,11 +109,7 @@ BOUNDS = [
     ({}, None, []),
     ({"SLURM_CPUS_PER_TASK": "8"}, None, [("SLURM_CPUS_PER_TASK=8", 8, False)]),
     ({"SLURM_CPUS_PER_TASK": "8"}, 4, [("SLURM_CPUS_PER_TASK=8", 8, False)]),
-    (
-        {"SLURM_CPUS_PER_TASK": "8", "SLURM_NTASKS_PER_NODE": "4"},
-        None,
-        [("SLURM_CPUS_PER_TASK=8", 8, True)],
-    ),
+    ({"SLURM_CPUS_PER_TASK": "8", "SLURM_NTASKS_PER_NODE": "4"}, None, [("SLURM_CPUS_PER_TASK=8", 8, True)]),
     ({"SLURM_CPUS_PER_TASK": "8", **STEP}, None, [("SLURM_CPUS_PER_TASK=8", 8, True)]),
     ({"SLURM_CPUS_PER_TASK": "8", **STEP, **TORCHRUN}, None, [("SLURM_CPUS_PER_TASK=8", 8, False)]),
     (
@@ -126,18 +122,10 @@ BOUNDS = [
         None,
         [("SLURM_CPUS_PER_TASK=8", 8, False)],
     ),
-    (
-        {"SLURM_CPUS_ON_NODE": "32", "SLURM_JOB_NUM_NODES": "1"},
-        None,
-        [("SLURM_CPUS_ON_NODE=32", 32, False)],
-    ),
+    ({"SLURM_CPUS_ON_NODE": "32", "SLURM_JOB_NUM_NODES": "1"}, None, [("SLURM_CPUS_ON_NODE=32", 32, False)]),
     ({"SLURM_CPUS_ON_NODE": "32", "SLURM_JOB_NUM_NODES": "2"}, None, []),
     ({"SLURM_CPUS_ON_NODE": "32"}, None, []),
-    (
-        {"SLURM_CPUS_ON_NODE": "32", "SLURM_JOB_NUM_NODES": "1", **STEP},
-        None,
-        [("SLURM_CPUS_ON_NODE=32", 32, False)],
-    ),
+    ({"SLURM_CPUS_ON_NODE": "32", "SLURM_JOB_NUM_NODES": "1", **STEP}, None, [("SLURM_CPUS_ON_NODE=32", 32, False)]),
     (
         {"SLURM_CPUS_ON_NODE": "32", "SLURM_NNODES": "1", **STEP, **TORCHRUN},
         None,

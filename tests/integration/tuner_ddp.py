@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule
 from torch.utils.data import Dataset
 
 from lightning_fastdata import FastDataError, FastDataModule, LoaderTuner
-from lightning_fastdata.callbacks.tuner import callback, window
-from lightning_fastdata.callbacks.tuner.worker_change import prepared
+from lightning_fastdata.callbacks.tuner import measurement, session, window
+from lightning_fastdata.callbacks.tuner.worker_change import plan_change
 
 
 class Data(Dataset):
@@ -45,7 +45,7 @@ class Report(Callback):
         self.path, self.tuner = path, tuner
 
     def on_train_batch_end(self, trainer, *args):
-        if self.tuner._stretch is None and self.tuner._waiting is None:
+        if self.tuner._session.over:
             trainer.should_stop = True
 
     def on_fit_end(self, trainer, pl_module):
@@ -66,17 +66,17 @@ def refused_on_rank_1(loader, setting, why):
     """As where only that rank's memory is too small."""
     if torch.distributed.get_rank() == 1:
         raise FastDataError(f"{setting} does not fit.")
-    return prepared(loader, setting, why)
+    return plan_change(loader, setting, why)
 
 
 def main(folder: Path) -> None:
     """Agreed in the first run; in the second one rank cannot have what was decided."""
-    callback.contention = lambda *args: None
+    measurement.contention = lambda *args: None
     window.LONG_ENOUGH_S = 0.3
     ranks = {"devices": 2, "strategy": "ddp_fork", "limit_val_batches": 0}
-    for name, ready in (("agreed", prepared), ("refused", refused_on_rank_1)):
+    for name, ready in (("agreed", plan_change), ("refused", refused_on_rank_1)):
         print(f"Run: {name}", file=sys.stderr, flush=True)  # noqa: T201
-        callback.prepared, tuner = ready, LoaderTuner()
+        session.plan_change, tuner = ready, LoaderTuner()
         trainer = quiet_trainer(callbacks=[tuner, Report(folder / name, tuner)], **ranks)
         trainer.fit(Model(), datamodule=FastDataModule(Data(), batch_size=16, seed=1))
 

@@ -743,6 +743,6 @@ def test_each_iterator_shows_its_own(monkeypatch):
     assert pickle.loads(pickle.dumps(loader)).last_served == loader.last_served
 
     served = loader.last_served
-    monkeypatch.setattr("lightning_fastdata.compat.lightning_loops.reads_by_hand", lambda *args: True)
+    monkeypatch.setattr("lightning_fastdata.compat.lightning_loops.reads_outside_trainer", lambda *args: True)
     assert first_fetch(loader) is None, "a pass outside the Trainer leaves no trace"
     assert loader.last_served is served

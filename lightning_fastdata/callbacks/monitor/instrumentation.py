@@ -9,7 +9,7 @@ from lightning_fastdata.callbacks.monitor.fetch_probe import FetchProbe
 from lightning_fastdata.callbacks.monitor.hook_timing import hook_labels, timed_calls
 from lightning_fastdata.callbacks.monitor.loader_info import overrides
 from lightning_fastdata.callbacks.monitor.profiler_tap import FETCHES, Interval, OnInterval, ProfilerTap
-from lightning_fastdata.compat.lightning_loops import sigterm_broadcast
+from lightning_fastdata.compat.lightning_monitoring import sigterm_broadcast
 
 __all__ = ["Instrumentation"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, NamedTuple
 
-from lightning_fastdata.compat.lightning_loops import watch_fetchers
+from lightning_fastdata.compat.lightning_monitoring import watch_fetchers
 
 __all__ = ["FETCHES", "Interval", "OnInterval", "ProfilerTap"]
 

@@ -1,13 +1,14 @@
-"""All ranks of a run decide from the same figures: each gives its own, all get all of them, by one collective."""
+"""All ranks of a run decide from the same figures: one collective gathers them."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import torch
 
-from lightning_fastdata.callbacks.tuner.controller import Setting, Window, merged
+from lightning_fastdata.callbacks.tuner.throughput_model import Setting
+from lightning_fastdata.callbacks.tuner.window import Window, merged
 from lightning_fastdata.hardware.detect import Hardware
 from lightning_fastdata.results.tuning import Probe
 
@@ -17,42 +18,38 @@ __all__ = [
     "agreed_probe",
     "agreed_window",
     "all_can",
-    "begin_alike",
     "machine_of",
     "with_machine",
 ]
 
-_PROBE = (
-    *("batches", "batch_s", "batch_cpu_s", "batch_s_cv", "worker_transfer_s", "batch_bytes", "batch_tensors"),
-    *("worker_bytes", "start_s", "disk_bytes", "kept_waiting_share"),
-)
+_PROBE = tuple(field.name for field in fields(Probe))
 _COUNTS = ("batches", "batch_bytes", "batch_tensors", "worker_bytes", "disk_bytes")
-_WINDOW = ("batches", "step_s", "step_s_error", "exposed_s", "cpu_s", "load_s", "worker_transfer_s")
+_WINDOW = tuple(field.name for field in fields(Window))
 
 
 class Machine(NamedTuple):
-    """What the ranks of a run have to agree on of their machines and loaders: the least of each."""
+    """What the ranks of a run have to agree on of their machines and loaders."""
 
     cpus: float
     """CPUs of a rank (count)."""
-    fewer_ranks: float
-    """Ranks of the node, negative, so that the least is that of the fullest node (count)."""
-    open_files: float
-    """Files that are open, negative likewise (count)."""
-    num_workers: float
-    """Workers that the loader begins with (count)."""
-    in_flight: float
-    """Batches that they keep under way (count)."""
-    more_workers: float
-    """The workers again, negative: where the least is not ``-num_workers``, ranks begin differently (count)."""
-    more_in_flight: float
-    """The same of the batches under way (count)."""
     shm_free_bytes: float
     """Free shared memory (bytes); infinite where it is not known."""
     ram_available_bytes: float
     """Available memory (bytes); infinite where it is not known."""
     open_file_limit: float
     """Open files (count); infinite where there is no limit."""
+    local_world_size: float
+    """Ranks of the node (count)."""
+    open_files: float
+    """Files that are open (count)."""
+    num_workers: float
+    """Workers that the loader begins with (count)."""
+    prefetch_factor: float
+    """Batches that each of them prepares ahead (count)."""
+
+
+_MOST = ("local_world_size", "open_files")
+"""Of these the fullest node counts, of the others the least."""
 
 
 def machine_of(hardware: Hardware, setting: Setting) -> Machine:
@@ -62,31 +59,14 @@ def machine_of(hardware: Hardware, setting: Setting) -> Machine:
         hardware: What it may use.
         setting: The workers that its loader begins with.
     """
-    known = (hardware.shm_free_bytes, hardware.ram_available_bytes, hardware.open_file_limit)
-    workers, in_flight = setting.num_workers, setting.num_workers * (setting.prefetch_factor or 0)
-    return Machine(
-        hardware.cpus_per_rank,
-        -hardware.local_world_size,
-        -(hardware.open_files or 0),
-        workers,
-        in_flight,
-        -workers,
-        -in_flight,
-        *(math.inf if value is None else float(value) for value in known),
-    )
-
-
-def begin_alike(machine: Machine) -> bool:
-    """Whether the loaders of all ranks begin with the same workers.
-
-    Args:
-        machine: What ``agreed_probe`` gave.
-    """
-    return machine.more_workers == -machine.num_workers and machine.more_in_flight == -machine.in_flight
+    bounds = (hardware.shm_free_bytes, hardware.ram_available_bytes, hardware.open_file_limit)
+    shm, ram, files = (math.inf if value is None else float(value) for value in bounds)
+    ranks, open_files = hardware.local_world_size, hardware.open_files or 0
+    return Machine(hardware.cpus_per_rank, shm, ram, files, ranks, open_files, *(value or 0 for value in setting))
 
 
 def with_machine(hardware: Hardware, machine: Machine) -> Hardware:
-    """The figures that all ranks agreed on, in the place of a rank's own; ``cpus`` are for the caller to use.
+    """The figures that all ranks agreed on instead of a rank's own; ``cpus`` are for the caller to use.
 
     Args:
         hardware: A rank's own.
@@ -98,40 +78,47 @@ def with_machine(hardware: Hardware, machine: Machine) -> Hardware:
 
     return replace(
         hardware,
-        local_world_size=int(-machine.fewer_ranks),
-        open_files=None if hardware.open_files is None else int(-machine.open_files),
         shm_free_bytes=bound(machine.shm_free_bytes),
         ram_available_bytes=bound(machine.ram_available_bytes),
         open_file_limit=bound(machine.open_file_limit),
+        local_world_size=int(machine.local_world_size),
+        open_files=None if hardware.open_files is None else int(machine.open_files),
     )
 
 
-def agreed_probe(trainer: Any, probe: Probe | None, machine: Machine) -> tuple[Probe | None, Machine]:
+def agreed_probe(trainer: Any, probe: Probe | None, machine: Machine) -> tuple[Probe | None, Machine, bool]:
     """The slowest rank's probe and the smallest machine, or no probe where one rank has none.
 
     Args:
         trainer: The Trainer; with several ranks, all must call this at the same point.
         probe: This rank's; None = it could not be measured.
         machine: This rank's.
+
+    Returns:
+        Probe, machine, and whether the loaders of all ranks begin with the same workers.
     """
-    own = [float("nan")] * len(_PROBE) if probe is None else [_number(getattr(probe, name)) for name in _PROBE]
+    own = [_number(getattr(probe, name, None)) for name in _PROBE]
     rows = _gathered(trainer, [float(probe is not None), *own, *machine])
-    least = Machine(*(min(column) for column in list(zip(*rows, strict=True))[1 + len(_PROBE) :]))
-    if probe is None or not all(row[0] for row in rows):
-        return None, least
-    largest: dict[str, Any] = {}
-    for place, name in enumerate(_PROBE, start=1):
-        known = [row[place] for row in rows if not math.isnan(row[place])]
-        value = max(known, default=None)
-        largest[name] = int(value) if value is not None and name in _COUNTS else value
-    return Probe(**largest), least
+    columns = list(zip(*rows, strict=True))
+    machines = [Machine(*row[1 + len(_PROBE) :]) for row in rows]
+    smallest = Machine(
+        *((max if name in _MOST else min)(getattr(one, name) for one in machines) for name in Machine._fields)
+    )
+    alike = len({(one.num_workers, one.prefetch_factor) for one in machines}) == 1
+    if probe is None or not all(columns[0]):
+        return None, smallest, alike
+    slowest: dict[str, Any] = {}
+    for name, column in zip(_PROBE, columns[1:], strict=False):
+        value = max((one for one in column if not math.isnan(one)), default=None)
+        slowest[name] = int(value) if value is not None and name in _COUNTS else value
+    return Probe(**slowest), smallest, alike
 
 
 class WindowConsensus(NamedTuple):
-    """What all ranks together see of a stretch."""
+    """The window that all ranks agree on."""
 
     window: Window | None
-    """Their window; None where one of them has none."""
+    """The merged window; None where a rank has none."""
     elapsed_s: float
     """The longest time that it took (s)."""
     failed: bool
@@ -147,7 +134,7 @@ def agreed_window(trainer: Any, window: Window | None, elapsed_s: float, *, fail
         elapsed_s: How long this rank's has taken so far (s).
         failed: Whether this rank cannot go on.
     """
-    own = [float("nan")] * len(_WINDOW) if window is None else [_number(getattr(window, name)) for name in _WINDOW]
+    own = [_number(getattr(window, name, None)) for name in _WINDOW]
     rows = _gathered(trainer, [float(window is not None), elapsed_s, float(failed), *own])
     longest, stopped = max(row[1] for row in rows), any(row[2] for row in rows)
     if stopped or not all(row[0] for row in rows):

@@ -1,120 +1,78 @@
-"""What a loader loads, taken out of it so that trials can load the same in processes of their own."""
+"""What a loader loads, taken out of it so that trials load the same in processes of their own."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
+from lightning_fastdata.callbacks.tuner.eligibility import batch_size_of, reason_untunable
+from lightning_fastdata.callbacks.tuner.throughput_model import Setting
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.batch_requests import RequestSampler
-from lightning_fastdata.loaders.dataset_traits import length_of
-from lightning_fastdata.loaders.open_handles import open_handle
 from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 
-__all__ = ["FreshIndices", "Source", "asks_for", "reason_untunable", "source_of", "trial_loader"]
-
+__all__ = ["FreshIndices", "Source", "requests_for", "source_of", "trial_loader"]
 
 MOST_PERMUTED = 1_000_000
-"""Samples whose order is drawn as a whole (count); of more, trials load a small part anyway."""
+"""Samples whose order is drawn at once (count); of more, trials load a small share anyway."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """The part of a loader that decides what a worker does."""
+class Source(NamedTuple):
+    """What to load: the dataset of a loader, with the loader's options."""
 
-    dataset: Any
-    """The user's map-style dataset."""
+    loader: DataLoader[Any]
+    """It is not read itself."""
     batch_size: int
     """Samples of a batch (count)."""
-    collate_fn: Callable[[Any], Any]
-    """Makes a batch of samples."""
-    batched: bool = True
-    """False for a loader without batching, whose batches are single samples."""
-    seed: int | None = None
-    """Seeds every sample, as our loaders do, which takes time as well; None leaves the generators alone."""
-    worker_init_fn: Callable[[int], Any] | None = None
-    """Runs in a worker first."""
-    multiprocessing_context: Any = None
-    """Start method of workers; None = the platform's default."""
-    pin_memory: bool = False
-    """Whether batches are copied into page-locked memory."""
+
+    @property
+    def dataset(self) -> Any:
+        """The user's map-style dataset."""
+        return self.loader.dataset
 
     @property
     def batches(self) -> int:
         """Batches of one pass over the dataset, the last, smaller one included (count)."""
         return -(-len(self.dataset) // self.batch_size)
 
+    def samples(self, view: type[SeededDataset] = SeededDataset) -> SeededDataset:
+        """The samples for a worker, seeded as by the loader: that takes time as well.
 
-def reason_untunable(loader: Any) -> str | None:
-    """Why the workers of a loader cannot be tuned.
-
-    Args:
-        loader: What the Trainer trains with.
-
-    Returns:
-        The end of a sentence, or None where they can.
-    """
-    if not isinstance(loader, DataLoader):
-        return f"{type(loader).__name__} is no torch DataLoader"
-    if isinstance(loader.dataset, IterableDataset):
-        return "an IterableDataset decides itself what each worker loads: other workers would change the data"
-    length = length_of(loader.dataset)
-    if length is None:
-        return f"{type(loader.dataset).__name__} has no length"
-    if length == 0:
-        return f"{type(loader.dataset).__name__} has 0 samples"
-    handle = open_handle(loader.dataset)
-    if handle is not None:
-        return (
-            f"{handle} is an open file, whose position all forked workers would share: open it when the first sample"
-            " is loaded"
-        )
-    if _batch_size(loader) is None:
-        return "its batch sampler does not say how large a batch is (batch_size)"
-    return None
+        Args:
+            view: The class, which may measure in the worker.
+        """
+        determinism = self.loader.determinism if isinstance(self.loader, ResumableDataLoader) else None
+        seed = determinism.source if determinism is not None and determinism.seeds_samples else None
+        batched = self.loader.batch_sampler is not None
+        return view(self.dataset, self.loader.collate_fn, seed, batched=batched, source=seed or 0)
 
 
-def source_of(loader: DataLoader[Any]) -> Source:
+def source_of(loader: DataLoader[Any], batch_size: int | None = None) -> Source:
     """What a loader loads.
 
     Args:
-        loader: One that ``reason_untunable`` has nothing against; it is only looked at.
+        loader: It is not changed, and nothing is loaded.
+        batch_size: Samples of a batch (count); None = the loader's.
 
     Raises:
-        FastDataError: ``reason_untunable`` has something against it.
+        FastDataError: It cannot be tuned.
     """
     problem = reason_untunable(loader)
     if problem is not None:
         raise FastDataError(
-            f"This loader cannot be tuned: {problem}.", expected="a torch DataLoader of map-style data."
+            f"The workers for {type(loader.dataset).__name__} cannot be tuned: {problem}.",
+            expected="map-style data (__len__ and __getitem__) that worker processes can load.",
+            fix="change what is named; docs/iterable.md says what helps an iterable dataset.",
         )
-    determinism = loader.determinism if isinstance(loader, ResumableDataLoader) else None
-    return Source(
-        dataset=loader.dataset,
-        batch_size=_batch_size(loader) or 1,
-        collate_fn=loader.collate_fn,
-        batched=loader.batch_sampler is not None,
-        seed=determinism.source if determinism is not None and determinism.seeds_samples else None,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        pin_memory=loader.pin_memory,
-    )
-
-
-def _batch_size(loader: DataLoader[Any]) -> int | None:
-    if loader.batch_sampler is None:
-        return 1
-    size = loader.batch_size if loader.batch_size is not None else getattr(loader.batch_sampler, "batch_size", None)
-    return size if isinstance(size, int) and size > 0 else None
+    return Source(loader, batch_size or batch_size_of(loader) or 1)
 
 
 class FreshIndices:
-    """Samples at random, none again before all were drawn: what an earlier trial read would be in the page cache.
+    """Samples at random, none twice before all were drawn: what an earlier trial read would be in the page cache.
 
     Args:
         length: Samples of the dataset (count).
@@ -122,7 +80,7 @@ class FreshIndices:
     """
 
     def __init__(self, length: int, rng: np.random.Generator | None = None) -> None:
-        self.went_round = False
+        self.restarted = False
         """Whether all samples were drawn, so that some came a second time."""
         self._rng = np.random.default_rng() if rng is None else rng
         self._length, self._seen = length, set[int]()
@@ -135,7 +93,7 @@ class FreshIndices:
             return [self._new_one() for _ in range(count)]
         count = min(count, len(self._order))
         if self._next + count > len(self._order):
-            self._order, self._next, self.went_round = self._rng.permutation(len(self._order)), 0, True
+            self._order, self._next, self.restarted = self._rng.permutation(len(self._order)), 0, True
         chosen = self._order[self._next : self._next + count].tolist()
         self._next += count
         return list(chosen)
@@ -148,27 +106,26 @@ class FreshIndices:
                 return index
 
 
-def asks_for(source: Source, fresh: FreshIndices) -> Iterator[BatchRequest]:
+def requests_for(batch_size: int, fresh: FreshIndices) -> Iterator[BatchRequest]:
     """Batches at random, without an end.
 
     Args:
-        source: What is loaded.
+        batch_size: Samples of a batch (count).
         fresh: Which samples.
 
     Yields:
-        What a ``SeededDataset`` is asked for.
+        The requests to a ``SeededDataset``.
     """
     number = 0
     while True:
-        yield BatchRequest(epoch=0, cycle=0, number=number, indices=fresh.take(source.batch_size), occurrences=None)
+        yield BatchRequest(epoch=0, cycle=0, number=number, indices=fresh.take(batch_size), occurrences=None)
         number += 1
 
 
 def trial_loader(
     source: Source,
     fresh: FreshIndices,
-    num_workers: int,
-    prefetch_factor: int | None,
+    setting: Setting,
     *,
     view: type[SeededDataset] = SeededDataset,
     timeout_s: float = 0.0,
@@ -178,31 +135,26 @@ def trial_loader(
     Args:
         source: What to load.
         fresh: Which samples.
-        num_workers: Worker processes (count).
-        prefetch_factor: Batches per worker prepared ahead (count); None without workers.
-        view: What the workers ask, to measure in there.
+        setting: The workers and their depth.
+        view: The class of the samples in the workers, which may measure there.
         timeout_s: How long one batch may take (s); 0 = for ever.
 
     Returns:
-        The loader; its batches are ``seeded.Delivered``.
+        The loader; its batches are ``WorkerOutput``.
     """
-    asks = RequestSampler()
-    asks.next_pass = asks_for(source, fresh)
-    samples = view(source.dataset, source.collate_fn, source.seed, batched=source.batched, source=source.seed or 0)
-    how: dict[str, Any] = {"batch_sampler": asks} if source.batched else {"sampler": asks, "batch_size": None}
-    options: dict[str, Any] = {"num_workers": num_workers}
-    if num_workers:
-        options |= {
-            "prefetch_factor": prefetch_factor,
-            "worker_init_fn": source.worker_init_fn,
-            "multiprocessing_context": source.multiprocessing_context,
-            "timeout": timeout_s,
-        }
+    requests = RequestSampler()
+    requests.next_pass = requests_for(source.batch_size, fresh)
+    loader = source.loader
+    batched = loader.batch_sampler is not None
+    how: dict[str, Any] = {"batch_sampler": requests} if batched else {"sampler": requests, "batch_size": None}
     return PlannedDataLoader(
-        samples,
+        source.samples(view),
         collate_fn=identity_collate,
-        pin_memory=source.pin_memory and torch.accelerator.is_available(),
+        pin_memory=loader.pin_memory and torch.accelerator.is_available(),
         generator=torch.Generator(),
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        timeout=timeout_s,
         **how,
-        **options,
+        **setting._asdict(),
     )

@@ -19,7 +19,7 @@ from lightning_fastdata.callbacks.monitor.fetch_probe import Fetch, FetchInfo, W
 from lightning_fastdata.callbacks.monitor.instrumentation import Instrumentation
 from lightning_fastdata.callbacks.monitor.profiler_tap import Interval
 from lightning_fastdata.callbacks.monitor.step_meter import FIRST_WAITS, StepMeter
-from lightning_fastdata.compat import lightning_loops
+from lightning_fastdata.compat import lightning_monitoring
 from lightning_fastdata.loaders.batch_requests import LoadedBatch
 from lightning_fastdata.loaders.seeded_dataset import LoadTimes
 from lightning_fastdata.results.records import RECENT_STEPS
@@ -204,7 +204,7 @@ def test_a_meeting_that_is_held_elsewhere_is_not_measured(two_ranks):
     """``RunSummary.not_measured``: these accounts read 0, and not a part; and the reader learns why."""
     trainer, installed, sums = two_ranks(SimpleNamespace())
     assert "sync_s" in installed.not_measured
-    assert lightning_loops.sigterm_broadcast(trainer) is None
+    assert lightning_monitoring.sigterm_broadcast(trainer) is None
     trainer.strategy.barrier()
     assert sums()["sync_s"] == 0.0
     assert any("rank" in note for note in installed.notes.values())

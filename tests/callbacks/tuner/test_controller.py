@@ -1,11 +1,10 @@
 """The decisions within a run, against made-up machines that behave like the model, and others that do not."""
 
-import random
-
 import pytest
 
-from lightning_fastdata.callbacks.tuner.controller import Controller, Setting, Window, merged, window_of
-from lightning_fastdata.callbacks.tuner.throughput_model import Limits, expected_step_s
+from lightning_fastdata.callbacks.tuner.controller import Controller
+from lightning_fastdata.callbacks.tuner.throughput_model import Limits, Setting, expected_step_s
+from lightning_fastdata.callbacks.tuner.window import Window, merged, window_of
 from lightning_fastdata.results.records import StepRecord
 from lightning_fastdata.results.tuning import Consumer, Probe
 
@@ -43,7 +42,7 @@ def drive(controller, world):
 
 def as_modelled(found, limits, alone_s=0.02):
     def world(setting):
-        step_s = expected_step_s(found, Consumer(alone_s, 0.001), limits, *setting)
+        step_s = expected_step_s(found, Consumer(alone_s, 0.001), limits, setting)
         return step_s, step_s - alone_s
 
     return world
@@ -55,7 +54,7 @@ def test_a_slow_loader_gets_the_workers_it_needs():
     controller = Controller(found, limits, Setting(0, None))
     lines = drive(controller, as_modelled(found, limits))
     assert controller.setting.num_workers in (4, 5, 6)
-    assert [trial.verdict for trial in controller.trials] == ["as it was", "kept"]
+    assert [trial.verdict for trial in controller.trials] == ["baseline", "kept"]
     assert len(lines) <= 3
     assert "100 ms a step" in lines[0]
     assert "promises" in lines[0]
@@ -107,21 +106,13 @@ def test_a_leap_that_was_too_far_is_halved():
     assert controller.setting.num_workers in (2, 3)
 
 
-def test_a_gain_within_the_noise_is_none():
-    """5 % faster, give or take 10 %: not kept."""
+@pytest.mark.parametrize(("step_s", "error_s", "verdict"), [(0.095, 0.003, "rolled back"), (0.06, 0.0001, "kept")])
+def test_the_measurement_decides_and_not_the_model(step_s, error_s, verdict):
+    """5 % faster, give or take 10 %, is no gain; 40 % faster is one, whatever was predicted."""
     controller = Controller(probe(), Limits(8), Setting(0, None))
-    controller.decide(window(0.1, 0.08, error_s=0.003))
-    controller.decide(window(0.095, 0.075, error_s=0.003))
-    assert controller.trials[-1].verdict == "rolled back"
-
-
-def test_a_clear_gain_is_kept_whatever_was_predicted():
-    """The measurement decides, not the model."""
-    controller = Controller(probe(), Limits(8), Setting(0, None))
-    decision = controller.decide(window(0.1, 0.08))
-    assert decision.change_to is not None
-    controller.decide(window(0.06, 0.04))
-    assert controller.trials[-1].verdict == "kept"
+    assert controller.decide(window(0.1, 0.08, error_s=error_s)).change_to is not None
+    controller.decide(window(step_s, step_s - 0.02, error_s=error_s))
+    assert controller.trials[-1].verdict == verdict
 
 
 def test_nothing_is_tried_for_a_run_that_does_not_wait():
@@ -149,19 +140,6 @@ def test_where_no_number_of_workers_is_enough_it_says_so():
     assert "1 core can give at most" in lines[-1]
 
 
-def test_never_more_changes_than_a_few():
-    """A machine that lies at every turn ends the tuning."""
-    rng = random.Random(7)
-
-    def world(setting):
-        step_s = rng.uniform(0.05, 0.2)
-        return step_s, 0.8 * step_s
-
-    controller = Controller(probe(0.5), Limits(8), Setting(0, None))
-    drive(controller, world)
-    assert len(controller.trials) <= 5
-
-
 def test_a_given_depth_stays_and_a_needed_worker_too():
     """prefetch_factor=3 of the user's needs a worker, and is not changed."""
     found, limits = probe(0.0001), Limits(8)
@@ -171,7 +149,7 @@ def test_a_given_depth_stays_and_a_needed_worker_too():
 
 
 def test_shared_memory_bounds_what_is_tried():
-    """The resource_caps of the pre-flight hold for neighbours as well."""
+    """The resource_caps of the pre-flight hold for neighbors as well."""
     from lightning_fastdata.hardware.detect import Hardware, Limit
     from lightning_fastdata.planning.preflight import Pool, resource_caps
 
@@ -208,7 +186,7 @@ def record(number, wait_s, compute_s=0.02, **more):
 
 
 def test_a_window_is_the_mean_of_its_steps():
-    """Waiting of 10 ms beside 20 ms of training; 5 ms of CPU, of which loading inline took its part."""
+    """Waiting of 10 ms beside 20 ms of training; 5 ms of CPU, of which loading took some without workers."""
     found = window_of([record(n, 0.01) for n in range(32)], 0.005, Setting(0, None), probe(0.01, cpu=0.1))
     assert found is not None
     assert found.step_s == pytest.approx(0.03)
@@ -216,10 +194,6 @@ def test_a_window_is_the_mean_of_its_steps():
     assert found.cpu_s == pytest.approx(0.004)
     assert found.step_s_error == pytest.approx(0.0, abs=1e-12)
     assert found.wait_share == pytest.approx(1 / 3)
-
-
-def test_with_workers_the_training_process_loads_nothing():
-    """Then all of its CPU time is training's."""
     found = window_of([record(n, 0.01) for n in range(32)], 0.005, Setting(2, 2), probe(0.01, cpu=0.1))
     assert found.cpu_s == pytest.approx(0.005)
 
