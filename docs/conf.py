@@ -33,7 +33,7 @@ myst_linkify_fuzzy_links = False
 
 # Docstrings: Google style; the string below a field is its description; types stand beside the arguments.
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True  # as written: the value of os.environ is nobody's business
+autodoc_preserve_defaults = True  # as written: a constant's name says more than its value
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
 autodoc_typehints_description_target = "documented_params"

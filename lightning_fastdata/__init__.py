@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lightning_fastdata.callbacks.tuner.search import tune_loader as tune_loader
     from lightning_fastdata.errors import FastDataError as FastDataError
-    from lightning_fastdata.hardware.detect import Hardware as Hardware
-    from lightning_fastdata.hardware.detect import probe as probe
+    from lightning_fastdata.hardware import Hardware as Hardware
+    from lightning_fastdata.hardware import probe as probe
     from lightning_fastdata.lightning.core import DataAudit as DataAudit
     from lightning_fastdata.lightning.core import DataWaitMonitor as DataWaitMonitor
     from lightning_fastdata.lightning.core import FastDataModule as FastDataModule
@@ -37,7 +37,7 @@ _HOME_OF = {
     "DataWaitMonitor": "lightning.core",
     "FastDataError": "errors",
     "FastDataModule": "lightning.core",
-    "Hardware": "hardware.detect",
+    "Hardware": "hardware",
     "ImageFolderDataModule": "lightning.vision",
     "LoaderOptions": "planning.plan",
     "LoaderPlan": "planning.plan",
@@ -52,7 +52,7 @@ _HOME_OF = {
     "Workload": "planning.plan",
     "auto_dataloader": "loaders.factory",
     "make_plan": "planning.plan",
-    "probe": "hardware.detect",
+    "probe": "hardware",
     "shard": "loaders.sharding",
     "tune_loader": "callbacks.tuner.search",
 }

@@ -7,7 +7,6 @@ CHANGELOG.md.
 import dataclasses
 import difflib
 import inspect
-import os
 from pathlib import Path
 
 import lightning_fastdata
@@ -21,16 +20,8 @@ def arguments(function):
     """Parameters with their defaults; hints are left out, which Python versions write differently."""
     plain = []
     for parameter in inspect.signature(function).parameters.values():
-        default = Environment() if parameter.default is os.environ else parameter.default
-        plain.append(parameter.replace(annotation=inspect.Parameter.empty, default=default))
+        plain.append(parameter.replace(annotation=inspect.Parameter.empty))
     return str(inspect.Signature(plain))
-
-
-class Environment:
-    """Stands for the variables of this machine, which have no place in a list."""
-
-    def __repr__(self):
-        return "os.environ"
 
 
 def members(value):

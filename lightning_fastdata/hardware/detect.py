@@ -136,19 +136,20 @@ class Hardware:
 
 
 def probe(
-    root: str | Path = "/", environ: Mapping[str, str] = os.environ, *, local_world_size: int | None = None
+    root: str | Path = "/", environ: Mapping[str, str] | None = None, *, local_world_size: int | None = None
 ) -> Hardware:
     """Find out what this process may use, without importing torch or touching an accelerator.
 
     Args:
         root: Every file is read below it. With another root than "/" nothing of the real machine is asked.
-        environ: The variables of schedulers, launchers and the user.
+        environ: The variables of schedulers, launchers and the user; None: those of this process.
         local_world_size: Ranks on this node as the caller knows them (``trainer.num_devices``); None: from the
             launcher's variables, else 1.
 
     Raises:
         FastDataError: ``LIGHTNING_FASTDATA_NUM_CPUS`` is not a number above 0, or ``local_world_size`` is below 1.
     """
+    environ = os.environ if environ is None else environ  # as a default, help() would print every variable's value
     files = SystemFiles(root)
     groups = cgroups.locate(files)
     slurm = scheduler.read_slurm(environ, files.note)

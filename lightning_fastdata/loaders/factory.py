@@ -39,12 +39,12 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
 DEFAULT_SEED = 42
 
 
-def resolve_seed(seed: int | None, environ: Mapping[str, str] = os.environ) -> int:
+def resolve_seed(seed: int | None, environ: Mapping[str, str] | None = None) -> int:
     """The seed in force: the given one, else that of ``seed_everything`` (``PL_GLOBAL_SEED``), else 42.
 
     Args:
         seed: The user's seed, or None.
-        environ: Environment variables.
+        environ: Environment variables; None: those of this process.
 
     Returns:
         A whole number >= 0.
@@ -56,7 +56,7 @@ def resolve_seed(seed: int | None, environ: Mapping[str, str] = os.environ) -> i
         if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
             raise FastDataError(f"seed={seed!r}.", expected="a whole number >= 0.", fix="pass seed=42, or seed=None.")
         return int(seed)
-    value = environ.get("PL_GLOBAL_SEED", "")
+    value = (os.environ if environ is None else environ).get("PL_GLOBAL_SEED", "")
     return int(value) if value.isdecimal() else DEFAULT_SEED
 
 

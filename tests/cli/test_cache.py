@@ -155,7 +155,8 @@ def test_without_an_action_the_help_is_shown(capsys):
 def test_ctrl_c_keeps_what_is_there(cache, photos, tmp_path):
     """A real SIGINT to a real build, as soon as something is cached; the next build ends what it began."""
     slow = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored under nohup and behind "&"
         "from lightning_fastdata.datamodules.images.cache.blob_file import CacheFile\n"
         "put = CacheFile.put\n"
         "def slowly(self, number, entry):\n"
