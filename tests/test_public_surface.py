@@ -18,10 +18,8 @@ OURS = "lightning_fastdata"
 
 def arguments(function):
     """Parameters with their defaults; hints are left out, which Python versions write differently."""
-    plain = []
-    for parameter in inspect.signature(function).parameters.values():
-        plain.append(parameter.replace(annotation=inspect.Parameter.empty))
-    return str(inspect.Signature(plain))
+    parameters = inspect.signature(function).parameters.values()
+    return str(inspect.Signature([one.replace(annotation=inspect.Parameter.empty) for one in parameters]))
 
 
 def members(value):
