@@ -1,12 +1,13 @@
 """``lightning-fastdata cache build|info|clear``: image caches before and after training."""
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_fastdata.cli.output import make_console, print_json
 from lightning_fastdata.errors import FastDataError
 
 if TYPE_CHECKING:
@@ -27,30 +28,29 @@ INTERRUPTED = 130
 """Exit code of a program that Ctrl-C has ended, as shells have it."""
 
 
-def add_cache(commands: Any, console: "Callable[[], Console]") -> None:
-    """Add the command to the parser.
+def add_cache(commands: Any) -> None:
+    """Add ``cache`` to the parser.
 
     Args:
         commands: What ``add_subparsers`` gave.
-        console: Makes the console to print on.
     """
-    cache = commands.add_parser("cache", help="caches of image folders: build one before training, look, delete")
+    cache = commands.add_parser("cache", help="caches of image folders: build one before training, list, delete")
     cache.set_defaults(run=lambda arguments: cache.print_help() or 0)
     actions = cache.add_subparsers(title="commands", metavar="ACTION")
 
     build = actions.add_parser(
         "build",
         help="fill the cache of an image folder, as the first epoch of training would",
-        epilog='Ctrl-C keeps what is there; the next build or training goes on. Training uses it with cache="disk",'
-        " the same cache_format and cache_dir. Exit codes: 0; 1 where images could not be read; 2 where there is no"
-        " cache; 130 after Ctrl-C.",
+        epilog="Ctrl-C keeps the images cached so far; the next build or training continues. Training uses it with"
+        ' cache="disk", the same cache_format and cache_dir. Exit codes: 0; 1 where images could not be read; 2 where'
+        " there is no cache; 130 after Ctrl-C.",
     )
     build.add_argument("root", help="the image folder, as given to ImageFolderDataModule")
     build.add_argument(
         "--format",
         choices=("original", "jpeg", "raw"),
         required=True,
-        help="what is kept: the files as they are, JPEGs of quality 90 with a short side of at most 256, or such"
+        help="what is kept: the original files, JPEGs of quality 90 with a short side of at most 256, or such"
         " images as pixels; the last two change what the model sees",
     )
     build.add_argument(
@@ -63,15 +63,15 @@ def add_cache(commands: Any, console: "Callable[[], Console]") -> None:
     _add_cache_dir(build)
     build.add_argument("--cache-bytes", type=_size, metavar="SIZE", help="what it may grow to, such as 20GB or 20GiB")
     build.add_argument(
-        "--threads", type=_count, metavar="N", help="threads that work at once (default: the CPUs there are)"
+        "--threads", type=_count, metavar="N", help="threads that decode at once (default: the usable CPUs)"
     )
-    build.set_defaults(run=lambda arguments: _build(arguments, console))
+    build.set_defaults(run=_build)
 
-    info = actions.add_parser("info", help="the caches there are, of what, and how full")
+    info = actions.add_parser("info", help="list the caches: of which folder, and how full")
     info.add_argument("root", nargs="?", help="only those of this image folder; says whether they are up to date")
     _add_cache_dir(info)
     info.add_argument("--json", action="store_true", help="print JSON, nothing else")
-    info.set_defaults(run=lambda arguments: _info(arguments, console))
+    info.set_defaults(run=_info)
 
     clear = actions.add_parser("clear", help="delete the caches of an image folder, or all")
     clear.add_argument("root", nargs="?", help="only those of this image folder")
@@ -108,7 +108,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _build(arguments: argparse.Namespace, console: "Callable[[], Console]") -> int:
+def _build(arguments: argparse.Namespace) -> int:
     """Fill the cache of an image folder."""
     from lightning_fastdata.datamodules.images.cache.entry_format import EntryFormat
     from lightning_fastdata.datamodules.images.cache.image_cache import CacheOptions, ImageCache, header_of
@@ -121,12 +121,14 @@ def _build(arguments: argparse.Namespace, console: "Callable[[], Console]") -> i
     cache = ImageCache(header_of(root, paths, entry_format), paths, options)
     if cache.plan.kind is None:
         raise FastDataError(f"{arguments.root}: {cache.plan.reason.text}", expected="a cache that can be written.")
-    out = console()
+    out = make_console()
     out.print(f"Cache {cache.plan.reason.text}", soft_wrap=True)
     try:
         unreadable = _fill(cache, paths, arguments.threads, out)
     except KeyboardInterrupt:
-        out.print(f"Stopped: {'; '.join(cache.lines())}. The next build or training goes on from here.", soft_wrap=True)
+        out.print(
+            f"Stopped: {'; '.join(cache.lines())}. The next build or training continues from here.", soft_wrap=True
+        )
         return INTERRUPTED
     out.print(f"{'; '.join(cache.lines())}.", soft_wrap=True)
     for problem in unreadable[:5]:
@@ -143,9 +145,11 @@ def _fill(cache: "ImageCache", paths: Mapping[str, Any], threads: int | None, co
     from lightning_fastdata.datamodules.images.cache.build import build_cache
     from lightning_fastdata.hardware.detect import probe
 
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images")]
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images")),
+        TimeRemainingColumn(),
+    )
     sources = [(cache.source(name, listed), listed) for name, listed in paths.items()]
-    columns.append(TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("Caching", total=cache.header.samples)
         done = build_cache(
@@ -163,19 +167,19 @@ def _files_of(root: str) -> dict[str, Any]:
 
     folder = Path(root)
     folders = split_folders(folder) or {"train": folder}
-    return {name: index_images(place).paths for name, place in folders.items()}
+    return {name: index_images(path).paths for name, path in folders.items()}
 
 
-def _info(arguments: argparse.Namespace, console: "Callable[[], Console]") -> int:
-    """Print the caches there are."""
+def _info(arguments: argparse.Namespace) -> int:
+    """Print the caches."""
     from rich.table import Table
 
     from lightning_fastdata.datamodules.images.cache.folder import cache_of
     from lightning_fastdata.datamodules.images.cache.placement import bytes_text
 
-    cache_dir, found = _found(arguments)
+    cache_dir, caches = _selected_caches(arguments)
     rows: list[dict[str, Any]] = []
-    for folder, header in found.items():
+    for folder, header in caches.items():
         held = cache_of(folder, header).held()
         rows.append(
             {
@@ -192,11 +196,11 @@ def _info(arguments: argparse.Namespace, console: "Callable[[], Console]") -> in
             }
         )
     if arguments.json:
-        sys.stdout.write(json.dumps({"cache_dir": str(cache_dir), "caches": rows}, indent=2) + "\n")
+        print_json({"cache_dir": str(cache_dir), "caches": rows})
         return 0
     if not rows:
         of = "" if arguments.root is None else f" of {arguments.root}"
-        console().print(f"No caches{of} in {cache_dir}.", soft_wrap=True)
+        make_console().print(f"No caches{of} in {cache_dir}.", soft_wrap=True)
         return 0
     table = Table(title=f"Caches in {cache_dir}", title_justify="left")
     for heading in ("images", "format", "cached", "size", "state"):
@@ -206,7 +210,7 @@ def _info(arguments: argparse.Namespace, console: "Callable[[], Console]") -> in
         cached = f"{row['cached_samples']:,} of {row['samples']:,}"
         size = bytes_text(row["file_bytes"])
         table.add_row(row["root"], str(row["settings"].get("format")), cached, size, states[row["up_to_date"]])
-    console().print(table)
+    make_console().print(table)
     return 0
 
 
@@ -234,23 +238,21 @@ def _clear(arguments: argparse.Namespace) -> int:
             expected="an image folder, or --all.",
             fix="lightning-fastdata cache clear FOLDER",
         )
-    cache_dir, found = _found(arguments)
-    freed = clear_folders(found)
-    caches = "1 cache" if len(found) == 1 else f"{len(found)} caches"
-    sys.stdout.write(f"Deleted {caches} in {cache_dir}, {bytes_text(freed)} on the disk.\n")
+    cache_dir, caches = _selected_caches(arguments)
+    freed = clear_folders(caches)
+    count = "1 cache" if len(caches) == 1 else f"{len(caches)} caches"
+    sys.stdout.write(f"Deleted {count} in {cache_dir}, {bytes_text(freed)} on the disk.\n")
     return 0
 
 
-def _found(arguments: argparse.Namespace) -> tuple[Path, "dict[Path, CacheHeader]"]:
-    """Where caches are, and those that are meant."""
-    import os
-
+def _selected_caches(arguments: argparse.Namespace) -> tuple[Path, "dict[Path, CacheHeader]"]:
+    """The folder of all caches, and the headers of those that the arguments select, by folder."""
     from lightning_fastdata.datamodules.images.cache.folder import find_folders
     from lightning_fastdata.datamodules.images.cache.placement import default_cache_dir
 
     cache_dir = arguments.cache_dir or default_cache_dir()
-    found = find_folders(cache_dir)
+    caches = find_folders(cache_dir)
     if arguments.root is not None:
         root = os.path.abspath(os.path.expanduser(arguments.root))
-        found = {folder: header for folder, header in found.items() if header.root == root}
-    return cache_dir, found
+        caches = {folder: header for folder, header in caches.items() if header.root == root}
+    return cache_dir, caches

@@ -191,7 +191,7 @@ def test_ctrl_c_keeps_what_is_there(cache, photos, tmp_path):
         shutil.rmtree(tmp_path / "caches")
     assert process.returncode == 130, err
     assert "Stopped: " in out
-    assert "goes on from here" in out
+    assert "continues from here" in out
     assert "Traceback" not in err
     kept = int(out.split("Stopped: ")[1].split(" of 10")[0])
     assert 1 <= kept < 10

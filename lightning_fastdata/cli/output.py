@@ -1,0 +1,42 @@
+"""What commands print: text to a terminal or a file, and JSON that any parser reads."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["make_console", "print_json"]
+
+FILE_WIDTH = 240
+"""Columns where the output is not a terminal: long sources stay on one line for grep."""
+
+
+def make_console() -> "Console":
+    """A console on stdout; in a file, lines are neither cut nor folded at 80 columns."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
+
+
+def print_json(values: dict[str, Any], problems: Sequence[str] = ()) -> None:
+    """Print JSON to stdout, and what could not be read of a file to stderr.
+
+    Args:
+        values: What to print; NaN and the infinities, which JSON lacks, become null.
+        problems: A line for each.
+    """
+    sys.stdout.write(json.dumps(_finite(values), indent=2) + "\n")
+    for problem in problems:
+        sys.stderr.write(f"Problem: {problem}\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
