@@ -1,6 +1,10 @@
-"""The one error type of the package."""
+"""The one error type of the package, and the checks of arguments that raise it."""
 
-__all__ = ["FastDataError"]
+import math
+from numbers import Integral
+from typing import Any
+
+__all__ = ["FastDataError", "check_bool", "check_int", "check_share"]
 
 
 class FastDataError(Exception):
@@ -30,3 +34,68 @@ class FastDataError(Exception):
 
 def _rebuild(what: str, expected: str, fix: str) -> FastDataError:
     return FastDataError(what, expected=expected, fix=fix)
+
+
+def check_int(
+    name: str,
+    value: Any,
+    minimum: int,
+    maximum: int | None = None,
+    *,
+    allow: tuple[str | None, ...] = (),
+    fix: str = "",
+) -> Any:
+    """Refuse an argument that is no whole number within its bounds.
+
+    Args:
+        name: The argument's name, as the user wrote it.
+        value: What the user passed; NumPy's whole numbers count, True and False do not.
+        minimum: The least value.
+        maximum: The largest value; None = no bound.
+        allow: Other values that pass, such as ``("auto", None)``.
+        fix: What to do instead; "" = ``pass name="auto"`` where that passes, else to change the argument.
+
+    Returns:
+        The value as Python's int, or the one of ``allow``.
+
+    Raises:
+        FastDataError: Names the argument, its value, what was expected and what to do.
+    """
+    if _is_allowed(value, allow):
+        return value
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)
+        if number >= minimum and (maximum is None or number <= maximum):
+            return number
+    bounds = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+    raise _bad_argument(name, value, f"a whole number {bounds}", allow, fix)
+
+
+def check_bool(name: str, value: Any, *, allow: tuple[str | None, ...] = (), fix: str = "") -> Any:
+    """Refuse an argument that is neither True nor False; the arguments and the error are those of ``check_int``."""
+    if not isinstance(value, bool) and not _is_allowed(value, allow):
+        raise _bad_argument(name, value, "True, False" if allow else "True or False", allow, fix)
+    return value
+
+
+def check_share(name: str, value: Any, *, allow: tuple[str | None, ...] = (), fix: str = "") -> Any:
+    """Refuse an argument that is no share from 0 to 1; the arguments and the error are those of ``check_int``."""
+    if _is_allowed(value, allow):
+        return value
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and 0 <= value <= 1):
+        raise _bad_argument(name, value, "a share from 0 to 1 (0.2 is 20 %)", allow, fix)
+    return value
+
+
+def _is_allowed(value: Any, allow: tuple[str | None, ...]) -> bool:
+    return (value is None or isinstance(value, str)) and value in allow
+
+
+def _bad_argument(name: str, value: Any, expected: str, allow: tuple[str | None, ...], fix: str) -> FastDataError:
+    others = ["None" if one is None else f'"{one}"' for one in allow]
+    if others:
+        expected = f"{', '.join([expected, *others[:-1]])} or {others[-1]}"
+    if not fix:
+        fix = f'pass {name}="auto".' if "auto" in allow else f"change {name}, or leave it out."
+    return FastDataError(f"{name}={value!r}.", expected=f"{expected}.", fix=fix)
