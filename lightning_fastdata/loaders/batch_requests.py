@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lightning_fastdata.loaders.seeded_dataset import BatchRequest, LoadTimes, sample_number
+from lightning_fastdata.loaders.sample_keys import sample_number
+from lightning_fastdata.loaders.seeded_dataset import BatchRequest, LoadTimes
 
 __all__ = [
     "EpochPass",

@@ -1,10 +1,8 @@
 """Random numbers of a sample that only (seed, epoch, index) decides, in whichever process loads it."""
 
 import contextlib
-import operator
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from hashlib import blake2b
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -23,6 +21,7 @@ from lightning_fastdata.loaders.batch_fetch import (
 )
 from lightning_fastdata.loaders.order import BATCH, WORD, Words, mix, sample_seed, sample_seeds, stream
 from lightning_fastdata.loaders.planned import identity_collate
+from lightning_fastdata.loaders.sample_keys import sample_number
 
 __all__ = [
     "BatchRequest",
@@ -33,7 +32,6 @@ __all__ = [
     "has_getitems",
     "load_generators",
     "random_state",
-    "sample_number",
     "save_generators",
     "seed_generators",
     "seeded_generators",
@@ -275,29 +273,6 @@ def uses_global_rng(dataset: Any) -> bool:
         # It asks its parts for one sample at a time, without a seed.
         return any(uses_global_rng(part) or accepts_seeds(part) for part in dataset.datasets)
     return not (type(dataset) is TensorDataset or vars(type(dataset)).get("uses_global_rng") is False)
-
-
-def sample_number(index: Any) -> int:
-    """A sample's index as an integer; keys of another kind (names, tuples, arrays) by a 64-bit BLAKE2b digest.
-
-    Args:
-        index: What a sampler gave.
-    """
-    try:
-        return operator.index(index)
-    except TypeError:
-        return int.from_bytes(blake2b(_bytes_of(index), digest_size=8).digest(), "little")
-
-
-def _bytes_of(key: Any) -> bytes:
-    """A key in bytes that are the same in every process; ``repr`` would leave out the middle of a long array."""
-    if isinstance(key, torch.Tensor):
-        key = key.numpy(force=True)
-    if isinstance(key, np.ndarray):
-        return f"{key.dtype}{key.shape}".encode() + key.tobytes()
-    if isinstance(key, (list, tuple)):
-        return b"(" + b",".join(_bytes_of(part) for part in key) + b")"
-    return repr(key.item() if isinstance(key, np.generic) else key).encode()
 
 
 def seed_generators(word: int) -> None:
