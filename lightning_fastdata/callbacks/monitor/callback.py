@@ -1,13 +1,13 @@
 """The callback: carries what Lightning's hooks know to the meter, and what the meter finds to the outside."""
 
-import functools
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lightning_fastdata.callbacks.guard import guarded
 from lightning_fastdata.callbacks.monitor.arguments import check_arguments
 from lightning_fastdata.callbacks.monitor.console import end_progress_bar, print_summary
 from lightning_fastdata.callbacks.monitor.live_metrics import LiveReport, NoReport
@@ -30,19 +30,6 @@ __all__ = ["DataWaitMonitorMixin", "only_measuring"]
 
 M = TypeVar("M", bound="DataWaitMonitorMixin")
 _STAGE_OF = {"validate": "val", "test": "test", "predict": "predict"}
-
-
-def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
-    """Let a fault in a hook end the measurement, not the training."""
-
-    @functools.wraps(hook)
-    def run_hook(self: "DataWaitMonitorMixin", *args: Any, **kwargs: Any) -> None:
-        try:
-            hook(self, *args, **kwargs)
-        except Exception as error:
-            self._give_up(error)
-
-    return run_hook
 
 
 class DataWaitMonitorMixin(Base):
@@ -178,13 +165,13 @@ class DataWaitMonitorMixin(Base):
 
     # Training.
 
-    @_guarded
+    @guarded
     def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
         """The sanity check is nobody's time."""
         if self._run is not None:
             self._run.up_to_date.go_away(time.perf_counter())
 
-    @_guarded
+    @guarded
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
         """The sanity check is over."""
         if self._run is not None:
@@ -199,7 +186,7 @@ class DataWaitMonitorMixin(Base):
         except Exception as error:
             self._give_up(error)
 
-    @_guarded
+    @guarded
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """The next step is the first of its epoch."""
         if self._run is not None:
@@ -226,13 +213,13 @@ class DataWaitMonitorMixin(Base):
             self._end_epoch(self._run)
             self._tell_window(self._run, trainer, step_offset=-1)
 
-    @_guarded
+    @guarded
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Loaders and loops are shut down now."""
         if self._run is not None:
             self._run.enter("shutdown")
 
-    @_guarded
+    @guarded
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """They are shut down."""
         if self._run is not None:
@@ -272,14 +259,14 @@ class DataWaitMonitorMixin(Base):
         """From here on the time is prediction's."""
         self._start_stage(trainer, pl_module, "predict")
 
-    @_guarded
+    @guarded
     def _start_stage(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if self._run is not None and not trainer.sanity_checking:
             self._run.start_stage(pl_module, stage)
 
     # Lightning leaves dataloader_idx out where there is one loader, or where a batch is of several.
 
-    @_guarded
+    @guarded
     def on_validation_batch_end(
         self,
         trainer: Any,
@@ -293,7 +280,7 @@ class DataWaitMonitorMixin(Base):
         if self._run is not None and not trainer.sanity_checking:
             self._run.end_stage_batch("val", dataloader_idx)
 
-    @_guarded
+    @guarded
     def on_test_batch_end(
         self,
         trainer: Any,
@@ -307,7 +294,7 @@ class DataWaitMonitorMixin(Base):
         if self._run is not None:
             self._run.end_stage_batch("test", dataloader_idx)
 
-    @_guarded
+    @guarded
     def on_predict_batch_end(
         self,
         trainer: Any,
