@@ -6,7 +6,7 @@ Every time is in seconds, every share lies in 0..1.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_fastdata.results.stats import known
 from lightning_fastdata.results.verdict import Verdict, judge
@@ -28,9 +28,8 @@ STAGE_NAMES = {"val": "validation", "test": "test", "predict": "prediction"}
 RECENT_STEPS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """One optimizer step of one rank: the sum over its micro-batches.
+class StepRecord(NamedTuple):
+    """One optimizer step of one rank: the sum over its micro-batches. A tuple, since a run keeps 10,000 of them.
 
     The four times add up to the wall time from the end of the step before to the end of this one, validation left out.
     A time that was not measured is None, never 0; it is then part of ``other_s``.
@@ -82,12 +81,12 @@ class StepRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain values, in field order."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return self._asdict()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "StepRecord":
         """The record that ``to_dict`` gave; entries it does not know are ignored."""
-        return cls(**known(cls, values))
+        return cls(**{name: values[name] for name in cls._fields if name in values})
 
 
 @dataclass(frozen=True)

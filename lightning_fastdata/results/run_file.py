@@ -450,5 +450,5 @@ def _kinds(hint: Any) -> frozenset[type]:
 
 
 _STEP_KINDS = {name: _kinds(hint) for name, hint in get_type_hints(StepRecord).items()}
-_NEEDED = frozenset(entry.name for entry in fields(StepRecord) if not _has_default(entry))
+_NEEDED = frozenset(StepRecord._fields).difference(StepRecord._field_defaults)
 _NULLABLE = frozenset(name for name in _NEEDED if type(None) in _STEP_KINDS[name])

@@ -6,21 +6,19 @@
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from lightning_fastdata.callbacks.monitor.step_meter import Row
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.records import SCHEMA, Span, StepRecord
 from lightning_fastdata.results.summary import RunSummary
 
 __all__ = ["RunFileWriter"]
 
-_FIELDS = StepRecord.__slots__
 # What a reader fills in by itself is left out: most runs never measure some of it, and every step has a line.
 _NOTHING = object()
-_DEFAULTS = tuple(entry.default if entry.default in (None, 0.0) else _NOTHING for entry in fields(StepRecord))
+_DEFAULTS = tuple(StepRecord._field_defaults.get(name, _NOTHING) for name in StepRecord._fields)
 # json.dumps with an argument makes an encoder at every call.
 _encode = json.JSONEncoder(default=str).encode
 # A tenth of a microsecond: below what the clock resolves in a Trainer, and a third of the digits.
@@ -52,20 +50,16 @@ class RunFileWriter:
                 fix="Choose another path, or leave save_to out.",
             ) from error
 
-    def write_steps(self, rows: Iterable[Row]) -> None:
-        """Write steps, so that they are on disk.
-
-        Args:
-            rows: Their values in the order of the fields of ``StepRecord``; fields at the end may be absent.
-        """
+    def write_steps(self, records: Iterable[StepRecord]) -> None:
+        """Write steps, so that they are on disk."""
         if self._file is None:
             return
-        for row in rows:
-            told: dict[str, Any] = {"kind": "step"}
-            for name, default, value in zip(_FIELDS, _DEFAULTS, row, strict=False):
+        for record in records:
+            line: dict[str, Any] = {"kind": "step"}
+            for name, default, value in zip(record._fields, _DEFAULTS, record, strict=True):
                 if value is not default and value != default:
-                    told[name] = round(value, _DIGITS) if type(value) is float else value
-            self._write(told)
+                    line[name] = _short(value)
+            self._write(line)
         self._file.flush()
 
     def write_span(self, span: Span) -> None:

@@ -116,7 +116,7 @@ def write_run(path, *, wait_s=0.05, steps=20, **changed):
     other_s = 0.05 - (wait_s or 0.0)
     records = [StepRecord(0, step, 8, wait_s, 0.0, 0.05, other_s, step == 0, 1, 1, 0) for step in range(steps)]
     sink = RunFileWriter(path, {"host": "here"})
-    sink.write_steps(tuple(record.to_dict().values()) for record in records)
+    sink.write_steps(records)
     sink.close(dataclasses.replace(summarize(records), **changed))
     return path
 

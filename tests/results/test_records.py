@@ -44,7 +44,7 @@ def test_every_field_says_what_it_means(cls):
 def test_a_step_goes_to_a_dict_and_back():
     step = record()
     assert StepRecord.from_dict({**step.to_dict(), "from_the_future": 1}) == step
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         step.wait_s = 1.0
 
 

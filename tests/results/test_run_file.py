@@ -162,7 +162,7 @@ def test_a_step_without_what_makes_it_one_is_left_out(read, name):
 @pytest.mark.parametrize("name", ["samples", "wait_s", "transfer_s", "compute_s"])
 def test_a_time_that_is_missing_was_not_measured(read, name):
     run = read(HEADER, without(step(0), name), *map(step, range(1, 4)), summary_line())
-    assert run.records[0] == dataclasses.replace(STEPS[0], **{name: None})
+    assert run.records[0] == STEPS[0]._replace(**{name: None})
     assert run.problems == (f"Line 2: step without {name}, read as not measured.",)
 
 

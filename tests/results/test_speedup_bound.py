@@ -61,7 +61,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
 
 
 def test_what_the_device_saw_counts_where_it_was_measured():
-    records = [replace(record, device_idle_s=0.005) for record in steps([0.02] * 100)]
+    records = [record._replace(device_idle_s=0.005) for record in steps([0.02] * 100)]
     run = replace(run_of(records), device=DeviceTimes(99, 0.5, 1.5, None))
     ceiling = estimate_speedup_bound(run, records)
     assert (ceiling.exposed_by, ceiling.exposed_s) == ("device", pytest.approx(0.5))
@@ -78,9 +78,9 @@ def test_the_slowest_of_all_ranks_counts():
 
 def test_first_batches_count_once_and_those_of_the_start_up_not_at_all():
     """Two equal ranks: 5 s in the first fetch of each of two epochs, 2 s in the steady run, 8 s of compute."""
-    records = [replace(record, refill_s=0.0) for record in steps([0.02] * 100)]
+    records = [record._replace(refill_s=0.0) for record in steps([0.02] * 100)]
     for place in (0, 50):
-        records[place] = replace(records[place], wait_s=5.02, refill_s=5.0)
+        records[place] = records[place]._replace(wait_s=5.02, refill_s=5.0)
     ledger = dict.fromkeys(ACCOUNTS, 0.0) | {"startup_s": 5.0, "boundary_s": 5.0, "wait_s": 2.0, "compute_s": 8.0}
     run = replace(summarize(records), ledger=ledger, total_s=20.0, boundary=Boundary(1, 5.0, 0.0, 5.0, 0.0))
     alone = estimate_speedup_bound(run, records)

@@ -18,7 +18,7 @@ from lightning_fastdata.callbacks.monitor.loader_info import fetches_for_itself,
 from lightning_fastdata.callbacks.monitor.optimizer_steps import OptimizerSteps
 from lightning_fastdata.callbacks.monitor.rank_exchange import RankExchange
 from lightning_fastdata.callbacks.monitor.run_info import RunInfo, all_workers, keeps_workers, plans_of, the_dataset
-from lightning_fastdata.callbacks.monitor.step_meter import Row, StepMeter, Window
+from lightning_fastdata.callbacks.monitor.step_meter import StepMeter, Window
 from lightning_fastdata.compat.torch_internals import process_store
 from lightning_fastdata.results.diagnosis import diagnosed
 from lightning_fastdata.results.records import StageWait, StepRecord
@@ -36,7 +36,6 @@ _MOST_EVENTS = 4_096
 # A device's idle time is part of the wait, but for the resolution of events and the recording of them.
 _MOST_BEYOND_S = 1e-4
 _LATER = "The table at the end of the run says more."
-_REFILL_FIELD = StepRecord.__slots__.index("refill_s")
 # A long epoch is told in parts, or only its last 10,000 steps would be compared.
 _MOST_UNTOLD = 5_000
 _STEPS = {"val": "validation_step", "test": "test_step", "predict": "predict_step"}
@@ -213,7 +212,7 @@ class MonitorSession:
         meter = self.up_to_date
         rows = list(meter.rows)[-(meter.steps - self._published) :] if meter.steps > self._published else []
         self._published = meter.steps
-        for epoch, group in groupby(rows, key=lambda row: int(row[0])):
+        for epoch, group in groupby(rows, key=lambda record: record.epoch):
             exchange.publish(epoch, [steady(row) for row in group])
 
     def end_batch(self, trainer: Any, batch: Any, batch_idx: int) -> bool:
@@ -268,7 +267,7 @@ class MonitorSession:
         if self.status == "running":
             self._tell_ranks(at_least=_MOST_UNTOLD)
         rows = meter.take_rows(hold=0 if self._device is None else min(_MOST_UNWRITTEN, meter.steps - self._resolved))
-        if any(row[7] and row[9] > row[8] for row in rows):
+        if any(record.first_in_epoch and record.fetches > record.batches for record in rows):
             self.notes["ahead"] = (
                 "The loader has no length, so Lightning reads it one batch ahead: the wait of a step is that for the"
                 " batch of the next one, and the first step of an epoch waits for two."
@@ -277,7 +276,7 @@ class MonitorSession:
         if sink is not None:
             self._write(sink, lambda: self._write_down(sink, rows))
 
-    def _write_down(self, sink: RunFileWriter, rows: list[Row]) -> None:
+    def _write_down(self, sink: RunFileWriter, rows: list[StepRecord]) -> None:
         sink.write_steps(rows)
         for span in self.meter.ledger.take_spans():
             sink.write_span(span)
@@ -440,14 +439,14 @@ class MonitorSession:
         }
 
 
-def steady(row: Row) -> tuple[int, float, float]:
+def steady(record: StepRecord) -> tuple[int, float, float]:
     """A step for the comparison of ranks: its index, its wait and its wall time (s), without filling an empty pipeline.
 
     A wait that was not measured is nan, which drops the step.
     """
-    wait, refill = row[3], row[_REFILL_FIELD]
-    elapsed = float(sum(part or 0.0 for part in row[3:7]))
-    return row[1], nan if wait is None else wait - refill, elapsed - refill
+    wait_s = record.wait_s or 0.0
+    elapsed_s = wait_s + (record.transfer_s or 0.0) + (record.compute_s or 0.0) + record.other_s - record.refill_s
+    return record.step, nan if record.wait_s is None else wait_s - record.refill_s, elapsed_s
 
 
 def _nobody() -> None:

@@ -7,7 +7,7 @@ accumulation, loaders that are read ahead, ``next`` inside the training step, an
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lightning_fastdata.callbacks.monitor.eval_stages import Stage
 from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo
@@ -20,12 +20,6 @@ from lightning_fastdata.results.summary import Totals
 __all__ = ["FIRST_WAITS", "StepMeter", "Window"]
 
 FIRST_WAITS = 100
-
-Row = tuple[Any, ...]
-"""A step as the fields of a ``StepRecord``, in order."""
-
-_IDLE_FIELD = StepRecord.__slots__.index("device_idle_s")
-_REFILL_FIELD = StepRecord.__slots__.index("refill_s")
 
 
 class Window(NamedTuple):
@@ -94,10 +88,10 @@ class StepMeter:
         self._rank = rank
         self.ledger = Ledger(clock())
         self.waits, self.loads, self.device = WaitStats(), LoadStats(), DeviceStats()
-        self.rows: deque[Row] = deque(maxlen=keep)
+        self.rows: deque[StepRecord] = deque(maxlen=keep)
         self.fetches = 0
         self.steps = 0
-        self._new_rows: deque[Row] = deque(maxlen=keep)
+        self._new_rows: deque[StepRecord] = deque(maxlen=keep)
         self._epochs = 0
         self._samples: int | None = 0
         self._wait_s = self._other_s = self._tail_wait_s = self._wait_s_max = 0.0
@@ -228,15 +222,30 @@ class StepMeter:
         self._wait_s_max = max(self._wait_s_max, pending.wait)
         self._add_up(other)
 
-    def _row(self, pending: _Pending, epoch: int, step: int, other: float, now: float) -> Row:
+    def _row(self, pending: _Pending, epoch: int, step: int, other: float, now: float) -> StepRecord:
         """The step as the fields of a record."""
         fetches = self.fetches - self._fetches_before
         wait = pending.wait if self.fetches else None
-        kinds = (None, None, None) if pending.kinds is None or not fetches else pending.kinds
-        return (
-            *(epoch, step, pending.samples, wait, pending.transfer, pending.compute, other),
-            *(self._first_in_epoch, pending.batches, fetches, self._rank, now - self.ledger.accounts.began),
-            *(*kinds, pending.refill, pending.ready, pending.load, None, None),
+        inline, blocked, handoff = (None, None, None) if pending.kinds is None or not fetches else pending.kinds
+        return StepRecord(
+            epoch=epoch,
+            step=step,
+            samples=pending.samples,
+            wait_s=wait,
+            transfer_s=pending.transfer,
+            compute_s=pending.compute,
+            other_s=other,
+            first_in_epoch=self._first_in_epoch,
+            batches=pending.batches,
+            fetches=fetches,
+            rank=self._rank,
+            end_s=now - self.ledger.accounts.began,
+            inline_s=inline,
+            blocked_s=blocked,
+            handoff_s=handoff,
+            refill_s=pending.refill,
+            queue_ready=pending.ready,
+            load_s=pending.load,
         )
 
     def end_tail(self, now: float) -> None:
@@ -290,13 +299,13 @@ class StepMeter:
         if not 0 < behind <= len(self.rows):
             return
         row = self.rows[-behind]
-        wait = row[3] or 0.0
+        wait = row.wait_s or 0.0
         if idle_s is not None:
             self.idle_beyond_wait_s = max(self.idle_beyond_wait_s, idle_s - wait)
             idle_s = min(max(0.0, idle_s), wait)  # up to the resolution of events
-            if not row[_REFILL_FIELD]:  # an empty pipeline is told of under start-up and boundary
+            if not row.refill_s:  # an empty pipeline is told of under start-up and boundary
                 self.device.add(wait, idle_s, copy_s)
-        row = (*row[:_IDLE_FIELD], idle_s, copy_s)
+        row = row._replace(device_idle_s=idle_s, copy_s=copy_s)
         self.rows[-behind] = row
         if behind <= len(self._new_rows):
             self._new_rows[-behind] = row
@@ -366,7 +375,7 @@ class StepMeter:
         self._clear_window()
         return window
 
-    def take_rows(self, *, hold: int = 0) -> list[Row]:
+    def take_rows(self, *, hold: int = 0) -> list[StepRecord]:
         """The steps since the last call, to be written down.
 
         Args:
@@ -379,7 +388,7 @@ class StepMeter:
 
     def records(self) -> Iterator[StepRecord]:
         """The kept steps, oldest first."""
-        return (StepRecord(*row) for row in tuple(self.rows))
+        return iter(tuple(self.rows))
 
     def totals(self) -> Totals:
         """The sums over all steps, kept or not."""
