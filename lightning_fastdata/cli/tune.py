@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lightning_fastdata.callbacks.monitor.run_info import flattened
 from lightning_fastdata.callbacks.tuner.search import tune_loader
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.loaders.trainer_context import iter_loaders
 from lightning_fastdata.report.tuning import trial_line, tuning_view
 from lightning_fastdata.results.tune_file import write_tuning
 from lightning_fastdata.results.tuning import Trial, TuneResult
@@ -147,7 +147,7 @@ def train_loader(datamodule: Any) -> Any:
             expected="a DataModule whose prepare_data(), setup('fit') and train_dataloader() work without a Trainer.",
             fix="look at what it asks self.trainer for; LoaderTuner tunes it within a run instead.",
         ) from error
-    loaders = flattened(loader)
+    loaders = list(iter_loaders(loader))
     if len(loaders) != 1:
         raise FastDataError(
             f"{name} has {len(loaders)} training loaders.",

@@ -1,11 +1,12 @@
-"""What planning asks of a Trainer, by duck typing: either Lightning package's will do."""
+"""What is asked of a Trainer, by duck typing: either Lightning package's will do."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lightning_fastdata.compat import lightning_loops
 
-__all__ = ["TrainerContext", "trainer_context"]
+__all__ = ["TrainerContext", "iter_loaders", "trainer_context"]
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,18 @@ def _share(trainer: Any) -> tuple[int, int] | None:
     if not dealt or dealt["num_replicas"] == 1 or not lightning_loops.deals_samples(trainer):
         return None
     return dealt["rank"], dealt["num_replicas"]
+
+
+def iter_loaders(loaders: Any) -> Iterator[Any]:
+    """The single loaders of a collection, in the order in which Lightning's ``CombinedLoader`` has them.
+
+    Args:
+        loaders: What a Trainer has as its loaders: one, a list, tuple or dict of them, nested or not, a
+            ``CombinedLoader``, or None.
+    """
+    parts = loaders.values() if isinstance(loaders, Mapping) else getattr(loaders, "flattened", loaders)
+    if isinstance(loaders, Mapping) or isinstance(parts, (list, tuple)):
+        for part in parts:
+            yield from iter_loaders(part)
+    elif loaders is not None:
+        yield loaders

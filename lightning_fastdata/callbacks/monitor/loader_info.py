@@ -1,13 +1,17 @@
-"""What a batch and a loader tell about themselves, by duck typing; None where they do not."""
+"""What batches, loaders and a DataModule show of themselves, by duck typing; None where they do not."""
 
 import inspect
 import operator
 import os
+import weakref
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["fetches_for_itself", "overrides", "sample_path", "samples_in", "workers_of"]
+from lightning_fastdata.loaders.trainer_context import iter_loaders
+
+__all__ = ["LoaderInfo", "fetches_for_itself", "overrides", "plans_of", "sample_path", "samples_in"]
 
 # Views of views that are looked through; only a dataset that contains itself has more.
 _MOST_VIEWS = 32
@@ -51,20 +55,71 @@ def _samples_by_loader(parts: Any) -> int | None:
     return next((samples for part in parts if (samples := samples_in(part)) is not None), None)
 
 
-def workers_of(loaders: Any) -> int | None:
-    """The most workers of one loader or of a collection of loaders; None where none tells."""
-    if loaders is None or isinstance(loaders, str):
-        return None
-    number = getattr(loaders, "num_workers", None)
-    if isinstance(number, int):
-        return number
-    if isinstance(loaders, Mapping):
-        parts: Any = loaders.values()
-    else:
-        # A CombinedLoader has its loaders in ``flattened``, WebDataset's WebLoader its DataLoader in ``pipeline``.
-        parts = getattr(loaders, "flattened", None) or getattr(loaders, "pipeline", None) or loaders
-        parts = parts if isinstance(parts, (list, tuple)) else ()
-    return max((known for part in parts if (known := workers_of(part)) is not None), default=None)
+def _no_dataset() -> None:
+    """The dataset of loaders that are not known, or of several."""
+
+
+@dataclass(frozen=True)
+class LoaderInfo:
+    """The training loaders of a run."""
+
+    num_workers: int | None = None
+    """The most worker processes of one loader (count); None where no loader shows them."""
+    all_workers: int | None = None
+    """Worker processes of all loaders together (count); None where no loader shows them."""
+    persistent_workers: bool | None = None
+    """Whether they keep their workers from epoch to epoch; None where there are none, or none shows it."""
+    dataset: Callable[[], Any] = _no_dataset
+    """Gives the dataset of the only loader while something keeps it alive; else None: of several loaders, an index
+    says nothing."""
+
+    @classmethod
+    def of(cls, loaders: Any) -> "LoaderInfo":
+        """What loaders show.
+
+        Args:
+            loaders: ``trainer.train_dataloader``: a loader or a collection of loaders.
+        """
+        single = list(iter_loaders(loaders))
+        workers = [loader.num_workers for loader in single if _shows_workers(loader)]
+        kept = [loader.persistent_workers for loader in single if getattr(loader, "num_workers", 0)]
+        kept = [persistent for persistent in kept if isinstance(persistent, bool)]
+        return cls(
+            num_workers=max(_num_workers(single), default=None),
+            all_workers=sum(workers) if workers else None,
+            persistent_workers=all(kept) if kept else None,
+            dataset=_reference(getattr(single[0], "dataset", None)) if len(single) == 1 else _no_dataset,
+        )
+
+
+def _shows_workers(loader: Any) -> bool:
+    return isinstance(getattr(loader, "num_workers", None), int)
+
+
+def _num_workers(loaders: Any) -> Iterator[int]:
+    """Worker processes of each loader; WebDataset's WebLoader has its DataLoader in ``pipeline``."""
+    for loader in loaders:
+        if _shows_workers(loader):
+            yield loader.num_workers
+        elif isinstance(stages := getattr(loader, "pipeline", None), (list, tuple)):
+            yield from _num_workers(stages)
+
+
+def _reference(dataset: Any) -> Callable[[], Any]:
+    try:
+        return _no_dataset if dataset is None else weakref.ref(dataset)
+    except TypeError:  # a list, for instance
+        return _no_dataset
+
+
+def plans_of(trainer: Any) -> dict[str, Any]:
+    """The loader plans that the DataModule keeps by split, as plain values; empty where it keeps none."""
+    plans = getattr(getattr(trainer, "datamodule", None), "plans", None)
+    if not isinstance(plans, Mapping):
+        return {}
+    # Another DataModule may keep anything under that name.
+    described = {str(split): plan.to_dict() for split, plan in plans.items() if hasattr(plan, "to_dict")}
+    return {split: plan for split, plan in described.items() if isinstance(plan, dict)}
 
 
 def fetches_for_itself(step: Any) -> bool:

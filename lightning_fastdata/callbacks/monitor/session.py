@@ -14,10 +14,16 @@ from lightning_fastdata.callbacks.monitor.cuda_timer import DeviceTimer
 from lightning_fastdata.callbacks.monitor.event_buffer import EventBuffer
 from lightning_fastdata.callbacks.monitor.instrumentation import Instrumentation
 from lightning_fastdata.callbacks.monitor.live_metrics import LiveReport
-from lightning_fastdata.callbacks.monitor.loader_info import fetches_for_itself, sample_path, samples_in, workers_of
+from lightning_fastdata.callbacks.monitor.loader_info import (
+    LoaderInfo,
+    fetches_for_itself,
+    plans_of,
+    sample_path,
+    samples_in,
+)
 from lightning_fastdata.callbacks.monitor.optimizer_steps import OptimizerSteps
 from lightning_fastdata.callbacks.monitor.rank_exchange import RankExchange
-from lightning_fastdata.callbacks.monitor.run_info import RunInfo, all_workers, keeps_workers, plans_of, the_dataset
+from lightning_fastdata.callbacks.monitor.run_info import RunInfo
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter, Window
 from lightning_fastdata.compat.torch_internals import process_store
 from lightning_fastdata.results.diagnosis import diagnosed
@@ -60,7 +66,6 @@ class MonitorSession:
     listening: Instrumentation | None = None
     steps: OptimizerSteps | None = None
     status: str = "running"
-    num_workers: int | None = None
 
     def __post_init__(self) -> None:
         self.run_id = uuid.uuid4().hex
@@ -81,9 +86,7 @@ class MonitorSession:
         self._resolved = self._published = 0
         self._blind = False
         self._at_exit: Finalize | None = None
-        self._persistent: bool | None = None
-        self._all_workers: int | None = None
-        self._dataset: Callable[[], Any] = _nobody
+        self.loaders = LoaderInfo()
         self._failed: Callable[[Exception], None] = _nothing_to_tell
         self.journal = EventBuffer(self.meter)
 
@@ -166,14 +169,11 @@ class MonitorSession:
         self.start_epoch(trainer)
 
     def learn_loaders(self, trainer: Any) -> None:
-        """Take down what the loaders and the DataModule say about themselves."""
-        workers = workers_of(trainer.train_dataloader)
-        self.num_workers = self.num_workers if workers is None else workers
-        # Loaders that are made anew for each epoch cannot keep their workers.
-        anew = bool(trainer.reload_dataloaders_every_n_epochs)
-        self._persistent = None if anew else keeps_workers(trainer.train_dataloader)
-        self._all_workers = all_workers(trainer.train_dataloader)
-        self._dataset = the_dataset(trainer.train_dataloader) or self._dataset
+        """Take down what the loaders and the DataModule show of themselves."""
+        if trainer.train_dataloader is not None:
+            self.loaders = LoaderInfo.of(trainer.train_dataloader)
+            if trainer.reload_dataloaders_every_n_epochs:  # a new loader for each epoch cannot keep its workers
+                self.loaders = replace(self.loaders, persistent_workers=None)
         self.plans = {**self.plans, **plans_of(trainer)}
 
     def advice(self) -> str:
@@ -386,7 +386,7 @@ class MonitorSession:
             totals=meter.totals(),
             first_waits=meter.first_waits(),
             stages=meter.stages(),
-            num_workers=self.num_workers,
+            num_workers=self.loaders.num_workers,
         )
         accounts = meter.ledger.accounts
         if self.fitting:
@@ -396,9 +396,13 @@ class MonitorSession:
                 ledger=accounts.sums(now),
                 not_measured=self.not_measured,
                 validation_wait_s=meter.ledger.validation_wait_s,
-                boundary=None if self._is_blind else meter.ledger.boundary(self._persistent, summary.epochs),
+                boundary=None
+                if self._is_blind
+                else meter.ledger.boundary(self.loaders.persistent_workers, summary.epochs),
                 waits=meter.waits.kinds(),
-                loading=meter.loads.loading(lambda index: sample_path(self._dataset(), index), self._all_workers),
+                loading=meter.loads.loading(
+                    lambda index: sample_path(self.loaders.dataset(), index), self.loaders.all_workers
+                ),
                 device=meter.device.times(),
                 ranks=None if self.exchange is None else self.exchange.times(),
                 hardware=self.hardware,
@@ -447,10 +451,6 @@ def steady(record: StepRecord) -> tuple[int, float, float]:
     wait_s = record.wait_s or 0.0
     elapsed_s = wait_s + (record.transfer_s or 0.0) + (record.compute_s or 0.0) + record.other_s - record.refill_s
     return record.step, nan if record.wait_s is None else wait_s - record.refill_s, elapsed_s
-
-
-def _nobody() -> None:
-    """The dataset of a run whose loaders are not known, or several."""
 
 
 def _nothing_to_tell(error: Exception) -> None:

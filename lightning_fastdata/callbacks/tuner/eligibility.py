@@ -3,11 +3,11 @@
 import time
 from typing import Any
 
-from lightning_fastdata.callbacks.monitor.run_info import flattened
 from lightning_fastdata.callbacks.tuner.trial_loader import reason_untunable
 from lightning_fastdata.callbacks.tuner.worker_change import changes_now, may_change_randomness
 from lightning_fastdata.compat.lightning_loops import training_iterators
 from lightning_fastdata.compat.torch_internals import queue_state
+from lightning_fastdata.loaders.trainer_context import iter_loaders
 from lightning_fastdata.planning.options import Pool
 from lightning_fastdata.results.tuning import Probe
 
@@ -25,7 +25,7 @@ def loader_of(trainer: Any) -> tuple[Any, str | None]:
     """
     if trainer.fast_dev_run:
         return None, "fast_dev_run trains on a few batches"
-    loaders = flattened(trainer.train_dataloader)
+    loaders = list(iter_loaders(trainer.train_dataloader))
     if len(loaders) != 1:
         return None, f"there are {len(loaders)} training loaders, which share the workers as planned"
     loader = loaders[0]
@@ -64,7 +64,7 @@ def validation_pool(trainer: Any, found: Probe, batch_size: int) -> Pool | None:
         The largest pool of several loaders, which follow each other; None where there are no workers.
     """
     pools = []
-    for loader in flattened(trainer.val_dataloaders):
+    for loader in iter_loaders(trainer.val_dataloaders):
         workers = getattr(loader, "num_workers", 0)
         if isinstance(workers, int) and workers > 0:
             size = getattr(loader, "batch_size", None) or batch_size

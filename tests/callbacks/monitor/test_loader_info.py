@@ -11,11 +11,11 @@ from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import ImageFolder
 
 from lightning_fastdata.callbacks.monitor.loader_info import (
+    LoaderInfo,
     fetches_for_itself,
     overrides,
     sample_path,
     samples_in,
-    workers_of,
 )
 from lightning_fastdata.datamodules.images.datamodule import ImageDataset
 from lightning_fastdata.datamodules.images.folder_index import index_images
@@ -45,17 +45,42 @@ def test_samples_are_counted_only_where_there_is_no_doubt(batch, samples):
     assert samples_in(batch) == samples
 
 
-def test_workers_of_one_loader_or_of_many():
-    two, none = SimpleNamespace(num_workers=2), SimpleNamespace(num_workers=0)
-    assert workers_of(two) == 2
-    assert workers_of([none, two]) == 2
-    assert workers_of({"a": none}) == 0
-    assert workers_of(SimpleNamespace(flattened=[none, two])) == 2
-    assert workers_of(SimpleNamespace(flattened=[SimpleNamespace(flattened=[two])])) == 2
-    assert workers_of(SimpleNamespace(pipeline=[two, len])) == 2  # WebDataset's WebLoader
-    assert workers_of(SimpleNamespace(pipeline="text")) is None
-    assert workers_of(object()) is None
-    assert workers_of(None) is None
+TWO = SimpleNamespace(num_workers=2, persistent_workers=True)
+NONE = SimpleNamespace(num_workers=0, persistent_workers=False)
+AGAIN = SimpleNamespace(num_workers=3, persistent_workers=False)
+FOREIGN = SimpleNamespace(num_workers=1, persistent_workers="yes")
+WEB = SimpleNamespace(pipeline=[TWO, len])  # WebDataset's WebLoader
+
+
+@pytest.mark.parametrize(
+    ("loaders", "expected"),
+    [
+        (TWO, (2, 2, True)),
+        ([NONE, TWO], (2, 2, True)),
+        ({"a": NONE}, (0, 0, None)),
+        ([TWO, {"a": (AGAIN,)}], (3, 5, False)),
+        (FOREIGN, (1, 1, None)),
+        (SimpleNamespace(flattened=[NONE, SimpleNamespace(flattened=[TWO])]), (2, 2, True)),
+        (WEB, (2, None, None)),
+        (SimpleNamespace(pipeline="text"), (None, None, None)),
+        (object(), (None, None, None)),
+        ([], (None, None, None)),
+        (None, (None, None, None)),
+    ],
+)
+def test_workers_of_one_loader_or_of_many(loaders, expected):
+    info = LoaderInfo.of(loaders)
+    assert (info.num_workers, info.all_workers, info.persistent_workers) == expected
+
+
+def test_the_dataset_of_the_only_loader_is_not_kept_alive():
+    data = Files()
+    info = LoaderInfo.of(SimpleNamespace(dataset=data))
+    assert info.dataset() is data
+    del data
+    assert info.dataset() is None
+    for loaders in (SimpleNamespace(dataset=[1, 2]), [SimpleNamespace(dataset=Files())] * 2, object(), None):
+        assert LoaderInfo.of(loaders).dataset() is None
 
 
 def test_steps_that_fetch_are_told_from_those_that_are_given_a_batch():
