@@ -13,10 +13,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from lightning_fastdata.callbacks.audit.digest import NotMeasured, Words
+from lightning_fastdata.callbacks.audit.digest import NotMeasured
+from lightning_fastdata.loaders.order import Words
 
-__all__ = ["Block", "block_of", "content_words"]
+__all__ = ["content_words"]
 
 
 @dataclass(frozen=True)
@@ -41,37 +43,45 @@ Node: TypeAlias = "dict[str, Any] | list[Any] | Block | str"
 
 
 def block_of(leaf: Any) -> Block | None:
-    """The bytes of a NumPy array or scalar; None for anything else.
+    """The bytes of a tensor, an array or a NumPy scalar; None for anything else.
 
     Args:
-        leaf: Part of a batch. Arrays of objects or of text are none: their bytes are addresses, or padded to the
-            longest of the batch.
+        leaf: Part of a batch. A tensor on a device is copied to the CPU, which waits for the device. Arrays of objects
+            or of text are none: their bytes are addresses, or padded to the longest of the batch.
+
+    Raises:
+        NotMeasured: A sparse, nested or quantized tensor, whose bytes stand elsewhere.
     """
+    if isinstance(leaf, torch.Tensor):
+        if leaf.layout != torch.strided or leaf.is_nested or leaf.is_quantized:
+            kind = f"{leaf.layout}, {leaf.dtype}"
+            raise NotMeasured(f"a batch holds a tensor that is sparse, nested or quantized ({kind})")
+        # Subclasses, as torchvision's, may answer the calls below with more of themselves.
+        plain = leaf.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg().cpu().contiguous()
+        data = plain.reshape(-1).view(torch.uint8).numpy()
+        return Block(str(plain.dtype).removeprefix("torch."), tuple(plain.shape), data)
     if not isinstance(leaf, (np.ndarray, np.generic)) or leaf.dtype.hasobject or leaf.dtype.kind in "SUT":
         return None
     array = np.asarray(leaf)
     return Block(str(array.dtype), array.shape, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
-def content_words(
-    batch: Any, samples: int | None = None, to_block: Callable[[Any], Block | None] = block_of
-) -> tuple[Words, int | None]:
+def content_words(batch: Any, samples: int | None = None) -> tuple[Words, int | None]:
     """Hash the bytes of a batch.
 
     Args:
         batch: What the training step gets: arrays in any structure of mappings, lists, tuples and dataclasses.
         samples: Samples in it (count), where that is known; None, or a number that nothing in it has, takes the first
             dimension of the first array.
-        to_block: Gives the bytes of an array, None for anything else.
 
     Returns:
         One word for each sample, and one more for what belongs to no single sample, uint64, shape (words,); and the
-        samples (count), None where that cannot be told.
+        samples (count), None where that is not known.
 
     Raises:
         NotMeasured: Part of the batch has no content that a second run could give again.
     """
-    tree = _normal(batch, to_block)
+    tree = _normal(batch)
     if samples is None or not _has_length(tree, samples):  # unreadable samples may have been left out
         samples = _first_dimension(tree)
     leaves = list(_leaves(tree, "", samples))
@@ -82,26 +92,26 @@ def content_words(
     return np.array(words, dtype=np.uint64), samples
 
 
-def _normal(node: Any, to_block: Callable[[Any], Block | None]) -> Node:
-    block = to_block(node)
+def _normal(node: Any) -> Node:
+    block = block_of(node)
     if block is not None:
         return block
     if isinstance(node, Mapping):
         # Sorted: two runs may have filled the dict in another order.
-        return {repr(key): _normal(node[key], to_block) for key in sorted(node, key=repr)}
+        return {repr(key): _normal(node[key]) for key in sorted(node, key=repr)}
     if isinstance(node, tuple) and hasattr(node, "_fields"):
-        return _normal(dict(zip(node._fields, node, strict=True)), to_block)
+        return _normal(dict(zip(node._fields, node, strict=True)))
     if isinstance(node, (list, tuple)):
-        return [_normal(value, to_block) for value in node]
+        return [_normal(value) for value in node]
     if isinstance(node, (set, frozenset)):
         return sorted(repr(value) for value in node)
     if isinstance(node, np.ndarray):
-        return _normal(node.tolist(), to_block)
+        return _normal(node.tolist())
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
-        return _normal({field.name: getattr(node, field.name) for field in dataclasses.fields(node)}, to_block)
-    plain_repr: Any = object.__repr__  # tells nothing but an address
+        return _normal({field.name: getattr(node, field.name) for field in dataclasses.fields(node)})
+    plain_repr: Any = object.__repr__  # shows nothing but an address
     if type(node).__repr__ is plain_repr and hasattr(node, "__dict__"):
-        return _normal(vars(node), to_block)
+        return _normal(vars(node))
     return _text(node)
 
 
@@ -113,16 +123,16 @@ def _text(node: Any) -> str:
 
 
 def _first_dimension(node: Node) -> int | None:
-    """Samples in a batch whose loader does not tell: the length of the first array, or of the first list of texts."""
+    """Samples in a batch whose loader does not say: the length of the first array, or of the first list of texts."""
     if isinstance(node, Block):
         return node.shape[0] if node.shape else None
     if isinstance(node, str):
         return None
     parts = list(node.values()) if isinstance(node, dict) else node
-    found = next((size for part in parts if (size := _first_dimension(part)) is not None), None)
-    if found is None and isinstance(node, list) and node and all(isinstance(part, str) for part in node):
+    first = next((size for part in parts if (size := _first_dimension(part)) is not None), None)
+    if first is None and isinstance(node, list) and node and all(isinstance(part, str) for part in node):
         return len(node)
-    return found
+    return first
 
 
 def _has_length(node: Node, samples: int) -> bool:

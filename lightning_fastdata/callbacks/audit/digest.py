@@ -1,29 +1,24 @@
 """What the batches of an epoch held, in 64 bits: sums that ranks can add and a checkpoint can keep.
 
-Every sample is hashed together with its place: epoch, loader, cycle and batch. The digest of an epoch is the sum of
+Every sample is hashed together with its position: epoch, loader, cycle and batch. The digest of an epoch is the sum of
 these hashes modulo 2**64. So the order of batches counts and the order within a batch does not, ranks only have to
 add their sums, and the sum up to a batch is known all along, in constant memory.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
-from numbers import Integral
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lightning_fastdata.loaders.order import mix
+from lightning_fastdata.loaders.order import WORD, Words, mix, mix_all
+from lightning_fastdata.loaders.sample_keys import sample_number
 from lightning_fastdata.results.audit_lines import EpochDigest
 
-__all__ = ["BatchSums", "EpochSums", "NotMeasured", "Words", "mix_all", "read_vector", "sum_of_samples", "sum_of_words"]
-
-Words = npt.NDArray[np.uint64]
+__all__ = ["BatchSums", "EpochSums", "NotMeasured", "read_vector", "sum_of_samples", "sum_of_words"]
 
 MOST_MARKS = 100
 """Marks of an epoch at most (count); one more, and every second is dropped and the stride doubled."""
-WORD = 2**64 - 1
 LOW = 2**32 - 1
 """Marks keep the low 32 bits of a sum, so that their differences are right as well."""
 
@@ -32,67 +27,37 @@ HEAD = ("has_samples", "has_order", "has_content", "first_batch", "next_batch", 
 
 
 class NotMeasured(Exception):  # noqa: N818 - it is no error: the reason goes into a warning, the rest goes on
-    """Something about a batch cannot be told; its text says why."""
+    """Something about a batch is not known; the text says why."""
 
 
-def mix_all(words: Words) -> Words:
-    """``order.mix``, the SplitMix64 step, for many words at once.
-
-    Args:
-        words: uint64, shape (words,).
-
-    Returns:
-        The scrambled words, uint64, shape (words,).
-    """
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Words = words ^ (words >> np.uint64(31))
-    return mixed
-
-
-def sum_of_words(place: Iterable[int], words: Words) -> int:
-    """Hash words together with where they were, and add the hashes.
+def sum_of_words(position: Iterable[int], words: Words) -> int:
+    """Hash words together with their position in the run, and add the hashes.
 
     Args:
-        place: Numbers that say where, such as (epoch, loader, cycle, batch).
-        words: What was there, uint64, shape (words,).
+        position: Numbers such as (epoch, loader, cycle, batch).
+        words: The words at that position, uint64, shape (words,).
 
     Returns:
-        The sum of ``mix(start + word)`` modulo 2**64, where ``start = mix(... mix(mix(place[0]) + place[1]) ...)``.
+        The sum of ``mix(start + word)`` modulo 2**64, where ``start = mix(mix(position[0]) + position[1])`` and so on.
     """
     start = 0
-    for number in place:
+    for number in position:
         start = mix(start + number)
     return int(mix_all(words + np.uint64(start)).sum(dtype=np.uint64))
 
 
-def sum_of_samples(place: Iterable[int], indices: Sequence[Any]) -> int:
+def sum_of_samples(position: Iterable[int], indices: Sequence[Any]) -> int:
     """``sum_of_words`` for the samples of a batch.
 
     Args:
-        place: (epoch, loader, cycle, batch), each a number from 0.
-        indices: The samples by index: whole numbers as they are, anything else by the blake2b of its ``repr``.
+        position: (epoch, loader, cycle, batch), each a number from 0.
+        indices: The samples as the sampler yielded them; ``sample_number`` makes a number of any key.
 
     Returns:
         An integer in [0, 2**64), whatever the order of the samples.
     """
-    return sum_of_words(place, _index_words(indices))
-
-
-def _index_words(indices: Sequence[Any]) -> Words:
-    if set(map(type, indices)) == {int}:
-        try:
-            return np.array(indices, dtype=np.int64).view(np.uint64)
-        except OverflowError:  # beyond 63 bits: one by one, the low 64 bits count
-            pass
-    return np.fromiter((_index_word(index) for index in indices), np.uint64, len(indices))
-
-
-def _index_word(index: Any) -> int:
-    if isinstance(index, Integral):
-        return int(index) & WORD
-    return int.from_bytes(blake2b(repr(index).encode(), digest_size=8).digest(), "little")
+    words = np.fromiter((sample_number(index) & WORD for index in indices), np.uint64, len(indices))
+    return sum_of_words(position, words)
 
 
 @dataclass(frozen=True)
@@ -136,9 +101,9 @@ class EpochSums:
     samples: int | None = 0
     """Samples so far (count); None once that is not known."""
     order: Track | None = field(default_factory=Track)
-    """Which samples; None once they could not be told."""
+    """Which samples; None once they were not known."""
     content: Track | None = field(default_factory=Track)
-    """Which bytes; None once they could not be told."""
+    """Which bytes; None once they were not known."""
     pending: BatchSums | None = None
     """The newest batch."""
 

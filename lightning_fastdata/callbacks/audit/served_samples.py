@@ -1,9 +1,9 @@
 """Which samples the Trainer's loaders gave for a batch, by duck typing on ``last_given``."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning_fastdata.callbacks.audit.digest import NotMeasured, sum_of_samples
+from lightning_fastdata.loaders.trainer_context import iter_loaders
 
 __all__ = ["ServedSamples"]
 
@@ -16,7 +16,7 @@ class ServedSamples:
     """
 
     def __init__(self, loaders: Any) -> None:
-        self.loaders: list[Any] = list(_flat(loaders))
+        self.loaders = list(iter_loaders(loaders))
         self._before: list[Any] = [None] * len(self.loaders)
 
     def of_batch(self, batch: int) -> tuple[int, int]:
@@ -29,42 +29,32 @@ class ServedSamples:
             Samples (count), and the sum of their hashes in [0, 2**64).
 
         Raises:
-            NotMeasured: A loader does not tell, or has given another batch than the one the Trainer is at.
+            NotMeasured: A loader does not say, or has served another batch than the Trainer's.
         """
         samples = total = 0
         for number, loader in enumerate(self.loaders):
             given = getattr(loader, "last_given", None)
             if given is None:
                 raise NotMeasured(_why_silent(loader))
-            place = (given.epoch, given.cycle, given.number)
-            if place == self._before[number]:
-                continue  # it has come to its end, and the others go on without it
-            self._before[number] = place
+            position = (given.epoch, given.cycle, given.number)
+            if position == self._before[number]:
+                continue  # it has ended, and the others continue without it
+            self._before[number] = position
             _check_position(loader, given, batch)
             samples += len(given.indices)
             total += sum_of_samples((given.epoch, number, given.cycle, batch), given.indices)
         return samples, total % 2**64
 
 
-def _flat(loaders: Any) -> Iterator[Any]:
-    """Single loaders, in the order in which Lightning's ``CombinedLoader`` puts them."""
-    parts = loaders.values() if isinstance(loaders, Mapping) else getattr(loaders, "flattened", loaders)
-    if not isinstance(loaders, Mapping) and not isinstance(parts, (list, tuple)):
-        yield loaders
-        return
-    for part in parts:
-        yield from _flat(part)
-
-
 def _why_silent(loader: Any) -> str:
     name = type(loader).__name__
     if hasattr(loader, "last_given"):
         return f"{name} has given no batch yet"
-    return f"{name} does not tell which samples its batches hold; loaders of FastDataModule and auto_dataloader do"
+    return f"{name} does not say which samples its batches hold; loaders of FastDataModule and auto_dataloader do"
 
 
 def _check_position(loader: Any, given: Any, batch: int) -> None:
-    # A shorter loader counts from 0 each time it comes round.
+    # A shorter loader counts from 0 each time it restarts.
     position = given.number + (given.cycle * len(loader) if given.cycle else 0)
     if position == batch + 1:
         raise NotMeasured("Lightning reads one batch ahead, as it does where a loader has no length")

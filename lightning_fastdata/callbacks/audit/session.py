@@ -7,9 +7,9 @@ from typing import Any
 from uuid import uuid4
 
 from lightning_fastdata.callbacks.audit.content import content_words
-from lightning_fastdata.callbacks.audit.digest import BatchSums, EpochSums, NotMeasured, Words, sum_of_words
+from lightning_fastdata.callbacks.audit.digest import BatchSums, EpochSums, NotMeasured, sum_of_words
 from lightning_fastdata.callbacks.audit.served_samples import ServedSamples
-from lightning_fastdata.callbacks.audit.tensors import tensor_block
+from lightning_fastdata.loaders.order import Words
 from lightning_fastdata.results.audit_lines import SCHEMA
 
 __all__ = ["NOTHING", "AuditSession"]
@@ -29,18 +29,18 @@ class AuditSession:
     world_size: int
     """Ranks of the run (count)."""
     run_id: str = field(default_factory=lambda: uuid4().hex)
-    """Tells this run's own checkpoints from those of a run before."""
+    """Distinguishes this run's own checkpoints from those of an earlier run."""
     sums: EpochSums | None = None
     """The running epoch; None before the first batch."""
     written: bool = True
     """Whether the line of ``sums`` is in the file."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Why something is not measured, by what it is: "samples" or "content"."""
-    given: ServedSamples | None = None
+    served: ServedSamples | None = None
     """The loaders of the running epoch."""
 
     def begin_batch(self, epoch: int, batch: int) -> EpochSums | None:
-        """Make ready for a batch: go on with the sums there are, or begin new ones.
+        """Make ready for a batch: continue the sums, or begin new ones.
 
         Args:
             epoch: Epoch of the batch.
@@ -51,7 +51,7 @@ class AuditSession:
             saved after the last batch of an epoch and before its end.
         """
         before = self.sums
-        if before is not None and before.epoch == epoch and (self.given is not None or before.continues_with(batch)):
+        if before is not None and before.epoch == epoch and (self.served is not None or before.continues_with(batch)):
             return None
         self.sums = EpochSums(epoch=epoch, first_batch=batch)
         left_over = None
@@ -70,17 +70,17 @@ class AuditSession:
             batch_idx: Its number within the epoch, from 0.
         """
         assert self.sums is not None
-        if self.given is None:  # in each epoch anew: the Trainer may have got other loaders
-            self.given = ServedSamples(trainer.train_dataloader)
+        if self.served is None:  # once an epoch: the Trainer may have other loaders now
+            self.served = ServedSamples(trainer.train_dataloader)
         samples, order, content = None, None, None
         try:
             if self.sums.order is not None:
-                samples, order = self.given.of_batch(batch_idx)
+                samples, order = self.served.of_batch(batch_idx)
         except NotMeasured as reason:
             self.reasons.setdefault("samples", str(reason))
         try:
             if self.content and self.sums.content is not None:
-                rows, content = _content(batch, batch_idx, samples, len(self.given.loaders))
+                rows, content = _content(batch, batch_idx, samples, len(self.served.loaders))
                 samples = rows if samples is None else samples
         except NotMeasured as reason:
             self.reasons.setdefault("content", str(reason))
@@ -93,7 +93,7 @@ class AuditSession:
         Returns:
             What this rank adds to the digests of the epoch: ``EpochSums.vector``.
         """
-        self.given = None
+        self.served = None
         if self.sums is None:
             return NOTHING.vector()
         self.sums.settle()
@@ -112,7 +112,7 @@ class AuditSession:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take over the sums of a checkpoint where they speak for all ranks: where there was and is only one.
+        """Take over the sums of a checkpoint where they cover all ranks: with one rank then and now.
 
         Raises:
             KeyError, TypeError: The state was written by something else.
@@ -129,7 +129,7 @@ def _content(batch: Any, batch_idx: int, samples: int | None, loaders: int) -> t
     counts: list[int | None] = []
     total = 0
     for number, part in enumerate(parts):
-        words, count = content_words(part, samples if len(parts) == 1 else None, tensor_block)
+        words, count = content_words(part, samples if len(parts) == 1 else None)
         counts.append(count)
         total += sum_of_words((number, batch_idx), words)
     known = [count for count in counts if count is not None]

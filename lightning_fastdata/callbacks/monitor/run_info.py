@@ -4,10 +4,11 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+
+from lightning_fastdata.compat.versions import own_version
 
 __all__ = ["RunInfo"]
 
@@ -36,7 +37,7 @@ class RunInfo:
             rank=int(trainer.global_rank),
             world_size=int(trainer.world_size),
             versions={
-                "lightning_fastdata": _own_version(),
+                "lightning_fastdata": own_version(),
                 package: str(getattr(__import__(package), "__version__", "unknown")),
                 "torch": str(torch.__version__),
                 "python": platform.python_version(),
@@ -44,10 +45,3 @@ class RunInfo:
             host=platform.node(),
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-
-
-def _own_version() -> str:
-    try:
-        return version("lightning_fastdata")
-    except PackageNotFoundError:  # the sources are on the path, and no more
-        return "not installed"

@@ -1,6 +1,5 @@
 """DataAudit with the real Trainer on the CPU: what it writes, and that it never costs anybody a training."""
 
-import json
 import pickle
 import warnings
 from collections import namedtuple
@@ -8,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datamodule_cases import Numbers, Recorder, quiet_trainer
+from datamodule_cases import Numbers, quiet_trainer
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from lightning_fastdata import DataAudit, FastDataModule
 from lightning_fastdata.callbacks.audit.digest import sum_of_samples
+from lightning_fastdata.callbacks.audit.session import AuditSession
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.audit_compare import compare
 from lightning_fastdata.results.audit_file import read_audit
@@ -118,7 +118,7 @@ def test_the_loaders_of_this_package(path):
 def test_content_of_any_loader(path):
     """The same bytes have the same digest, whoever loaded them; another number shows."""
     plain = DataLoader(Numbers(8), batch_size=4)
-    with pytest.warns(UserWarning, match="samples of batches are not measured: DataLoader does not tell"):
+    with pytest.warns(UserWarning, match="samples of batches are not measured: DataLoader does not say"):
         lines = fit(path, plain, content=True)
     ours = fit(path.with_name("b"), module(8, shuffle=False), content=True)
     assert [(line.digest, line.samples, line.batches) for line in lines] == [(None, 8, 2)] * 2
@@ -289,15 +289,6 @@ def test_a_new_fit_begins_the_file_anew_and_the_same_trainer_goes_on(path):
     assert [line.epoch for line in read_audit(path)] == [0, 1]
 
 
-@pytest.mark.slow
-def test_evaluation_leaves_the_file_alone(path):
-    lines = fit(path, TellingLoader())
-    trainer = quiet_trainer(callbacks=[DataAudit(path, content=True)])
-    trainer.validate(Recorder(), DataLoader(Numbers(4)), verbose=False)
-    trainer.predict(Recorder(), DataLoader(Numbers(4)))
-    assert read_audit(path) == lines
-
-
 # Faults.
 
 
@@ -373,7 +364,7 @@ def test_the_file_is_no_part_of_its_identity():
     assert DataAudit(content=True).state_key != DataAudit().state_key
 
 
-def test_hooks_without_a_run_do_nothing():
+def test_hooks_without_a_run_do_nothing(tmp_path):
     audit = DataAudit()
     audit.on_train_start(None, None)
     audit.on_train_batch_start(None, None, None, 0)
@@ -381,31 +372,17 @@ def test_hooks_without_a_run_do_nothing():
     audit.load_state_dict({"schema": 1})
     assert audit.state_dict() == {}
     audit.setup(None, None, "test")
-    assert audit._run is None
+    assert audit._session is None
+    audit._session = AuditSession(tmp_path, False, 1)
+    for state in ({"schema": 9, "new": 1}, {"run_id": "x", "schema": 1, "world_size": 1, "sums": {"old": 1}}):
+        audit.load_state_dict(state)  # another version's
+    assert audit._session.sums is None
 
 
 def test_it_goes_through_a_pickle():
     """ddp_spawn hands callbacks to its processes so."""
     audit = DataAudit("a", content=True)
-    audit._run, audit.log = (lambda: 0), (lambda: 0)
+    audit._session, audit.log = (lambda: 0), (lambda: 0)
     audit = pickle.loads(pickle.dumps(audit))
     assert audit.state_key == DataAudit(content=True).state_key
-    assert audit._run is None
-
-
-@pytest.mark.slow
-def test_a_state_of_another_version_is_left_alone(path):
-    class Foreign(Callback):
-        def on_fit_start(self, trainer, model):
-            for state in ({"schema": 9, "new": 1}, {"run_id": "x", "schema": 1, "world_size": 1, "sums": {"old": 1}}):
-                trainer.callbacks[0].load_state_dict(state)
-
-    assert len(fit(path, TellingLoader(), callbacks=[Foreign()])) == 2
-
-
-@pytest.mark.slow
-def test_the_state_is_small(path, tmp_path):
-    """A thousand batches in mid-epoch: a few kB, as JSON would have it."""
-    audit = DataAudit(path, content=True)
-    quiet_trainer(callbacks=[audit], max_epochs=1).fit(Stops(), TellingLoader(1000))
-    assert len(json.dumps(audit.state_dict())) < 4000
+    assert audit._session is None

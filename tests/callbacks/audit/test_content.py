@@ -9,7 +9,6 @@ import torch
 
 from lightning_fastdata.callbacks.audit.content import content_words
 from lightning_fastdata.callbacks.audit.digest import NotMeasured, sum_of_words
-from lightning_fastdata.callbacks.audit.tensors import tensor_block
 
 PAIR = namedtuple("PAIR", "x y")
 
@@ -21,11 +20,11 @@ class Sample:
 
 
 def words(batch, samples=None):
-    return content_words(batch, samples, tensor_block)[0].tolist()
+    return content_words(batch, samples)[0].tolist()
 
 
 def total(batch, samples=None):
-    return sum_of_words((0,), content_words(batch, samples, tensor_block)[0])
+    return sum_of_words((0,), content_words(batch, samples)[0])
 
 
 def images(rows=range(4)):
@@ -156,7 +155,7 @@ def test_a_batch_with_fewer_samples_than_were_asked_for():
 
 
 def test_samples_are_counted():
-    assert content_words([images(), labels()], None, tensor_block)[1] == 4
+    assert content_words([images(), labels()], None)[1] == 4
     assert content_words(["a", "b", "c"])[1] == 3
     assert content_words(3.5)[1] is None
     assert content_words(np.zeros((0, 3)))[1] == 0

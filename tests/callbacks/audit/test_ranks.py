@@ -16,11 +16,11 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("ranks.py")
 
 
-def run_script(folder, *arguments):
+def run_script(folder):
     cases = str(Path(__file__).parents[2] / "integration")
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([cases, os.environ.get("PYTHONPATH", "")])}
     environ.pop("PL_GLOBAL_SEED", None)
-    command = [sys.executable, str(SCRIPT), str(folder), *arguments]
+    command = [sys.executable, str(SCRIPT), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environ)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout + done.stderr
@@ -79,8 +79,3 @@ def test_a_file_that_cannot_be_written_stops_all_ranks(ranks):
     told = (ranks[0] / "folder.txt").read_text()
     assert "FastDataError" in told
     assert "cannot write there" in told
-
-
-def test_spawned_ranks(ranks, tmp_path):
-    """ddp_spawn carries the callback by pickle."""
-    assert audit(run_script(tmp_path, "ddp_spawn"), "two") == audit(ranks, "one")
