@@ -1,13 +1,13 @@
-"""The private names of Lightning that this package leans on, each guarded; those of torch are in ``internals_torch``.
+"""The private names of Lightning behind loaders and loops, each guarded.
 
-Where a name is gone, the function says so by its return value, and the caller says aloud what it cannot do.
-Nothing outside these two files touches a name of theirs that starts with an underscore.
+Where a name is gone, the function says so by its return value, and the caller says what it cannot do. Nothing outside
+this folder touches a name of Lightning's or torch's that starts with an underscore.
 """
 
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -21,107 +21,11 @@ __all__ = [
     "keep_iterator",
     "kept_iterator",
     "load_waiting_states",
-    "logger_step",
     "mend_progress",
     "own_attributes",
-    "publish_metrics",
-    "reads_by_hand",
-    "sigterm_broadcast",
+    "reads_outside_trainer",
     "skip_worker_hint",
-    "training_iterators",
-    "watch_fetchers",
 ]
-
-# Lightning makes one data fetcher for each epoch of a reloaded train loader and for each evaluation run, through
-# a function that every loop module imports by this name.
-_SELECT = "_select_data_fetcher"
-_LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
-
-FetcherHooks = Callable[[str], tuple[Callable[[], None], Callable[[], None]]]
-
-_lock = threading.Lock()
-_watchers: list[tuple["weakref.ref[Any]", FetcherHooks]] = []
-_originals: dict[ModuleType, tuple[Callable[..., Any], Callable[..., Any]]] = {}
-
-
-def watch_fetchers(trainer: Any, hooks: FetcherHooks) -> Callable[[], None] | None:
-    """Time the fetches that Lightning makes before it attaches its own profiler labels.
-
-    A loader without a length is read one batch ahead as soon as its iterator is made, and Lightning labels only what
-    comes after. Each fetcher starts with two empty hooks around its ``next``; those are set here, and Lightning
-    replaces them by its labeled ones a few lines later. So nothing is counted twice.
-
-    Args:
-        trainer: Only fetchers of this trainer are touched.
-        hooks: Called with the running stage ("train", "validate", "sanity_check", "test", "predict") of each new
-            fetcher; gives what is to be called right before and right after each ``next``.
-
-    Returns:
-        A function that undoes it (calling it twice does no harm), or None where Lightning has no such place any more.
-    """
-    modules = _loop_modules(trainer)
-    if not modules:
-        return None
-    entry = (weakref.ref(trainer), hooks)
-    with _lock:
-        _watchers.append(entry)
-        for module in modules:
-            if module not in _originals:
-                original = getattr(module, _SELECT)
-                wrapper = _announcing(original)
-                setattr(module, _SELECT, wrapper)
-                _originals[module] = (original, wrapper)
-    return lambda: _unwatch(entry)
-
-
-def _loop_modules(trainer: Any) -> list[ModuleType]:
-    """The loop modules of this trainer's own package (there are two Lightning packages), if all have the name."""
-    try:
-        modules = {sys.modules[type(getattr(trainer, loop)).__module__] for loop in _LOOPS}
-    except (AttributeError, KeyError):
-        return []
-    return list(modules) if all(callable(getattr(module, _SELECT, None)) for module in modules) else []
-
-
-def _announcing(original: Callable[..., Any]) -> Callable[..., Any]:
-    def select_data_fetcher(trainer: Any, stage: Any, *args: Any, **kwargs: Any) -> Any:
-        fetcher = original(trainer, stage, *args, **kwargs)
-        pairs = [hooks(str(getattr(stage, "value", stage))) for owner, hooks in tuple(_watchers) if owner() is trainer]
-        if pairs and hasattr(fetcher, "_start_profiler") and hasattr(fetcher, "_stop_profiler"):
-            fetcher._start_profiler = lambda: _call_all(start for start, _ in pairs)
-            fetcher._stop_profiler = lambda: _call_all(stop for _, stop in pairs)
-        return fetcher
-
-    return select_data_fetcher
-
-
-def _call_all(functions: Any) -> None:
-    for function in functions:
-        function()
-
-
-def _unwatch(entry: tuple["weakref.ref[Any]", FetcherHooks]) -> None:
-    with _lock:
-        if entry in _watchers:
-            _watchers.remove(entry)
-        if _watchers:
-            return
-        for module, (original, wrapper) in _originals.items():
-            # Someone who wrapped ours later keeps his wrapper; without watchers ours only hands the call on.
-            if getattr(module, _SELECT, None) is wrapper:
-                setattr(module, _SELECT, original)
-        _originals.clear()
-
-
-def logger_step(trainer: Any) -> int:
-    """The step at which Lightning itself logs now, so that our curves share its axis (count).
-
-    It counts batches that ended in an optimizer step, which differs from ``trainer.global_step`` with several
-    optimizers and under manual optimization.
-    """
-    step = getattr(getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None), "_batches_that_stepped", None)
-    return int(step) if step is not None else int(trainer.global_step)
-
 
 # Lightning's static hint ("does not have many workers") comes from a function of this name in either package.
 _CHECK = "_worker_check"
@@ -138,13 +42,13 @@ _checks: dict[ModuleType, tuple[Callable[..., Any], Callable[..., Any]]] = {}
 def skip_worker_hint(loader: Any) -> bool:
     """Keep Lightning's static worker hint away from one loader for as long as that lives; others still get theirs.
 
-    This is also where a loader meets its Trainer, whoever made it: Lightning checks each loader that it will use.
+    This is also where a loader gets its Trainer, whoever made it: Lightning checks each loader that it will use.
 
     Args:
         loader: A loader whose workers were planned. Its ``attach_trainer``, if any, gets the Trainer.
 
     Returns:
-        False where Lightning has no such check (then there is no hint to keep away, or it cannot be told apart).
+        False where Lightning has no such check: then there is no hint, or it cannot be kept away.
     """
     modules = [sys.modules[name] for name in _CONNECTORS if name in sys.modules]
     modules = [module for module in modules if callable(getattr(module, _CHECK, None))]
@@ -184,22 +88,6 @@ def _forget_loader(key: int) -> None:
             if getattr(module, _CHECK, None) is wrapper:
                 setattr(module, _CHECK, original)
         _checks.clear()
-
-
-def publish_metrics(trainer: Any, metrics: Mapping[str, Any], progress_bar: Mapping[str, Any]) -> None:
-    """Put values where ``trainer.callback_metrics`` and the progress bar read them.
-
-    The public properties would do, but reading one computes every metric that is due, which at the end of an epoch
-    may make ranks meet. The dicts behind them are written directly, so nothing is computed and nobody waits.
-    """
-    connector = getattr(trainer, "_logger_connector", None)
-    for values, private, public in (
-        (metrics, "_callback_metrics", "callback_metrics"),
-        (progress_bar, "_progress_bar_metrics", "progress_bar_metrics"),
-    ):
-        if values:
-            store = getattr(connector, private, None)
-            (store if isinstance(store, dict) else getattr(trainer, public)).update(values)
 
 
 def deals_samples(trainer: Any) -> bool:
@@ -250,9 +138,9 @@ def kept_iterator(loader: Any) -> Any:
 def load_waiting_states(trainer: Any, loader: Any) -> None:
     """Have Lightning hand out the loader states of a checkpoint that it left aside.
 
-    It hands them out when it asks for the training loader. Where that happened before the checkpoint was read, because
-    ``estimated_stepping_batches`` was asked for in ``configure_optimizers``, nobody does (Lightning#20550); nor where
-    the checkpoint is of the end of an epoch, although random generators go on from there.
+    It hands them out when it asks for the training loader. It does not where that happened before the checkpoint was
+    read, because ``configure_optimizers`` asked for ``estimated_stepping_batches`` (Lightning#20550); nor where the
+    checkpoint is of the end of an epoch, although random generators continue from there.
 
     Args:
         trainer: The Trainer, or None.
@@ -281,7 +169,7 @@ def batches_ahead(trainer: Any, last_fetch: int | None, *, finished: bool) -> in
     Args:
         trainer: The Trainer, or None.
         last_fetch: What ``fetches`` was when the loader handed out its last batch; None = it has
-            handed out none, or nobody counts.
+            handed out none, or there are no counts.
         finished: Whether the loader has no more batches, which may be so long before the epoch's end.
     """
     counted = _batch_progress(trainer)
@@ -300,7 +188,10 @@ def fetches(trainer: Any) -> int | None:
     """Fetches of this epoch that were completed, from all training loaders together (count).
 
     Args:
-        trainer: The Trainer, or None: then nobody counts, and so is the answer.
+        trainer: The Trainer, or None.
+
+    Returns:
+        None without a Trainer, and where Lightning keeps no such count.
     """
     return getattr(getattr(getattr(trainer, "fit_loop", None), "_data_fetcher", None), "fetched", None)
 
@@ -321,8 +212,8 @@ def in_mid_epoch(trainer: Any) -> bool:
     return counted is not None and bool(getattr(trainer, "training", False)) and counted.ready > 0
 
 
-def reads_by_hand(trainer: Any, loader: Any, reader: Any) -> bool:
-    """Whether somebody beside the Trainer reads a loader that the Trainer trains with, a callback for instance.
+def reads_outside_trainer(trainer: Any, loader: Any, reader: Any) -> bool:
+    """Whether a loader that the Trainer trains with is read outside it, by a callback for instance.
 
     Args:
         trainer: The Trainer, or None.
@@ -330,7 +221,7 @@ def reads_by_hand(trainer: Any, loader: Any, reader: Any) -> bool:
         reader: The iterator that was made of it.
 
     Returns:
-        False for the Trainer's own reading, for loaders it does not train with, and where it cannot be told.
+        False for the Trainer's own reading, for loaders it does not train with, and where that is not known.
     """
     combined = getattr(getattr(trainer, "fit_loop", None), "_combined_loader", None)
     if combined is None or not hasattr(combined, "_iterator"):
@@ -387,30 +278,3 @@ def mend_progress(trainer: Any, loader: Any, *, resumed: bool) -> int | None:
     if batches.current.ready == batches.current.completed:  # not with dataloader_iter, which fetches within a step
         batches.total.ready = batches.total.started = batches.total.processed = batches.total.completed
     return int(epochs.current.processed)
-
-
-def sigterm_broadcast(trainer: Any) -> tuple[Any, str] | None:
-    """Where ranks tell each other, before each batch, whether one was asked to stop: object and name of its method.
-
-    Returns:
-        None where this Lightning does that elsewhere.
-    """
-    loop, name = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None), "_broadcast_sigterm_tensor"
-    return (loop, name) if callable(getattr(loop, name, None)) else None
-
-
-def training_iterators(trainer: Any) -> tuple[Any, ...] | None:
-    """The iterators that the Trainer reads training batches from right now, one for each loader.
-
-    Args:
-        trainer: The Trainer.
-
-    Returns:
-        None where Lightning keeps them elsewhere; empty while there are none.
-    """
-    try:
-        combined = trainer.fit_loop._combined_loader
-        current = None if combined is None else combined._iterator
-        return () if current is None else tuple(current.iterators)
-    except (AttributeError, TypeError):
-        return None

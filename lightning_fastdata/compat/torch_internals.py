@@ -1,4 +1,4 @@
-"""The private names of torch that this package leans on, each guarded; those of Lightning are in ``internals``."""
+"""The private names of torch that this package leans on, each guarded."""
 
 import contextlib
 import sys
@@ -90,7 +90,7 @@ def process_store() -> Any:
     Returns:
         The store, or None where there is no process group, or torch keeps its store elsewhere.
     """
-    distributed = sys.modules.get("torch.distributed.distributed_c10d")  # not there: nobody has made a group
+    distributed = sys.modules.get("torch.distributed.distributed_c10d")  # absent: no group was made
     try:
         if distributed is None or not distributed.is_initialized():
             return None
@@ -113,7 +113,7 @@ def stop_workers(iterator: Any, *, at_once: bool = False) -> bool:
     if not callable(shut_down):
         return iterator is None or loads_inline(iterator) is True
     if not (at_once and _kill_workers(iterator)):
-        # A worker that died meanwhile is no error any more, nor that torch's handler of SIGCHLD tells of it.
+        # A worker that died meanwhile is no error any more, nor that torch's handler of SIGCHLD reports it.
         with contextlib.suppress(RuntimeError):
             shut_down()
     return True
@@ -163,7 +163,7 @@ def resize_into(image: torch.Tensor, out: torch.Tensor) -> None:
 
 
 def shared_bytes(count: int) -> torch.Tensor:
-    """Uninitialised memory that a worker's batch passes to the training process without being copied.
+    """Uninitialized memory that a worker's batch passes to the training process without being copied.
 
     Args:
         count: Bytes.

@@ -375,7 +375,7 @@ class ResumableDataLoader(PlannedDataLoader):
         trainer, own = self.sameness.trainer(), self._own_sampler
         if own is not None:
             own.length = length_of(self.dataset) or own.length  # a dataset may grow between epochs
-        if lightning_loops.reads_by_hand(trainer, self, reader):
+        if lightning_loops.reads_outside_trainer(trainer, self, reader):
             return EpochPass(self._epoch(), 0, 0, 0, outside_trainer=True)
         lightning_loops.load_waiting_states(trainer, self)
         epoch = lightning_loops.mend_progress(trainer, self, resumed=bool(self._saved))

@@ -10,8 +10,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from lightning_fastdata.compat import lightning_loops
-from lightning_fastdata.compat.lightning_loops import training_iterators
+from lightning_fastdata.compat import lightning_monitoring
+from lightning_fastdata.compat.lightning_monitoring import training_iterators
 from lightning_fastdata.compat.torch_internals import QueueState, loads_inline, queue_state
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -211,4 +211,4 @@ def test_iterators_that_are_kept_elsewhere_are_not_found(gone):
             delattr(owner, name)
             break
         owner = getattr(owner, name)
-    assert lightning_loops.training_iterators(link) is None
+    assert lightning_monitoring.training_iterators(link) is None

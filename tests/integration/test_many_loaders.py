@@ -371,9 +371,9 @@ def test_a_step_that_fetches_for_itself_is_not_told_apart():
 
 def test_with_a_fetch_unheard_nothing_is_told_apart(monkeypatch):
     """Without the private name that the first fetch is heard by, waits would slip to the batch before."""
-    from lightning_fastdata.compat import lightning_loops
+    from lightning_fastdata.compat import lightning_monitoring
 
-    monkeypatch.setattr(lightning_loops, "_SELECT", "_gone")
+    monkeypatch.setattr(lightning_monitoring, "_SELECT", "_gone")
     monitor = quiet_monitor()
     quiet_trainer(monitor).validate(ManyNet(), fast_and_slow(sized=False), verbose=False)
     (line,) = monitor.summary().stages

@@ -503,9 +503,9 @@ def test_a_renamed_label_gives_one_warning_and_no_figures(monkeypatch):
 def test_a_missing_private_name_is_noted_and_the_rest_is_measured(monkeypatch):
     from lightning.pytorch.loops import fit_loop
 
-    from lightning_fastdata.compat import lightning_loops
+    from lightning_fastdata.compat import lightning_monitoring
 
-    monkeypatch.setattr(lightning_loops, "_SELECT", "_gone")
+    monkeypatch.setattr(lightning_monitoring, "_SELECT", "_gone")
     monitor, loader = quiet_monitor(), Sleeper(4, 0.01, sized=False)
     quiet_trainer(monitor).fit(Net(), loader)
     assert "not measured" in monitor.summary().notes[0]

@@ -828,7 +828,7 @@ def test_what_is_read_by_hand_leaves_the_last_fetch_alone(monkeypatch):
     loader = make()
     next(iter(loader))
     before = loader.last_fetch
-    monkeypatch.setattr("lightning_fastdata.compat.lightning_loops.reads_by_hand", lambda *args: True)
+    monkeypatch.setattr("lightning_fastdata.compat.lightning_loops.reads_outside_trainer", lambda *args: True)
     outside_trainer = iter(loader)
     next(outside_trainer)
     assert loader.last_fetch is before

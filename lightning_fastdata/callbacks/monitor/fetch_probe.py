@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from sys import exc_info
 from typing import Any, NamedTuple
 
-from lightning_fastdata.compat.lightning_loops import training_iterators
+from lightning_fastdata.compat.lightning_monitoring import training_iterators
 from lightning_fastdata.compat.torch_internals import QueueState, loads_inline, queue_state
 from lightning_fastdata.loaders.batch_requests import InlineBatches, LoadedBatch
 from lightning_fastdata.loaders.resumable import Batches

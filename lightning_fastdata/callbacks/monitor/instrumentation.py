@@ -10,7 +10,7 @@ from lightning_fastdata.callbacks.monitor.hook_timing import hook_labels, timed_
 from lightning_fastdata.callbacks.monitor.loader_info import overrides
 from lightning_fastdata.callbacks.monitor.profiler_tap import FETCHES, Interval, Listener, ProfilerTap
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
-from lightning_fastdata.compat.lightning_loops import sigterm_broadcast
+from lightning_fastdata.compat.lightning_monitoring import sigterm_broadcast
 
 __all__ = ["Instrumentation"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lightning_fastdata.callbacks.monitor.step_meter import Window
-from lightning_fastdata.compat.lightning_loops import logger_step, publish_metrics
+from lightning_fastdata.compat.lightning_monitoring import logger_step, publish_metrics
 from lightning_fastdata.report.text import milliseconds
 from lightning_fastdata.results.records import StageWait
 

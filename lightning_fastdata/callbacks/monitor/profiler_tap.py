@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Any
 
-from lightning_fastdata.compat.lightning_loops import watch_fetchers
+from lightning_fastdata.compat.lightning_monitoring import watch_fetchers
 
 __all__ = ["FETCHES", "Interval", "Listener", "ProfilerTap"]
 

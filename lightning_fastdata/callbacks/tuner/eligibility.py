@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_fastdata.callbacks.tuner.trial_loader import reason_untunable
 from lightning_fastdata.callbacks.tuner.worker_change import changes_now, may_change_randomness
-from lightning_fastdata.compat.lightning_loops import training_iterators
+from lightning_fastdata.compat.lightning_monitoring import training_iterators
 from lightning_fastdata.compat.torch_internals import queue_state
 from lightning_fastdata.loaders.trainer_context import iter_loaders
 from lightning_fastdata.planning.options import Pool

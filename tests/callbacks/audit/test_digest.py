@@ -40,6 +40,7 @@ BATCHES = [[3, 1, 4, 15], [9, 2, 6, 5], [35, 8, 97, 93]]
 
 def test_golden_values():
     """Files that were written years apart can be compared: these numbers never change."""
+    assert mix(1234567) == 6457827717110365317  # SplitMix64's first number from that seed
     assert sum_of_samples((0, 0, 0, 0), [0]) == 8695987549771912286
     assert sum_of_samples((3, 5), [7]) == mix(mix(mix(3) + 5) + 7)
     assert sum_of_samples((2, 1, 0, 7), [5, -1, "a", (1, 2)]) == 10073368670189303318

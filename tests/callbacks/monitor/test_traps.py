@@ -18,7 +18,7 @@ from lightning_fastdata.callbacks.monitor.event_buffer import EventBuffer
 from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, Load
 from lightning_fastdata.callbacks.monitor.instrumentation import Instrumentation
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
-from lightning_fastdata.compat import lightning_loops
+from lightning_fastdata.compat import lightning_monitoring
 from lightning_fastdata.results.summary import summarize
 
 TESTS = Path(__file__).parents[2]
@@ -200,7 +200,7 @@ def test_the_meeting_before_each_batch_is_no_wait(two_ranks):
 def test_a_meeting_that_is_held_elsewhere_is_not_measured(two_ranks):
     trainer, listening, _ = two_ranks(SimpleNamespace())
     assert "sync_s" in listening.not_measured
-    assert lightning_loops.sigterm_broadcast(trainer) is None
+    assert lightning_monitoring.sigterm_broadcast(trainer) is None
 
 
 def test_what_is_called_not_measured_is_not_half_measured(two_ranks):
