@@ -160,7 +160,7 @@ def measure(name: str, step_s: float, rounds: int) -> dict:
         "tuning_s": result.took_s,
         "predicted_step_s": None if result.chosen is None else result.chosen.predicted_step_s,
         "reason": result.reason,
-        "ceiling": result.ceiling,
+        "ceiling": result.throughput_limit,
         "trials": [
             [trial.num_workers, trial.prefetch_factor, trial.step_s, trial.predicted_step_s] for trial in result.trials
         ],

@@ -185,7 +185,7 @@ def compared(cell: Cell, board: Board, monitor: DataWaitMonitor, gaps: Gaps) -> 
     summary = monitor.summary()
     reported, true_s = summary.wait_s, sum(board.truth)
     if by_stamps(cell):
-        reported = sum(record.blocked_s or 0.0 for record in monitor.records())
+        reported = sum(record.stalled_s or 0.0 for record in monitor.records())
         if cell.loop == "exception":  # the batch that no step used has no record
             true_s -= board.truth[-1]
     # A slow beginning belongs into the boundary and nowhere else; the bound says that it is not in the wait.

@@ -41,7 +41,7 @@ _KIND_COLORS = {"blocked": "#d9571a", "inline": "#2f6aa8", "handoff": "#a98000",
 _BAND_COLORS = {"validation": "#d9ebf6", "checkpoint": "#bfe3d4"}
 _PALE, _QUEUE, _STEPS, _INK, _QUIET = "#e6b293", "#728da6", "#7d8288", "#1c2025", "#5b646e"
 _TITLE_WIDTH = 105
-_NO_CAUSE = ("", "healthy", "headroom")
+_NO_CAUSE = ("", "healthy", "over-provisioned")
 
 
 def plot_run(summary: RunSummary, records: Sequence[StepRecord]) -> "Figure":

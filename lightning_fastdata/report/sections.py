@@ -65,7 +65,7 @@ def _headline(summary: RunSummary) -> Section:
     ]
     if summary.ranks is not None:
         figures.append(Figure("  of all ranks together", summary.ranks.wait_share, percent))
-    ceiling = summary.ceiling
+    ceiling = summary.speedup_bound
     if ceiling is not None:
         known = is_known(ceiling.low) and is_known(ceiling.high)
         interval = f"95 %: {factor(ceiling.low)} to {factor(ceiling.high)}" if known else INTERVAL_UNKNOWN
@@ -97,23 +97,23 @@ def _waits_of_steps(summary: RunSummary, *, brief: bool) -> Section:
 
 
 def _kinds(waits: WaitKinds) -> Section:
-    parts = (waits.inline_s, waits.blocked_s, waits.handoff_s, waits.unknown_s)
+    parts = (waits.main_process_s, waits.stalled_s, waits.worker_transfer_s, waits.unknown_s)
     whole = sum(part for part in parts if part is not None)
     named = (
-        ("Inline: no workers", waits.inline_s),
-        ("Blocked: not there yet", waits.blocked_s),
-        ("Handed over: was there", waits.handoff_s),
+        ("Inline: no workers", waits.main_process_s),
+        ("Blocked: not there yet", waits.stalled_s),
+        ("Handed over: was there", waits.worker_transfer_s),
         ("Not known which", waits.unknown_s),
     )
     figures = [
         Figure(name, part, share=share_of(part, whole), may_fold=True) for name, part in named if part is not None
     ]
-    if waits.blocked_fetches:
-        figures.append(Figure("Blocked fetches", waits.blocked_fetches, count, beside=f"of {count(waits.fetches)}"))
+    if waits.stalled_fetches:
+        figures.append(Figure("Blocked fetches", waits.stalled_fetches, count, beside=f"of {count(waits.fetches)}"))
     if waits.head_of_line_fetches:
         beside = f"{count(waits.head_of_line_fetches)} of them"
         figures.append(Figure("  while later ones were ready", waits.head_of_line_s, beside=beside))
-    from_workers = (waits.blocked_s or 0.0) + (waits.handoff_s or 0.0) > 0
+    from_workers = (waits.stalled_s or 0.0) + (waits.worker_transfer_s or 0.0) > 0
     heading = "Kinds of waiting" + (" (estimated)" if from_workers and not waits.exact else "")
     return Section(heading, (*figures, *_queue(waits)))
 

@@ -19,6 +19,7 @@ KINDS = {
     "wait": "Waiting whose kind was not measured",
 }
 """Parts of a wait, from the bottom of a column to its top."""
+_FIELDS = {"blocked": "stalled_s", "inline": "main_process_s", "handoff": "worker_transfer_s"}
 
 Numbers = npt.NDArray[np.float64]
 
@@ -124,9 +125,7 @@ def _places(steps: Sequence[StepRecord]) -> tuple[Numbers, Numbers, bool]:
 
 def _kinds(steps: Sequence[StepRecord]) -> dict[str, Numbers]:
     """The parts of each wait (s), each of shape (steps,); what is left over is of a kind that was not measured."""
-    parts = {
-        kind: np.array([getattr(record, f"{kind}_s") or 0.0 for record in steps]) for kind in KINDS if kind != "wait"
-    }
+    parts = {kind: np.array([getattr(record, name) or 0.0 for record in steps]) for kind, name in _FIELDS.items()}
     rest = np.array([record.wait_s for record in steps], dtype=np.float64) - sum(parts.values())
     # Rounding leaves something over, too.
     parts["wait"] = np.where(rest > 1e-7, rest, 0.0)

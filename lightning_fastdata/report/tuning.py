@@ -33,8 +33,8 @@ def tuning_view(result: TuneResult) -> RenderableType:
     if result.interrupted:
         parts.append(Text("Interrupted: what was known by then.", style="yellow"))
     parts.append(Text(f"{_sentence(clean(result.reason))}."))
-    if result.ceiling:
-        parts.append(Text(f"More workers will not do: {clean(result.ceiling)}.", style="yellow"))
+    if result.throughput_limit:
+        parts.append(Text(f"More workers will not do: {clean(result.throughput_limit)}.", style="yellow"))
     if result.num_workers is not None:
         parts.append(Text(f"Take: {arguments_line(result)}", style="bold"))
     return Printable(*parts)
@@ -77,7 +77,7 @@ def _probe_rows(result: TuneResult) -> Table:
         ("One worker, a batch", f"{milliseconds(found.batch_s)}, {milliseconds(found.batch_cpu_s)} of CPU"),
         ("  varies by", percent(found.batch_s_cv)),
         ("  its size", f"{_size(found.batch_bytes)}{disk}"),
-        ("  handing it over", milliseconds(found.handoff_s)),
+        ("  handing it over", milliseconds(found.worker_transfer_s)),
         ("A worker's start", f"{seconds(found.start_s)}, memory of its own {memory}"),
         ("A step without waiting", step),
         ("Usable cores", "not known" if result.cpus is None else f"{result.cpus:.3g}"),

@@ -44,7 +44,7 @@ def of_a_healthy_run(summary: RunSummary) -> Advice:
     if waits is None:
         return Advice("", "", "")
     full = waits.queue_full_share
-    if workers < 2 or full is None or full < _FULL or waits.blocked_fetches * 20 > waits.fetches:
+    if workers < 2 or full is None or full < _FULL or waits.stalled_fetches * 20 > waits.fetches:
         return Advice("healthy", "", "")
     why = f"Headroom: {_ready(waits)} batches were ready when the next one was asked for"
     if summary.loading is not None and summary.train_s > 0:
@@ -56,7 +56,7 @@ def of_a_healthy_run(summary: RunSummary) -> Advice:
     else:
         fewer = workers // 2
     change = f"num_workers={fewer} would do (now {workers}), which leaves cores and memory to others."
-    return Advice("headroom", f"{why}.", change)
+    return Advice("over-provisioned", f"{why}.", change)
 
 
 def of_steady_waiting(summary: RunSummary) -> Advice:
@@ -68,21 +68,21 @@ def of_steady_waiting(summary: RunSummary) -> Advice:
     waits = summary.waits
     if waits is None:
         return Advice("", "", "")
-    kinds = (waits.inline_s, waits.blocked_s, waits.handoff_s)
+    kinds = (waits.main_process_s, waits.stalled_s, waits.worker_transfer_s)
     steady = waits.unknown_s + sum(part or 0.0 for part in kinds)
-    if waits.inline_s is None or waits.unknown_s > _MOST_OF * steady:
+    if waits.main_process_s is None or waits.unknown_s > _MOST_OF * steady:
         why = "What kind of waiting it was is not known for this loader."
         return Advice("", why, "If it can have more workers, those; else cheaper transforms or smaller data.")
-    if waits.inline_s > _MOST_OF * steady:
-        return _inline(summary, waits, waits.inline_s)
-    if (waits.handoff_s or 0.0) > _MOST_OF * steady:
+    if waits.main_process_s > _MOST_OF * steady:
+        return _inline(summary, waits, waits.main_process_s)
+    if (waits.worker_transfer_s or 0.0) > _MOST_OF * steady:
         return _handoff(summary, waits)
     return _held_up(summary, waits) or _blocked(summary, waits)
 
 
-def _inline(summary: RunSummary, waits: WaitKinds, inline_s: float) -> Advice:
+def _inline(summary: RunSummary, waits: WaitKinds, main_process_s: float) -> Advice:
     """The training process loads; what workers could gain is bounded by what they would do beside it."""
-    load_s = inline_s / waits.fetches
+    load_s = main_process_s / waits.fetches
     rest_s = max(1e-9, summary.train_s - (summary.wait_s or 0.0)) / waits.fetches
     why = (
         f"The training process loads the data itself (num_workers=0), {load_s * 1000:.1f} ms a batch beside"
@@ -90,37 +90,39 @@ def _inline(summary: RunSummary, waits: WaitKinds, inline_s: float) -> Advice:
     )
     if load_s < _HANDOFF_S:
         change = "Larger batches, or whole batches by one index operation (TensorDataModule): handing one over from a"
-        return Advice("inline", why, f"{change} worker would take as long.")
+        return Advice("main-process loading", why, f"{change} worker would take as long.")
     cpus = _usable_cpus(summary)
     room = 1_000 if cpus is None else int(cpus) - 1
     if room < 1:
         change = (
             "Cheaper loading, or data that is stored decoded or smaller: there is one core for loading and training."
         )
-        return Advice("inline", why, change)
+        return Advice("main-process loading", why, change)
     if _without_accelerator(summary):
         gain = (load_s + rest_s) / max(load_s, rest_s)
         change = f"torch.set_num_threads({room}) and num_workers=1: without an accelerator computing and loading share"
-        return Advice("inline", why, f"{change} {cpus:g} cores, so at most {gain:.2f}x the training speed.")
+        return Advice(
+            "main-process loading", why, f"{change} {cpus:g} cores, so at most {gain:.2f}x the training speed."
+        )
     number = max(1, min(math.ceil(load_s / rest_s), room))
     gain = (load_s + rest_s) / max(load_s / number, rest_s)
-    return Advice("inline", why, f"num_workers={number}, at most {gain:.2f}x the training speed.")
+    return Advice("main-process loading", why, f"num_workers={number}, at most {gain:.2f}x the training speed.")
 
 
 def _handoff(summary: RunSummary, waits: WaitKinds) -> Advice:
-    each_s = (waits.handoff_s or 0.0) / waits.fetches
+    each_s = (waits.worker_transfer_s or 0.0) / waits.fetches
     why = f"The batches were ready; taking one out of the queue took {each_s * 1000:.1f} ms on average."
     if each_s < _HANDOFF_S:
-        return Advice("handoff", why, "Larger batches: about that long is what handing over any batch costs.")
+        return Advice("ipc-bound", why, "Larger batches: about that long is what handing over any batch costs.")
     change = "Send less per batch: uint8 instead of float32, whole tensors instead of many small objects"
     if not _without_accelerator(summary):
-        return Advice("handoff", why, f"{change}; pin_memory=True moves the unpickling to a thread.")
-    return Advice("handoff", why, f"{change}; or leave a core to it (fewer workers or torch threads).")
+        return Advice("ipc-bound", why, f"{change}; pin_memory=True moves the unpickling to a thread.")
+    return Advice("ipc-bound", why, f"{change}; or leave a core to it (fewer workers or torch threads).")
 
 
 def _held_up(summary: RunSummary, waits: WaitKinds) -> Advice | None:
     """One slow sample while others are ready; None where loading is merely uneven."""
-    if waits.head_of_line_s <= _MOST_OF * (waits.blocked_s or 0.0) or not waits.head_of_line_fetches:
+    if waits.head_of_line_s <= _MOST_OF * (waits.stalled_s or 0.0) or not waits.head_of_line_fetches:
         return None
     blocked_each = waits.head_of_line_s / waits.head_of_line_fetches
     step_s = max(0.0, summary.train_s - (summary.wait_s or 0.0)) / max(1, summary.steps)
@@ -129,8 +131,8 @@ def _held_up(summary: RunSummary, waits: WaitKinds) -> Advice | None:
     if blocked_each < step_s or (slowest is not None and slowest.load_s < _OUTLIER * usual_s):
         return None
     why = (
-        f"One slow sample holds up ready batches: in {waits.head_of_line_fetches} of {waits.blocked_fetches} blocked"
-        f" fetches later batches were ready ({waits.head_of_line_s:.2f} s of {waits.blocked_s or 0.0:.2f} s blocked)."
+        f"One slow sample holds up ready batches: in {waits.head_of_line_fetches} of {waits.stalled_fetches} blocked"
+        f" fetches later batches were ready ({waits.head_of_line_s:.2f} s of {waits.stalled_s or 0.0:.2f} s blocked)."
     )
     order = "in_order=False does not wait for it, but changes the order of batches"
     if slowest is None:
@@ -156,9 +158,9 @@ def _blocked(summary: RunSummary, waits: WaitKinds) -> Advice:
         return Advice("bursty", f"{why} ({seen}).", _deeper(waits, workers))
     why = f"Too slow: the workers cannot keep up ({seen})." if seen else "Too slow: the workers cannot keep up."
     if workers and not _may_have(summary, workers + 1):
-        return Advice("too slow", why, _cheaper(summary, workers))
+        return Advice("loader-bound", why, _cheaper(summary, workers))
     change = f"More workers (now {workers}), cheaper transforms, or data that is stored decoded or smaller."
-    return Advice("too slow", why, change)
+    return Advice("loader-bound", why, change)
 
 
 def _too_slow(summary: RunSummary, needed: float, seen: str) -> Advice:
@@ -167,8 +169,8 @@ def _too_slow(summary: RunSummary, needed: float, seen: str) -> Advice:
     why += f" ({seen})." if seen else "."
     number = max(math.ceil(needed), workers + 1)
     if _may_have(summary, number):
-        return Advice("too slow", why, f"num_workers={number} (now {workers}).")
-    return Advice("too slow", why, _cheaper(summary, workers))
+        return Advice("loader-bound", why, f"num_workers={number} (now {workers}).")
+    return Advice("loader-bound", why, _cheaper(summary, workers))
 
 
 def _cheaper(summary: RunSummary, workers: int) -> str:

@@ -25,7 +25,7 @@ _MOST_OF = 0.5
 
 
 def diagnosed(summary: RunSummary, records: Sequence[StepRecord]) -> RunSummary:
-    """The summary with its ceiling, and with a verdict that names the cause.
+    """The summary with its speedup bound, and with a verdict that names the cause.
 
     Args:
         summary: A run whose ledger, kinds of waiting and loading are filled in, as far as they were measured.
@@ -34,14 +34,14 @@ def diagnosed(summary: RunSummary, records: Sequence[StepRecord]) -> RunSummary:
     Returns:
         The same summary where it has no ledger or no step: then the verdict stays that of the bare share.
     """
-    ceiling = estimate_speedup_bound(summary, records)
-    summary = replace(summary, ceiling=ceiling)
-    if ceiling is None or not summary.steps:
+    bound = estimate_speedup_bound(summary, records)
+    summary = replace(summary, speedup_bound=bound)
+    if bound is None or not summary.steps:
         return summary
-    share = ceiling.exposed_s / ceiling.of_s
+    share = bound.exposed_s / bound.of_s
     level = level_of(share)
-    advice = _advice(summary, ceiling, level)
-    sentences = [_headline(ceiling, share, level, summary.steps), advice.why]
+    advice = _advice(summary, bound, level)
+    sentences = [_headline(bound, share, level, summary.steps), advice.why]
     change = advice.change
     if summary.steps < _STEPS_FOR_ADVICE:
         change = ""
@@ -51,55 +51,55 @@ def diagnosed(summary: RunSummary, records: Sequence[StepRecord]) -> RunSummary:
     return replace(summary, verdict=Verdict(level, text, advice.cause, change))
 
 
-def _headline(ceiling: SpeedupBound, share: float, level: str, steps: int) -> str:
+def _headline(bound: SpeedupBound, share: float, level: str, steps: int) -> str:
     percent = f"{share * 100:.1f} %" if share < 0.01 else f"{share * 100:.0f} %"
     text = f"{opening_of(level)}: {percent} of the run after its start-up went into waiting for data"
     if level != "fine":
-        text += f" ({ceiling.exposed_s:.2f} s of {ceiling.of_s:.2f} s{_parts(ceiling)})"
-        bound = f"at most {ceiling.speedup:.2f}x" if ceiling.speedup < 99 else "about 100x or more"
-        text += f"; an instant loader would make this run {bound} faster"
+        text += f" ({bound.exposed_s:.2f} s of {bound.of_s:.2f} s{_parts(bound)})"
+        most = f"at most {bound.speedup:.2f}x" if bound.speedup < 99 else "about 100x or more"
+        text += f"; an instant loader would make this run {most} faster"
     if steps < FEW_STEPS:
         text += f"; the figure rests on only {steps} step{'s' * (steps != 1)}"
     return text + "."
 
 
-def _parts(ceiling: SpeedupBound) -> str:
+def _parts(bound: SpeedupBound) -> str:
     """Where the waiting was, if in more than one place."""
-    told = {name: getattr(ceiling, name) for name in _PARTS}
-    told = {name: part_s for name, part_s in told.items() if part_s >= _WORTH_TELLING * ceiling.exposed_s}
+    told = {name: getattr(bound, name) for name in _PARTS}
+    told = {name: part_s for name, part_s in told.items() if part_s >= _WORTH_TELLING * bound.exposed_s}
     if len(told) < 2:
         return ""
     ordered = sorted(told.items(), key=lambda part: -part[1])
     return ": " + ", ".join(f"{part_s:.2f} s {_PARTS[name]}" for name, part_s in ordered)
 
 
-def _advice(summary: RunSummary, ceiling: SpeedupBound, level: str) -> Advice:
+def _advice(summary: RunSummary, bound: SpeedupBound, level: str) -> Advice:
     """What to say of the part that cost most."""
     if level == "fine":
         return of_a_healthy_run(summary)
-    parts = {name: getattr(ceiling, name) for name in _PARTS}
+    parts = {name: getattr(bound, name) for name in _PARTS}
     largest = max(parts, key=lambda name: parts[name])
     if largest == "boundary_s":
-        return _of_boundary(summary, ceiling)
+        return _of_boundary(summary, bound)
     if largest == "validation_s":
-        why = f"Most of it was in validation ({ceiling.validation_s:.2f} s)."
+        why = f"Most of it was in validation ({bound.validation_s:.2f} s)."
         change = "Give the validation loader workers or cheaper data, or validate less often (check_val_every_n_epoch)."
         return Advice("validation", why, change)
     own_s = summary.ledger.get("wait_s", 0.0)
-    if ceiling.exposed_by == "ranks" and own_s < _MOST_OF * ceiling.steady_s:
+    if bound.exposed_by == "ranks" and own_s < _MOST_OF * bound.steady_s:
         return _of_slow_rank(summary, own_s)
     return of_steady_waiting(summary)
 
 
-def _of_boundary(summary: RunSummary, ceiling: SpeedupBound) -> Advice:
+def _of_boundary(summary: RunSummary, bound: SpeedupBound) -> Advice:
     boundary = summary.boundary
-    if boundary is not None and boundary.restart_s > _MOST_OF * ceiling.boundary_s:
+    if boundary is not None and boundary.restart_s > _MOST_OF * bound.boundary_s:
         why = f"Most of it was a shorter loader of several that began anew ({boundary.restart_s:.2f} s)."
         return Advice(
             "boundary", why, "Make the loaders equally long, or keep their workers (persistent_workers=True)."
         )
     number = 0 if boundary is None else boundary.boundaries
-    why = f"Most of it were the {number} changes of epochs ({ceiling.boundary_s:.2f} s)."
+    why = f"Most of it were the {number} changes of epochs ({bound.boundary_s:.2f} s)."
     saving = None if boundary is None else boundary.saving_s_per_epoch
     if boundary is not None and saving:
         least = "" if boundary.saving_is_exact else "at least "
@@ -113,10 +113,10 @@ def _of_slow_rank(summary: RunSummary, own_s: float) -> Advice:
     assert ranks is not None
     if ranks.slowest_rank is None or ranks.slowest_share < _MOST_OF:
         why = "No rank is always the slowest: they take turns in holding each other up."
-        return Advice("slow rank", why, "Make loading more even: a deeper prefetch_factor, samples of like size.")
+        return Advice("straggler", why, "Make loading more even: a deeper prefetch_factor, samples of like size.")
     where = f"rank {ranks.slowest_rank}" + (f" on {ranks.slowest_host}" if ranks.slowest_host else "")
     why = (
         f"{where.capitalize()} held the others up in {ranks.slowest_share * 100:.0f} % of the steps; rank"
         f" {summary.rank} itself waited {own_s:.2f} s, and lost the rest within the all-reduce."
     )
-    return Advice("slow rank", why, f"Look at {where}: its own run file, its disk, the cores that it has.")
+    return Advice("straggler", why, f"Look at {where}: its own run file, its disk, the cores that it has.")

@@ -12,6 +12,7 @@ from lightning_fastdata.results.stats import known
 from lightning_fastdata.results.verdict import Verdict, judge
 
 __all__ = [
+    "NAMES_OF_SCHEMA_1",
     "RECENT_STEPS",
     "SCHEMA",
     "STAGE_NAMES",
@@ -20,10 +21,21 @@ __all__ = [
     "StepRecord",
 ]
 
-# What a reader of an older version would misread makes this number go up. Added since schema 1 was first written, and
-# passed over by a reader that does not know it: StageWait.loaders; of a step all from end_s on; of a summary all from
-# total_s on; lines of the kinds "span" and "so far".
-SCHEMA = 1
+# What a reader of an older version would misread makes this number go up; what such a reader passes over does not.
+# Schema 2 has other names for some keys and causes.
+SCHEMA = 2
+NAMES_OF_SCHEMA_1 = {
+    "inline_s": "main_process_s",
+    "blocked_s": "stalled_s",
+    "handoff_s": "worker_transfer_s",
+    "blocked_fetches": "stalled_fetches",
+    "ceiling": "speedup_bound",
+    "too slow": "loader-bound",
+    "handoff": "ipc-bound",
+    "inline": "main-process loading",
+    "slow rank": "straggler",
+    "headroom": "over-provisioned",
+}
 STAGE_NAMES = {"val": "validation", "test": "test", "predict": "prediction"}
 RECENT_STEPS = 10_000
 
@@ -59,12 +71,12 @@ class StepRecord(NamedTuple):
     """Global rank of the process that measured (index)."""
     end_s: float | None = None
     """End of the step, counted from the callback's ``setup`` (s)."""
-    inline_s: float | None = None
+    main_process_s: float | None = None
     """Part of ``wait_s`` in which the training process loaded the data itself: work, not waiting (s). Where they were
-    measured, ``inline_s + blocked_s + handoff_s = wait_s``."""
-    blocked_s: float | None = None
+    measured, ``main_process_s + stalled_s + worker_transfer_s = wait_s``."""
+    stalled_s: float | None = None
     """Part of ``wait_s`` in which the wanted batch was not there yet (s)."""
-    handoff_s: float | None = None
+    worker_transfer_s: float | None = None
     """Part of ``wait_s`` in which it was there, but had to be taken from the queue, unpickled or pinned (s)."""
     refill_s: float = 0.0
     """Part of ``wait_s`` for the first batch of an epoch from worker processes; the ledger has it under start-up or

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Union, get_args, get_origin, get_type_hints
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.results.records import SCHEMA, Span, StepRecord
+from lightning_fastdata.results.json_fields import with_new_names
+from lightning_fastdata.results.records import NAMES_OF_SCHEMA_1, SCHEMA, Span, StepRecord
 from lightning_fastdata.results.stats import WaitKinds
 from lightning_fastdata.results.summary import RunSummary, summarize
 
@@ -87,7 +88,7 @@ class RunFile:
 
 def _waits_of(records: tuple[StepRecord, ...]) -> WaitKinds | None:
     """The kinds of waiting as far as the steps tell; whether the workers stamped their batches, they do not."""
-    names = ("inline_s", "blocked_s", "handoff_s")
+    names = ("main_process_s", "stalled_s", "worker_transfer_s")
     if all(getattr(one, name) is None for one in records for name in names):
         return None
     sums = [sum((getattr(one, name) or 0.0) * _steady(one) for one in records) for name in names]
@@ -96,12 +97,12 @@ def _waits_of(records: tuple[StepRecord, ...]) -> WaitKinds | None:
     wait_s = sum((one.wait_s or 0.0) - one.refill_s for one in records)
     return WaitKinds(
         fetches=sum(one.fetches for one in records) - (len(records) - len(steady)),
-        inline_s=sums[0],
-        blocked_s=sums[1],
-        handoff_s=sums[2],
+        main_process_s=sums[0],
+        stalled_s=sums[1],
+        worker_transfer_s=sums[2],
         unknown_s=_not_noise(wait_s - sum(sums)),
         exact=False,
-        blocked_fetches=sum((one.blocked_s or 0.0) > _BLOCKED_S for one in steady),
+        stalled_fetches=sum((one.stalled_s or 0.0) > _BLOCKED_S for one in steady),
         head_of_line_fetches=0,
         head_of_line_s=0.0,
         queue_ready_mean=sum(ready) / len(ready) if ready else None,
@@ -234,11 +235,14 @@ class _Reading:
     def read(self, lines: BinaryIO) -> None:
         """Every line after the first; what a line is follows from its ``kind``."""
         self.note_schema(self.header.get("schema"))
+        old = self.header.get("schema") == 1
         for number, raw in enumerate(lines, 2):
             line = _parse(raw)
             if line is None:
                 self.cannot_read(number, raw)
                 continue
+            if old:
+                line = with_new_names(line, NAMES_OF_SCHEMA_1)
             kind = line.get("kind")
             if kind == "step":
                 self.read_step(number, line)

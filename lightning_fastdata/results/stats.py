@@ -87,18 +87,18 @@ class WaitKinds:
 
     fetches: int
     """Fetches, without the first of an epoch from worker processes (count)."""
-    inline_s: float | None
+    main_process_s: float | None
     """The training process loaded the data itself: work, not waiting (s)."""
-    blocked_s: float | None
+    stalled_s: float | None
     """The wanted batch was not there yet (s)."""
-    handoff_s: float | None
+    worker_transfer_s: float | None
     """The batch was there; taking it out of the queue, unpickling and pinning it took the time (s)."""
     unknown_s: float
     """Waiting whose kind was not measured, with loaders that do not show their queue (s)."""
     exact: bool
     """Whether workers stamped when each batch was ready. Else a fetch counts as blocked or handed over as a whole, by
     whether the batch was there when it was asked for."""
-    blocked_fetches: int
+    stalled_fetches: int
     """Fetches that were blocked for more than 1 ms (count)."""
     head_of_line_fetches: int
     """Of these, fetches during which later batches were ready and only the wanted one was not (count)."""

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.results.records import SCHEMA, Span, StageWait, StepRecord
+from lightning_fastdata.results.json_fields import with_new_names
+from lightning_fastdata.results.records import NAMES_OF_SCHEMA_1, SCHEMA, Span, StageWait, StepRecord
 from lightning_fastdata.results.stats import (
     Boundary,
     DeviceTimes,
@@ -160,7 +161,7 @@ class RunSummary:
     """How the device saw the fetches; None = not measured."""
     ranks: RankTimes | None = None
     """All ranks together; None with one rank, and on every rank but 0."""
-    ceiling: SpeedupBound | None = None
+    speedup_bound: SpeedupBound | None = None
     """What an instant loader could gain at most."""
     spans: tuple[Span, ...] = ()
     """Validations, checkpoints and epoch boundaries on the time line; the last 1,000 of a longer run."""
@@ -176,7 +177,7 @@ class RunSummary:
         values["notes"] = list(self.notes)
         for name in ("plans", "versions", "hardware", "ledger"):
             values[name] = dict(values[name])
-        for name in ("boundary", "waits", "loading", "device", "ranks", "ceiling"):
+        for name in ("boundary", "waits", "loading", "device", "ranks", "speedup_bound"):
             values[name] = None if values[name] is None else asdict(values[name])
         values["not_measured"] = list(self.not_measured)
         values["spans"] = [asdict(span) for span in self.spans]
@@ -197,7 +198,7 @@ class RunSummary:
                 expected=f"a schema up to {SCHEMA}",
                 fix="Read it with the version of lightning_fastdata that wrote it, or a newer one.",
             )
-        read = known(cls, values)
+        read = known(cls, values if schema > 1 else with_new_names(dict(values), NAMES_OF_SCHEMA_1))
         read["first_batch_wait_s"] = tuple((int(epoch), wait) for epoch, wait in read["first_batch_wait_s"])
         read["stages"] = tuple(StageWait.from_dict(stage) for stage in read["stages"])
         read["verdict"] = Verdict(**known(Verdict, read["verdict"]))
@@ -207,7 +208,7 @@ class RunSummary:
             ("boundary", Boundary),
             ("waits", WaitKinds),
             ("device", DeviceTimes),
-            ("ceiling", SpeedupBound),
+            ("speedup_bound", SpeedupBound),
         ):
             read[name] = read_finding(kind, read.get(name))
         read["loading"] = Loading.from_dict(read.get("loading"))

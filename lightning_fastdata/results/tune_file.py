@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.results.json_fields import with_new_names
 from lightning_fastdata.results.tuning import TuneResult
 
 __all__ = ["SCHEMA", "is_tuning", "read_tuning", "write_tuning"]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the layout; goes up when an older reader would misread something."""
+_NAMES_OF_SCHEMA_1 = {"ceiling": "throughput_limit", "handoff_s": "worker_transfer_s"}
 _KIND = "lightning_fastdata tuning"
 _MOST_BYTES = 1 << 24
 
@@ -83,6 +85,8 @@ def read_tuning(path: str | os.PathLike[str]) -> TuneResult:
             expected=f"a schema up to {SCHEMA}.",
             fix="read it with the version of lightning_fastdata that wrote it, or a newer one.",
         )
+    if schema < SCHEMA:
+        values = with_new_names(values, _NAMES_OF_SCHEMA_1)
     try:
         result = TuneResult.from_dict(values)
         _check_types(result)

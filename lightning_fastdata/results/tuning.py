@@ -25,7 +25,7 @@ class Probe:
     """CPU time of it, all threads of the worker together (s)."""
     batch_s_cv: float
     """Standard deviation of the time of a batch over its mean; near 0 means regular, above 1 means bursts (ratio)."""
-    handoff_s: float
+    worker_transfer_s: float
     """What the training process needs to take over a batch that is ready (s)."""
     batch_bytes: int
     """Tensors and arrays of a batch (bytes)."""
@@ -106,7 +106,7 @@ class TuneResult:
     """What the training takes; None where that is not known."""
     cpus: float | None = None
     """CPUs that this rank may use (count)."""
-    ceiling: str | None = None
+    throughput_limit: str | None = None
     """Where no number of workers is enough: what the CPUs can give at most, and what would help; else None."""
     batch_size: int | None = None
     """Samples of a batch (count); None where that is not known."""

@@ -19,8 +19,8 @@ class Verdict:
     text: str
     """The sentence, for people."""
     cause: str = ""
-    """What cost most: "too slow", "inline", "head of line", "bursty", "handoff", "boundary", "validation", "slow rank";
-    "headroom" or "healthy" where nothing did; "" where that was not measured."""
+    """What cost most: "loader-bound", "main-process loading", "head of line", "bursty", "ipc-bound", "boundary",
+    "validation" or "straggler"; "over-provisioned" or "healthy" where nothing did; "" where that was not measured."""
     try_first: str = ""
     """The one change to try first; "" where there is nothing to change."""
 

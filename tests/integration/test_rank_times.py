@@ -73,7 +73,7 @@ def test_rank_zero_tells_the_truth_whoever_is_slow(tmp_path, slow):
     assert ranks.lost_s == pytest.approx(25 * 0.036, rel=0.15)
     verdict = zero["verdict"]
     assert verdict["level"] == "input-bound"
-    assert (verdict["cause"] == "slow rank") == (slow == 1)  # where rank 0 itself is slow, its own loader is the cause
+    assert (verdict["cause"] == "straggler") == (slow == 1)  # where rank 0 itself is slow, its own loader is the cause
     assert (f"Rank 1 on {socket.gethostname()} held the others up" in verdict["text"]) == (slow == 1)
     own = {rank: share for rank, _, share in ranks.rank_wait_share}
     assert own[slow] == pytest.approx(ranks.wait_share, abs=0.03)

@@ -138,9 +138,9 @@ def test_loading_in_the_training_process_is_work():
     monitor = quiet_monitor()
     quiet_trainer(monitor).fit(Net(), DataLoader(Samples(24)))
     summary = monitor.summary()
-    assert summary.waits.inline_s == pytest.approx(summary.wait_s)
-    assert (summary.waits.blocked_s, summary.waits.handoff_s, summary.waits.unknown_s) == (0.0, 0.0, 0.0)
-    assert (summary.waits.queue_ready_mean, summary.verdict.cause) == (None, "inline")
+    assert summary.waits.main_process_s == pytest.approx(summary.wait_s)
+    assert (summary.waits.stalled_s, summary.waits.worker_transfer_s, summary.waits.unknown_s) == (0.0, 0.0, 0.0)
+    assert (summary.waits.queue_ready_mean, summary.verdict.cause) == (None, "main-process loading")
     assert "num_workers" in summary.verdict.try_first
     assert "prefetch" not in summary.verdict.try_first
 
@@ -165,8 +165,8 @@ def test_a_batch_that_was_there_but_is_slow_to_unpickle_was_handed_over():
     loader = DataLoader(range(batches), num_workers=1, collate_fn=lambda samples: SlowToUnpickle())
     quiet_trainer(monitor).fit(Plain(0.03), loader)
     waits = monitor.summary().waits
-    assert waits.handoff_s >= 0.02 * (waits.fetches - 1)
-    assert waits.blocked_s <= 0.021
+    assert waits.worker_transfer_s >= 0.02 * (waits.fetches - 1)
+    assert waits.stalled_s <= 0.021
 
 
 def test_the_loader_stays_the_users_own():
@@ -318,7 +318,7 @@ def test_a_queue_that_torch_keeps_elsewhere_is_not_measured(fetched, name):
         hide(monkeypatch, name)
         summary = train_with_warnings(quiet_monitor(log_every_n_steps=4), DataLoader(Samples(12), num_workers=1))
     waits = summary.waits
-    assert (waits.inline_s, waits.blocked_s, waits.handoff_s, waits.queue_ready_mean) == (None,) * 4
+    assert (waits.main_process_s, waits.stalled_s, waits.worker_transfer_s, waits.queue_ready_mean) == (None,) * 4
     assert (waits.head_of_line_fetches, waits.exact) == (0, False)
     assert waits.unknown_s == pytest.approx(summary.ledger["wait_s"])
     assert near(summary.wait_s, sum(fetched), 24)
@@ -337,7 +337,7 @@ def iterators_elsewhere(monkeypatch):
 def test_iterators_that_lightning_keeps_elsewhere_leave_the_wait(fetched, iterators_elsewhere):
     fetched.clear()
     summary = train_with_warnings(quiet_monitor(log_every_n_steps=4), DataLoader(Samples(12), num_workers=1))
-    assert (summary.waits.blocked_s, summary.waits.queue_ready_mean) == (None, None)
+    assert (summary.waits.stalled_s, summary.waits.queue_ready_mean) == (None, None)
     assert near(summary.wait_s, sum(fetched), 24)
     assert sum(summary.ledger.values()) == pytest.approx(summary.total_s)
 

@@ -87,7 +87,7 @@ def test_sections_pair_whatever_is_said_of_one_run_in_their_heading():
     """With "(estimated)" and without it is one section."""
     waits = WaitKinds(20, 0.0, 1.2, 0.0, 0.0, True, 20, 0, 0.0, 0.5, 0, 8, 0.0)
     a = dataclasses.replace(SLOW, waits=waits)
-    b = dataclasses.replace(FAST, waits=dataclasses.replace(waits, exact=False, blocked_s=0.2))
+    b = dataclasses.replace(FAST, waits=dataclasses.replace(waits, exact=False, stalled_s=0.2))
     text = table(a, b)
     assert text.count("Kinds of waiting") == 1
     assert line(text, "Blocked: not there yet") == ["1.20", "s", "0.20", "s", "-1.00", "s"]

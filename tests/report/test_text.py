@@ -62,8 +62,8 @@ WHOLE = dataclasses.replace(
     ranks=RankTimes(
         2, 3, 30, 0.75, 0.08, 0.12, 1.6, 1, "node2", 0.83, 22.0, ((0, "node1", 0.45), (1, "node2", 0.69)), (2,)
     ),
-    ceiling=SpeedupBound(2.31, 2.23, 2.4, 1.0, 2.0),
-    verdict=Verdict("input-bound", "Input-bound: so it is.", "too slow", "num_workers=7 (now 4)."),
+    speedup_bound=SpeedupBound(2.31, 2.23, 2.4, 1.0, 2.0),
+    verdict=Verdict("input-bound", "Input-bound: so it is.", "loader-bound", "num_workers=7 (now 4)."),
     world_size=3,
 )
 FINE = dataclasses.replace(WHOLE, verdict=Verdict("fine", "Not input-bound."), device=None, ranks=None)
@@ -165,8 +165,8 @@ def test_every_finding_has_its_line(name, words):
 
 @pytest.mark.parametrize("bounds", [(None, None), (1.5, None), (NAN, 2.0)])
 def test_a_ceiling_whose_interval_is_not_known_says_so(bounds):
-    ceiling = dataclasses.replace(WHOLE.ceiling, low=bounds[0], high=bounds[1])
-    text = render(summary_table(dataclasses.replace(WHOLE, ceiling=ceiling)), width=80)
+    bound = dataclasses.replace(WHOLE.speedup_bound, low=bounds[0], high=bounds[1])
+    text = render(summary_table(dataclasses.replace(WHOLE, speedup_bound=bound)), width=80)
     assert row(text, "Ceiling with instant data") == ["2.31x", "interval", "not", "measured"]
 
 

@@ -59,7 +59,7 @@ def test_what_is_not_known_is_not_made_up():
 
 def test_a_ceiling_is_told():
     """Where more workers will not do."""
-    result = TuneResult(2, 2, "x", ceiling="2 cores can give at most 25 batches/s")
+    result = TuneResult(2, 2, "x", throughput_limit="2 cores can give at most 25 batches/s")
     assert "More workers will not do: 2 cores can give at most 25 batches/s." in shown(result)
 
 

@@ -17,7 +17,7 @@ def kinds(inline=0.0, blocked=0.0, handoff=0.0, **figures):
         "fetches": STEPS,
         "unknown_s": 0.0,
         "exact": True,
-        "blocked_fetches": STEPS // 2 if blocked else 0,
+        "stalled_fetches": STEPS // 2 if blocked else 0,
         "head_of_line_fetches": 0,
         "head_of_line_s": 0.0,
         "queue_ready_mean": 1.2,
@@ -25,7 +25,7 @@ def kinds(inline=0.0, blocked=0.0, handoff=0.0, **figures):
         "queue_capacity": 8,
         "queue_full_share": 0.0,
     }
-    return WaitKinds(inline_s=inline, blocked_s=blocked, handoff_s=handoff, **{**usual, **figures})
+    return WaitKinds(main_process_s=inline, stalled_s=blocked, worker_transfer_s=handoff, **{**usual, **figures})
 
 
 def run_of(
@@ -52,7 +52,7 @@ def run_of(
 
 def test_workers_that_cannot_keep_up():
     verdict = run_of(4.0, kinds(blocked=4.0), load_s=8.0 * 5.5).verdict
-    assert verdict.cause == "too slow"
+    assert verdict.cause == "loader-bound"
     assert "5.5 workers, and there are 4" in verdict.text
     assert verdict.try_first == "num_workers=6 (now 4)."
 
@@ -60,7 +60,7 @@ def test_workers_that_cannot_keep_up():
 @pytest.mark.parametrize("accelerators", [0, 1])
 def test_more_workers_than_cores_to_spare_are_not_advised(accelerators):
     verdict = run_of(4.0, kinds(blocked=4.0), load_s=8.0 * 4.2, cpus=5.0, accelerators=accelerators).verdict
-    assert verdict.cause == "too slow"
+    assert verdict.cause == "loader-bound"
     assert verdict.try_first.startswith("Cheaper loading")
     assert "more than 4 workers on 5 usable cores" in verdict.try_first
     assert ("which computing shares" in verdict.try_first) == (not accelerators)
@@ -69,7 +69,7 @@ def test_more_workers_than_cores_to_spare_are_not_advised(accelerators):
 @pytest.mark.parametrize(("cpus", "advised"), [(16.0, "More workers (now 4)"), (5.0, "Cheaper loading")])
 def test_a_queue_that_is_never_full_is_too_slow_for_a_foreign_loader_too(cpus, advised):
     verdict = run_of(4.0, kinds(blocked=4.0, queue_ready_mean=2.2), cpus=cpus).verdict
-    assert verdict.cause == "too slow"
+    assert verdict.cause == "loader-bound"
     assert "2.2 of 8 batches were ready" in verdict.text
     assert verdict.try_first.startswith(advised)
 
@@ -94,7 +94,7 @@ def test_a_queue_that_is_often_full_makes_it_bursty_for_a_foreign_loader():
     assert "full at 60 %" in verdict.text
 
 
-HELD_UP = {"blocked_fetches": 11, "head_of_line_fetches": 7, "head_of_line_s": 2.6, "queue_ready_mean": 6.2}
+HELD_UP = {"stalled_fetches": 11, "head_of_line_fetches": 7, "head_of_line_s": 2.6, "queue_ready_mean": 6.2}
 
 
 def test_one_slow_sample_holds_up_ready_batches():
@@ -112,10 +112,10 @@ def test_a_foreign_loader_has_no_name_for_it():
 
 def test_ordinary_unevenness_is_no_slow_sample():
     """Two workers that are not in step: later batches are ready now and then, but no wait is long."""
-    uneven = {**HELD_UP, "blocked_fetches": 60, "head_of_line_fetches": 50}
-    assert run_of(3.0, kinds(blocked=3.0, **uneven), load_s=8.0 * 4).verdict.cause == "too slow"
+    uneven = {**HELD_UP, "stalled_fetches": 60, "head_of_line_fetches": 50}
+    assert run_of(3.0, kinds(blocked=3.0, **uneven), load_s=8.0 * 4).verdict.cause == "loader-bound"
     # nor is it one where no sample is much slower than the others
-    assert run_of(3.0, kinds(blocked=3.0, **HELD_UP), load_s=8.0 * 4).verdict.cause == "too slow"
+    assert run_of(3.0, kinds(blocked=3.0, **HELD_UP), load_s=8.0 * 4).verdict.cause == "loader-bound"
 
 
 def inline(load_ms, **arguments):
@@ -126,7 +126,7 @@ def inline(load_ms, **arguments):
 def test_loading_in_the_training_process_wants_workers():
     """Trap 20. 240 ms a batch beside 80 ms of compute: three workers keep up."""
     verdict = inline(240.0)
-    assert verdict.cause == "inline"
+    assert verdict.cause == "main-process loading"
     assert verdict.try_first == "num_workers=3, at most 4.00x the training speed."
     assert "prefetch" not in verdict.try_first
 
@@ -142,7 +142,7 @@ def test_data_in_memory_wants_no_workers():
     verdict = run_of(
         0.15, kinds(inline=0.15, queue_ready_mean=None, queue_capacity=None), workers=0, compute_s=0.4
     ).verdict
-    assert verdict.cause == "inline"
+    assert verdict.cause == "main-process loading"
     assert verdict.try_first.startswith("Larger batches")
 
 
@@ -150,7 +150,7 @@ def test_data_in_memory_wants_no_workers():
 def test_ready_batches_that_are_slow_to_hand_over(handoff, accelerators, advised):
     """Trap 21."""
     verdict = run_of(handoff, kinds(handoff=handoff), accelerators=accelerators).verdict
-    assert verdict.cause == "handoff"
+    assert verdict.cause == "ipc-bound"
     assert "40.0 ms on average" in verdict.text
     assert advised in verdict.try_first
 
@@ -189,7 +189,7 @@ def test_the_slowest_rank_is_the_truth():
     """Trap 14: rank 0 alone says 4 %, all together 70 %."""
     ranks = RankTimes(2, 2, 100, 0.7, 0.06, 0.07, 1.9, 1, "node7", 1.0, 6.0)
     summary = run_of(0.35, kinds(blocked=0.35), ranks=ranks, world_size=2)
-    assert (summary.verdict.level, summary.verdict.cause) == ("input-bound", "slow rank")
+    assert (summary.verdict.level, summary.verdict.cause) == ("input-bound", "straggler")
     assert "70 % of the run" in summary.verdict.text
     assert "Rank 1 on node7 held the others up in 100 % of the steps" in summary.verdict.text
     assert summary.verdict.try_first.startswith("Look at rank 1 on node7")
@@ -203,7 +203,7 @@ def test_ranks_that_take_turns_have_no_slowest_one():
 @pytest.mark.parametrize("load_s", [8.0 * 0.8, None])
 def test_a_queue_that_is_always_full_has_workers_to_spare(load_s):
     verdict = run_of(0.01, kinds(blocked=0.0, queue_ready_mean=7.2, queue_full_share=0.98), load_s=load_s).verdict
-    assert (verdict.level, verdict.cause) == ("fine", "headroom")
+    assert (verdict.level, verdict.cause) == ("fine", "over-provisioned")
     assert "num_workers=2 would do (now 4)" in verdict.try_first
 
 
@@ -214,7 +214,7 @@ def test_healthy_needs_no_advice():
 
 
 def test_a_loader_that_tells_nothing_gets_no_cause():
-    waits = replace(kinds(), inline_s=None, blocked_s=None, handoff_s=None, unknown_s=4.0)
+    waits = replace(kinds(), main_process_s=None, stalled_s=None, worker_transfer_s=None, unknown_s=4.0)
     verdict = run_of(4.0, waits).verdict
     assert (verdict.level, verdict.cause) == ("input-bound", "")
     assert "not known" in verdict.text

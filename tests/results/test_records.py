@@ -73,8 +73,8 @@ def test_a_summary_from_before_there_were_loaders_can_be_read():
 
 
 def test_a_summary_of_a_later_layout_is_refused():
-    with pytest.raises(FastDataError, match="schema 2"):
-        RunSummary.from_dict({**summarize([]).to_dict(), "schema": 2})
+    with pytest.raises(FastDataError, match="schema 3"):
+        RunSummary.from_dict({**summarize([]).to_dict(), "schema": 3})
 
 
 def test_the_parts_add_up_and_the_share_is_a_ratio_of_sums():

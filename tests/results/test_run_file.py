@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,7 @@ SUMMARY = dataclasses.replace(
     boundary=Boundary(1, 0.25, 0.125, 0.125, 0.0),
     loading=Loading(4, 16, 1.0, 0.25, 0.5, 0.0625, slowest=(SlowSample("7", 0.25, 0, 1, "a.jpg"),)),
     ranks=RankTimes(2, 2, 4, 0.5, 0.5, 0.75, 1.5, 1, "b", 0.75, 1.0, ((0, "a", 0.25), (1, "b", 0.5)), (3,)),
-    ceiling=SpeedupBound(1.5, 1.25, 2.0, 1.0, 3.0),
+    speedup_bound=SpeedupBound(1.5, 1.25, 2.0, 1.0, 3.0),
     resumed_from={"steps": 2, "train_s": 1.5, "wait_s": 0.5},
 )
 HEADER = {
@@ -192,15 +193,21 @@ def test_a_newer_schema_is_read_as_far_as_it_is_known(read, where):
     run = read(header, *map(step, range(4)), summary_line(schema=SCHEMA if where == "header" else 7))
     assert (run.records, run.summary) == (tuple(STEPS), SUMMARY)
     (problem,) = run.problems
-    assert "written by a newer version (schema 7, this one knows 1): figures it does not know are left out" in problem
+    assert "written by a newer version (schema 7, this one knows 2): figures it does not know are left out" in problem
 
 
 def test_parts_of_a_newer_summary_that_mean_something_else_are_left_out_one_by_one(read):
-    changed = {"schema": 7, "boundary": {"cost": 1}, "ceiling": "high", "ledger": {"wait_s": "1"}, "wait_s_p99": "long"}
+    changed = {
+        "schema": 7,
+        "boundary": {"cost": 1},
+        "speedup_bound": "high",
+        "ledger": {"wait_s": "1"},
+        "wait_s_p99": "long",
+    }
     run = read(HEADER, *map(step, range(4)), summary_line(**changed))
-    assert run.summary == dataclasses.replace(SUMMARY, boundary=None, ceiling=None, ledger={}, wait_s_p99=None)
+    assert run.summary == dataclasses.replace(SUMMARY, boundary=None, speedup_bound=None, ledger={}, wait_s_p99=None)
     assert run.problems[1] == (
-        "The summary in line 6 lacks what cannot be read: ledger, wait_s_p99, boundary, ceiling."
+        "The summary in line 6 lacks what cannot be read: ledger, wait_s_p99, boundary, speedup_bound."
     )
 
 
@@ -259,6 +266,48 @@ def test_other_lines_that_cannot_be_read_are_said(read, line):
     assert problem.startswith("Line 7: ")
 
 
+OLD_NAMES = {
+    "main_process_s": "inline_s",
+    "stalled_s": "blocked_s",
+    "worker_transfer_s": "handoff_s",
+    "stalled_fetches": "blocked_fetches",
+    "speedup_bound": "ceiling",
+    "loader-bound": "too slow",
+}
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def as_schema_1(values):
+    """What today's ``to_dict`` gives, under the names that schema 1 had."""
+    if isinstance(values, dict):
+        return {OLD_NAMES.get(key, key): as_schema_1(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [as_schema_1(value) for value in values]
+    return OLD_NAMES.get(values, values) if isinstance(values, str) else values
+
+
+def test_a_file_of_schema_1_has_all_its_figures():
+    """A real run, written before the schema rose."""
+    path = FIXTURES / "run_schema1.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    run = read_run(path)
+    assert run.problems == ()
+    assert as_schema_1({"kind": "summary", **run.summary.to_dict()}) == {**lines[-1], "schema": SCHEMA}
+    assert len(run.records) == 12
+    for record, line in zip(run.records, (line for line in lines if line["kind"] == "step"), strict=True):
+        assert as_schema_1({"kind": "step", **record.to_dict()}).items() >= line.items()
+    assert run.summary.verdict.cause == "loader-bound"
+
+
+def test_a_killed_run_of_schema_1_has_its_kinds_of_waiting(tmp_path):
+    whole = FIXTURES / "run_schema1.jsonl"
+    killed = tmp_path / "run.jsonl"
+    killed.write_text("".join(whole.read_text().splitlines(keepends=True)[:-1]))
+    made, summary = read_run(killed).best_summary(), read_run(whole).summary
+    for name in ("main_process_s", "stalled_s", "worker_transfer_s"):
+        assert getattr(made.waits, name) == pytest.approx(getattr(summary.waits, name), abs=1e-5)
+
+
 def test_lines_that_were_lost_are_counted(read):
     run = read(HEADER, step(0), step(3), summary_line())
     assert run.problems == ("The summary counts 4 steps; 2 of them stand in the file.",)
@@ -273,7 +322,7 @@ def test_a_second_run_in_the_file_is_left_out(read):
 def test_a_header_without_a_schema_is_read_all_the_same(read):
     run = read(without(HEADER, "schema"), *WHOLE[1:])
     assert run.records == tuple(STEPS)
-    assert run.problems == ("The header names no schema; the file is read as one of schema 1.",)
+    assert run.problems == ("The header names no schema; the file is read as one of schema 2.",)
 
 
 @pytest.mark.parametrize(
@@ -305,19 +354,19 @@ def test_what_is_no_run_file_is_an_error(tmp_path, content, words):
 
 def test_of_a_killed_run_the_steps_tell_the_kinds_of_waiting(read):
     """Without the first batches of epochs, as the run's own summary would have it."""
-    kinds = {"inline_s": 0.0, "blocked_s": 0.1875, "handoff_s": 0.0625}
+    kinds = {"main_process_s": 0.0, "stalled_s": 0.1875, "worker_transfer_s": 0.0625}
     lines = [
         step(0, **kinds, refill_s=0.25, queue_ready=0),
         step(1, **kinds, queue_ready=3),
-        step(2, **{**kinds, "blocked_s": 0.0005, "handoff_s": None}, queue_ready=2),
+        step(2, **{**kinds, "stalled_s": 0.0005, "worker_transfer_s": None}, queue_ready=2),
     ]
     waits = read(HEADER, *lines).best_summary().waits
-    assert (waits.inline_s, waits.blocked_s, waits.handoff_s) == (0.0, 0.188, 0.0625)
+    assert (waits.main_process_s, waits.stalled_s, waits.worker_transfer_s) == (0.0, 0.188, 0.0625)
     assert waits.unknown_s == pytest.approx(0.2495)
-    assert (waits.fetches, waits.blocked_fetches, waits.exact) == (2, 1, False)
+    assert (waits.fetches, waits.stalled_fetches, waits.exact) == (2, 1, False)
     assert (waits.queue_ready_mean, waits.queue_ready_min) == (2.5, 2)
     half = read(HEADER, step(0, **kinds, refill_s=0.125)).best_summary().waits  # two batches make one step
-    assert (half.blocked_s, half.handoff_s, half.unknown_s) == (0.09375, 0.03125, 0.0)
+    assert (half.stalled_s, half.worker_transfer_s, half.unknown_s) == (0.09375, 0.03125, 0.0)
     assert read(HEADER, step(0), step(1)).best_summary().waits is None
 
 

@@ -1,4 +1,4 @@
-"""The ceiling: what an instant loader could gain at most, and how sure that is."""
+"""The speedup bound: what an instant loader could gain at most, and how sure that is."""
 
 import random
 from dataclasses import replace
@@ -24,10 +24,10 @@ def run_of(records, startup=0.0, **accounts):
 
 def test_the_whole_wait_gone_and_nothing_else_changed():
     records = steps([0.02] * 100)
-    ceiling = estimate_speedup_bound(run_of(records, startup=50.0, validation_s=2.0), records)
-    assert ceiling.speedup == pytest.approx(12 / 10)
-    assert (ceiling.exposed_s, ceiling.of_s) == (pytest.approx(2.0), pytest.approx(12.0))
-    assert (ceiling.exposed_by, ceiling.steps) == ("host", 100)
+    bound = estimate_speedup_bound(run_of(records, startup=50.0, validation_s=2.0), records)
+    assert bound.speedup == pytest.approx(12 / 10)
+    assert (bound.exposed_s, bound.of_s) == (pytest.approx(2.0), pytest.approx(12.0))
+    assert (bound.exposed_by, bound.steps) == ("host", 100)
 
 
 def test_validation_dilutes_what_can_be_gained():
@@ -55,25 +55,25 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     truth = 1 / (1 - 0.02 / 0.1)
     for _ in range(trials):
         records = steps([rng.expovariate(1 / 0.02) for _ in range(400)])
-        ceiling = estimate_speedup_bound(run_of(records), records)
-        held += ceiling.low <= truth <= ceiling.high
+        bound = estimate_speedup_bound(run_of(records), records)
+        held += bound.low <= truth <= bound.high
     assert 0.88 <= held / trials <= 0.99
 
 
 def test_what_the_device_saw_counts_where_it_was_measured():
     records = [record._replace(device_idle_s=0.005) for record in steps([0.02] * 100)]
     run = replace(run_of(records), device=DeviceTimes(99, 0.5, 1.5, None))
-    ceiling = estimate_speedup_bound(run, records)
-    assert (ceiling.exposed_by, ceiling.exposed_s) == ("device", pytest.approx(0.5))
+    bound = estimate_speedup_bound(run, records)
+    assert (bound.exposed_by, bound.exposed_s) == ("device", pytest.approx(0.5))
     assert estimate_speedup_bound(replace(run, device=DeviceTimes(40, 0.2, 0.6, None)), records).exposed_by == "host"
 
 
 def test_the_slowest_of_all_ranks_counts():
     records = steps([0.005] * 100, compute=0.095)
     ranks = RankTimes(2, 2, 100, 0.7, 0.07, 0.08, 1.9, 1, "b", 0.98, 6.0)
-    ceiling = estimate_speedup_bound(replace(run_of(records), ranks=ranks), records)
-    assert (ceiling.exposed_by, ceiling.speedup) == ("ranks", pytest.approx(1 / 0.3))
-    assert (ceiling.low, ceiling.high) == (None, None)  # rank 0's own steps say nothing of it
+    bound = estimate_speedup_bound(replace(run_of(records), ranks=ranks), records)
+    assert (bound.exposed_by, bound.speedup) == ("ranks", pytest.approx(1 / 0.3))
+    assert (bound.low, bound.high) == (None, None)  # rank 0's own steps say nothing of it
 
 
 def test_first_batches_count_once_and_those_of_the_start_up_not_at_all():
@@ -93,14 +93,14 @@ def test_first_batches_count_once_and_those_of_the_start_up_not_at_all():
 
 def test_waiting_in_validation_can_be_gained_too():
     records = steps([0.02] * 100)
-    ceiling = estimate_speedup_bound(replace(run_of(records, validation_s=5.0), validation_wait_s=3.0), records)
-    assert (ceiling.exposed_s, ceiling.validation_s) == (pytest.approx(5.0), 3.0)
+    bound = estimate_speedup_bound(replace(run_of(records, validation_s=5.0), validation_wait_s=3.0), records)
+    assert (bound.exposed_s, bound.validation_s) == (pytest.approx(5.0), 3.0)
 
 
 def test_one_step_says_next_to_nothing():
     records = steps([0.02])
-    ceiling = estimate_speedup_bound(run_of(records), records)
-    assert (ceiling.low, ceiling.high) == (None, None)
+    bound = estimate_speedup_bound(run_of(records), records)
+    assert (bound.low, bound.high) == (None, None)
 
 
 def test_without_a_ledger_there_is_none():

@@ -1,6 +1,8 @@
 """The file of a tuning: written, read, and refused where it is none or damaged."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,13 @@ def test_what_was_written_is_read(tmp_path):
     (tmp_path / "other").write_text('{"kind": "header"}')
     assert not is_tuning(tmp_path / "other")
     assert not is_tuning(tmp_path / "nowhere")
+
+
+def test_a_file_of_schema_1_has_all_its_figures():
+    """Written before the schema rose."""
+    read = read_tuning(Path(__file__).parent / "fixtures" / "tuning_schema1.json")
+    limit, versions = "4 cores can give at most 100 batches/s", {"torch": "2.9"}
+    assert read == replace(RESULT, cpus=4.0, throughput_limit=limit, notes=("a note",), versions=versions)
 
 
 def test_a_folder_that_is_not_there_is_an_error_with_the_path(tmp_path):

@@ -46,17 +46,17 @@ class Load(NamedTuple):
 
 
 class FetchInfo(NamedTuple):
-    """What a fetch was; of ``inline_s``, ``blocked_s`` and ``handoff_s`` all are known or none, and they sum to it."""
+    """What a fetch was; ``main_process_s``, ``stalled_s`` and ``worker_transfer_s`` sum to it where they are known."""
 
     exhausted: bool
     """Whether it only found the loader at its end."""
     from_workers: bool | None
     """Whether any of the loaders has worker processes; None where that cannot be known."""
-    inline_s: float | None
+    main_process_s: float | None
     """The training process loaded the data itself (s)."""
-    blocked_s: float | None
+    stalled_s: float | None
     """The wanted batch was not there yet (s)."""
-    handoff_s: float | None
+    worker_transfer_s: float | None
     """It was there, and was handed over: pickled, pinned, taken out of the queue, unpickled (s)."""
     exact: bool
     """Whether the three come from stamps, or are all inline; else the fetch as a whole was given to one kind."""
@@ -205,15 +205,15 @@ def _of_one(was: _Look, now: _Look, start: float, end: float) -> FetchInfo:
     part = _part_of(was, now)
     fetched = [now.fetched] if _has_stamp(was, now) else []
     ready = None if part is None else part.ready
-    inline_s, blocked_s, handoff_s = (None, None, None) if part is None else _split([part], start, end)
+    main_process_s, stalled_s, worker_transfer_s = (None, None, None) if part is None else _split([part], start, end)
     return FetchInfo(
         False,
         None if now.inline is None else not now.inline,
-        inline_s,
-        blocked_s,
-        handoff_s,
-        inline_s is not None and part is not None and part.kind in ("inline", "stamped"),
-        blocked_s is not None and part is not None and _held_up(part, start, end),
+        main_process_s,
+        stalled_s,
+        worker_transfer_s,
+        main_process_s is not None and part is not None and part.kind in ("inline", "stamped"),
+        stalled_s is not None and part is not None and _held_up(part, start, end),
         ready,
         None if part is None or ready is None else part.capacity,
         not now.inline and _began_anew(was, now),
@@ -232,15 +232,15 @@ def _of_several(
     parts = [part for was, now in pairs if (part := _part_of(was, now)) is not None]
     counted = [part for part in parts if part.ready is not None]
     least = min(counted, key=lambda part: part.ready or 0, default=None)
-    inline_s, blocked_s, handoff_s = (None, None, None) if raised else _split(parts, start, end)
+    main_process_s, stalled_s, worker_transfer_s = (None, None, None) if raised else _split(parts, start, end)
     return FetchInfo(
         exhausted=found_the_end((before, after, raised)),
         from_workers=_from_workers(after),
-        inline_s=inline_s,
-        blocked_s=blocked_s,
-        handoff_s=handoff_s,
-        exact=inline_s is not None and all(part.kind in ("inline", "stamped") for part in parts),
-        head_of_line=blocked_s is not None and any(_held_up(part, start, end) for part in parts),
+        main_process_s=main_process_s,
+        stalled_s=stalled_s,
+        worker_transfer_s=worker_transfer_s,
+        exact=main_process_s is not None and all(part.kind in ("inline", "stamped") for part in parts),
+        head_of_line=stalled_s is not None and any(_held_up(part, start, end) for part in parts),
         ready=None if least is None else least.ready,
         capacity=None if least is None else least.capacity,
         restarted=any(was is not None and not now.inline and _began_anew(was, now) for was, now in pairs),

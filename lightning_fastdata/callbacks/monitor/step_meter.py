@@ -56,10 +56,10 @@ class _Pending:
 
     def add_facts(self, facts: FetchInfo | None) -> None:
         """What is known of one more fetch."""
-        if facts is None or facts.blocked_s is None:
+        if facts is None or facts.stalled_s is None:
             self.kinds = None
         elif self.kinds is not None:
-            for place, part in enumerate((facts.inline_s, facts.blocked_s, facts.handoff_s)):
+            for place, part in enumerate((facts.main_process_s, facts.stalled_s, facts.worker_transfer_s)):
                 self.kinds[place] += part or 0.0
         if facts is None:
             return

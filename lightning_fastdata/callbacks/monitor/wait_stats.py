@@ -38,18 +38,18 @@ class WaitStats:
             facts: What is known of it, or None.
         """
         self.fetches += 1
-        if facts is None or facts.blocked_s is None:
+        if facts is None or facts.stalled_s is None:
             self._unknown_s += took
         else:
             self._known += 1
             self._exact &= facts.exact
-            for place, part in enumerate((facts.inline_s, facts.blocked_s, facts.handoff_s)):
+            for place, part in enumerate((facts.main_process_s, facts.stalled_s, facts.worker_transfer_s)):
                 self._kinds[place] += part or 0.0
-            if facts.blocked_s > _BLOCKED_S:
+            if facts.stalled_s > _BLOCKED_S:
                 self._blocked += 1
                 if facts.head_of_line:
                     self._held_up += 1
-                    self._held_up_s += facts.blocked_s
+                    self._held_up_s += facts.stalled_s
         if facts is not None and facts.ready is not None:
             self._seen += 1
             self._ready += facts.ready
@@ -65,12 +65,12 @@ class WaitStats:
         inline, blocked, handoff = self._kinds if self._known else (None, None, None)
         return WaitKinds(
             fetches=self.fetches,
-            inline_s=inline,
-            blocked_s=blocked,
-            handoff_s=handoff,
+            main_process_s=inline,
+            stalled_s=blocked,
+            worker_transfer_s=handoff,
             unknown_s=self._unknown_s,
             exact=self._exact and self._known > 0,
-            blocked_fetches=self._blocked,
+            stalled_fetches=self._blocked,
             head_of_line_fetches=self._held_up,
             head_of_line_s=self._held_up_s,
             queue_ready_mean=self._ready / self._seen if self._seen else None,

@@ -307,7 +307,7 @@ class LoaderTunerMixin(Base):
 
     def _obey(self, trainer: Any, controller: Controller, decision: Decision) -> None:
         self._keep(controller)
-        self._result = replace(self.result, reason=decision.line, ceiling=controller.ceiling)
+        self._result = replace(self.result, reason=decision.line, throughput_limit=controller.throughput_limit)
         step = int(trainer.global_step)
         if decision.change_to is not None:
             loader, _ = loader_of(trainer)

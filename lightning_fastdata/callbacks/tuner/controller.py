@@ -13,9 +13,9 @@ from typing import NamedTuple
 from lightning_fastdata.callbacks.tuner.throughput_model import (
     TOLERATED_SHARE,
     Limits,
-    ceiling,
     choose,
     expected_step_s,
+    throughput_limit,
 )
 from lightning_fastdata.results.records import StepRecord
 from lightning_fastdata.results.tuning import Consumer, Probe, Trial
@@ -80,7 +80,7 @@ class Window:
     """CPU time of the training process, loading left out (s)."""
     load_s: float | None = None
     """Mean time in which a worker loaded a batch, with the others beside it (s); None where workers do not tell."""
-    handoff_s: float = 0.0
+    worker_transfer_s: float = 0.0
     """Part of ``exposed_s`` in which batches were there and were handed over (s), as far as that was measured: more
     workers do not shorten it."""
 
@@ -92,7 +92,7 @@ class Window:
     @property
     def starved_share(self) -> float:
         """The same without the handing over: what other workers could change."""
-        return max(0.0, self.exposed_s - self.handoff_s) / self.step_s if self.step_s > 0 else 0.0
+        return max(0.0, self.exposed_s - self.worker_transfer_s) / self.step_s if self.step_s > 0 else 0.0
 
 
 def window_of(records: Sequence[StepRecord], cpu_s: float, setting: Setting, probe: Probe) -> Window | None:
@@ -124,7 +124,7 @@ def window_of(records: Sequence[StepRecord], cpu_s: float, setting: Setting, pro
         exposed_s=min(sum(waits), sum(took)) / batches,
         cpu_s=max(0.0, cpu_s - (0.0 if setting.num_workers else probe.batch_cpu_s)),
         load_s=sum(loads) / batches if len(loads) == len(steps) else None,
-        handoff_s=sum(one.handoff_s or 0.0 for one in steps if one.device_idle_s is None) / batches,
+        worker_transfer_s=sum(one.worker_transfer_s or 0.0 for one in steps if one.device_idle_s is None) / batches,
     )
 
 
@@ -175,7 +175,7 @@ def merged(windows: Sequence[Window]) -> Window:
         exposed_s=max(0.0, slowest.step_s - alone_s),
         cpu_s=max(window.cpu_s for window in windows),
         load_s=max(loads) if len(loads) == len(windows) else None,
-        handoff_s=min(window.handoff_s for window in windows),
+        worker_transfer_s=min(window.worker_transfer_s for window in windows),
     )
 
 
@@ -216,7 +216,7 @@ class Controller:
         self.setting = setting
         self.trials: list[Trial] = []
         """Everything that was measured, in order."""
-        self.ceiling: str | None = None
+        self.throughput_limit: str | None = None
         """What cannot be reached and why, once it has settled; None where nothing is missing."""
         self.window: Window | None = None
         """The latest window with the setting that is in force."""
@@ -282,8 +282,8 @@ class Controller:
 
     def _note(self, window: Window, verdict: str) -> None:
         self.window = window
-        if self.setting.num_workers and window.handoff_s > 0:  # what it takes in this run, with this model beside it
-            self.probe = replace(self.probe, handoff_s=window.handoff_s)
+        if self.setting.num_workers and window.worker_transfer_s > 0:  # as measured in this run, beside this model
+            self.probe = replace(self.probe, worker_transfer_s=window.worker_transfer_s)
         self.trials.append(
             Trial(
                 *self.setting,
@@ -396,9 +396,9 @@ class Controller:
 
     def _settle(self, window: Window, told: str) -> Decision:
         if window.starved_share > TRIED_ABOVE:
-            self.ceiling = ceiling(self.probe, self.consumer(window), self.limits)
+            self.throughput_limit = throughput_limit(self.probe, self.consumer(window), self.limits)
         line = told or f"{in_words(window, self.setting)}; no other setting promises more"
-        return Decision(None, f"{line}. {self.ceiling}" if self.ceiling else line, settled=True)
+        return Decision(None, f"{line}. {self.throughput_limit}" if self.throughput_limit else line, settled=True)
 
 
 def _difference_error(one: Window, other: Window) -> float:

@@ -167,7 +167,7 @@ def _load_s(measured: _Measured) -> float:
     return times.ready_s - times.began_s
 
 
-def _probe_of(measured: list[_Measured], sizes: tuple[int, int], start_s: float, handoff_s: float) -> Probe:
+def _probe_of(measured: list[_Measured], sizes: tuple[int, int], start_s: float, worker_transfer_s: float) -> Probe:
     loads = [_load_s(one) for one in measured]
     mean = statistics.mean(loads)
     batch_bytes, tensors = sizes
@@ -178,7 +178,7 @@ def _probe_of(measured: list[_Measured], sizes: tuple[int, int], start_s: float,
         batch_s=mean,
         batch_cpu_s=min(statistics.mean(one.cpu_s for one in measured), mean * (os.cpu_count() or 1)),
         batch_s_cv=statistics.stdev(loads) / mean if mean > 0 else 0.0,
-        handoff_s=handoff_s,
+        worker_transfer_s=worker_transfer_s,
         batch_bytes=batch_bytes,
         batch_tensors=tensors,
         worker_bytes=max((one.worker_bytes for one in measured if one.worker_bytes is not None), default=None),

@@ -23,11 +23,11 @@ __all__ = [
 ]
 
 _PROBE = (
-    *("batches", "batch_s", "batch_cpu_s", "batch_s_cv", "handoff_s", "batch_bytes", "batch_tensors", "worker_bytes"),
-    *("start_s", "disk_bytes", "kept_waiting_share"),
+    *("batches", "batch_s", "batch_cpu_s", "batch_s_cv", "worker_transfer_s", "batch_bytes", "batch_tensors"),
+    *("worker_bytes", "start_s", "disk_bytes", "kept_waiting_share"),
 )
 _COUNTS = ("batches", "batch_bytes", "batch_tensors", "worker_bytes", "disk_bytes")
-_WINDOW = ("batches", "step_s", "step_s_error", "exposed_s", "cpu_s", "load_s", "handoff_s")
+_WINDOW = ("batches", "step_s", "step_s_error", "exposed_s", "cpu_s", "load_s", "worker_transfer_s")
 
 
 class Machine(NamedTuple):

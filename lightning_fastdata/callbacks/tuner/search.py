@@ -19,7 +19,7 @@ from lightning_fastdata.callbacks.tuner.measurement import (
     run_inline,
     run_trial,
 )
-from lightning_fastdata.callbacks.tuner.throughput_model import Limits, ceiling, choose, expected_step_s
+from lightning_fastdata.callbacks.tuner.throughput_model import Limits, choose, expected_step_s, throughput_limit
 from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, Source, reason_untunable, source_of
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, probe
@@ -273,7 +273,7 @@ class _Search:
             reason=self._reason(best, known_step=known_step),
             probe=self.probe,
             consumer=self.consumer if known_step else None,
-            ceiling=ceiling(self.probe, self.consumer, self.limits) if known_step else None,
+            throughput_limit=throughput_limit(self.probe, self.consumer, self.limits) if known_step else None,
             trials=tuple(trials),
         )
 

@@ -3,7 +3,7 @@
 Per rank and batch. The training takes ``step_s`` without any waiting and ``cpu_s`` of CPU; one worker takes
 ``batch_s``, of which ``batch_cpu_s`` is CPU; there are ``cpus`` CPUs. Then no number of workers is faster than
 
-- the training itself: ``step_s``, and taking over a batch that is ready (``handoff_s``);
+- the training itself: ``step_s``, and taking over a batch that is ready (``worker_transfer_s``);
 - the workers: ``batch_s / num_workers``;
 - the CPUs: ``(cpu_s + batch_cpu_s) / cpus``.
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from lightning_fastdata.planning.preflight import ResourceCaps
 from lightning_fastdata.results.tuning import Consumer, Probe, Trial
 
-__all__ = ["MOST_WORKERS", "Limits", "ceiling", "choose", "expected_step_s", "stall_share"]
+__all__ = ["MOST_WORKERS", "Limits", "choose", "expected_step_s", "stall_share", "throughput_limit"]
 
 MOST_WORKERS = 32
 """Workers that are taken at most, also with a measurement: starting them and their memory cost more from there."""
@@ -112,7 +112,7 @@ def expected_step_s(
     if num_workers == 0:
         return max(consumer.step_s + probe.batch_s, cpu_bound)
     between = max(probe.batch_s * slowdown / num_workers, cpu_bound)
-    alone = consumer.step_s + probe.handoff_s
+    alone = consumer.step_s + probe.worker_transfer_s
     if alone <= 0:
         return between
     # Allen and Cunneen: regular times queue less than exponential ones, so the same places go further.
@@ -161,7 +161,7 @@ def _with_depth(
     return workers, depth, step_s
 
 
-def ceiling(probe: Probe, consumer: Consumer, limits: Limits) -> str | None:
+def throughput_limit(probe: Probe, consumer: Consumer, limits: Limits) -> str | None:
     """What to tell somebody whose training no number of workers can feed.
 
     Args:
@@ -173,7 +173,7 @@ def ceiling(probe: Probe, consumer: Consumer, limits: Limits) -> str | None:
         What the CPUs, or the workers that fit, give at most, what is needed, and what would help; None where there are
         workers enough, or where it is not known what is needed.
     """
-    alone_s = consumer.step_s + probe.handoff_s
+    alone_s = consumer.step_s + probe.worker_transfer_s
     if consumer.step_s <= 0:
         return None
     cpu_s = consumer.cpu_s + probe.batch_cpu_s

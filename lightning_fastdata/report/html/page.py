@@ -101,7 +101,7 @@ def _header(summary: RunSummary, title: str, problems: Sequence[str]) -> Html:
         tag("p", "Verdict", class_=f"level {verdict.level}", id="level"),
         *_sentences(verdict),
         _keys(summary),
-        _ceiling(summary.ceiling),
+        _ceiling(summary.speedup_bound),
         _of_validations(summary),
     )
 
@@ -153,7 +153,7 @@ def _sentences(verdict: Verdict) -> list[Html]:
 
 def _keys(summary: RunSummary) -> Html:
     """The few figures that are read first."""
-    ceiling = summary.ceiling
+    ceiling = summary.speedup_bound
     entries = [
         (
             "of the training time spent waiting for data",

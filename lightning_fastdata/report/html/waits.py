@@ -88,26 +88,26 @@ def _kinds(summary: RunSummary, records: Sequence[StepRecord]) -> Html:
         return join(heading, tag("p", f"What kind of waiting it was: {NOT_MEASURED}.", class_="none"))
     shown: list[tuple[object, object]] = []
     for name, called, value_s in (
-        ("blocked_s", "Blocked: the batch was not there yet", waits.blocked_s),
+        ("stalled_s", "Blocked: the batch was not there yet", waits.stalled_s),
         (
             "head_of_line_s",
             "Blocked while later batches were ready",
             waits.head_of_line_s if waits.head_of_line_fetches else None,
         ),
-        ("inline_s", "The training process loaded by itself", waits.inline_s),
-        ("handoff_s", "Hand-over: there, but in the queue", waits.handoff_s),
+        ("main_process_s", "The training process loaded by itself", waits.main_process_s),
+        ("worker_transfer_s", "Hand-over: there, but in the queue", waits.worker_transfer_s),
         ("unknown_s", "Of a kind that was not measured", waits.unknown_s or None),
     ):
         if value_s is not None:
             shown.append((called, figure(f"waits-{name}", value_s, seconds(value_s))))
-    shown.append(("Fetches blocked for more than 1 ms", f"{count(waits.blocked_fetches)} of {count(waits.fetches)}"))
+    shown.append(("Fetches blocked for more than 1 ms", f"{count(waits.stalled_fetches)} of {count(waits.fetches)}"))
     if waits.queue_ready_mean is not None:
         of = f" of {count(waits.queue_capacity)}" if waits.queue_capacity else ""
         ready = f"{count(waits.queue_ready_mean, digits=1)}{of}"
         shown.append(("Batches ready at a fetch, mean", figure("queue_ready_mean", waits.queue_ready_mean, ready)))
     if waits.queue_full_share is not None:
         shown.append(("Fetches that found the queue nearly full", percent(waits.queue_full_share)))
-    from_workers = (waits.blocked_s or 0.0) + (waits.handoff_s or 0.0) > 0
+    from_workers = (waits.stalled_s or 0.0) + (waits.worker_transfer_s or 0.0) > 0
     estimate = "Estimated: the workers do not stamp when a batch was ready, so each fetch is of one kind as a whole."
     estimated = tag("p", estimate, class_="quiet") if from_workers and not waits.exact else None
     return join(heading, _which_fetches(summary, waits, records), facts(shown), estimated)

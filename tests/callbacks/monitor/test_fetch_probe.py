@@ -56,13 +56,13 @@ def stamp(ready_s=100.2, worker=0, began_s=99.0, pass_began=None, number=7):
 def facts(*pairs, raised=None):
     before, after = zip(*pairs, strict=True) if pairs else ((), ())
     found = interpret((before, after, raised), START, END)
-    kinds = (found.inline_s, found.blocked_s, found.handoff_s)
+    kinds = (found.main_process_s, found.stalled_s, found.worker_transfer_s)
     assert all(kind is None for kind in kinds) or sum(kinds) == pytest.approx(END - START)
     return found
 
 
 def kinds(found):
-    return tuple(kind and round(kind, 6) for kind in (found.inline_s, found.blocked_s, found.handoff_s))
+    return tuple(kind and round(kind, 6) for kind in (found.main_process_s, found.stalled_s, found.worker_transfer_s))
 
 
 INLINE, BLOCKED, HANDOFF, UNKNOWN = (0.5, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 0.5), (None, None, None)
@@ -284,7 +284,7 @@ def test_iterators_that_came_or_went_are_not_compared():
     raw = ((torchs(queue()),), (), StopIteration)
     assert interpret(raw, START, END).from_workers is None
     found = interpret(((), (torchs(queue(given=1)),), None), START, END)
-    assert (found.from_workers, found.blocked_s, found.ready, found.restarted) == (True, None, None, False)
+    assert (found.from_workers, found.stalled_s, found.ready, found.restarted) == (True, None, None, False)
     assert facts((foreign(), torchs(queue(given=1)))).ready is None
 
 
@@ -329,8 +329,8 @@ def read(loaders, compute_s=0.0, mode="max_size_cycle", passes=1):
             time.sleep(compute_s)
     assert probe.lost is None
     for each in found:
-        if each.blocked_s is not None:
-            assert min(each.inline_s, each.blocked_s, each.handoff_s) >= 0
+        if each.stalled_s is not None:
+            assert min(each.main_process_s, each.stalled_s, each.worker_transfer_s) >= 0
     return found
 
 
@@ -359,7 +359,7 @@ def first(samples):
 
 
 def blocked(found):
-    return [each for each in found if (each.blocked_s or 0) > 1e-3]
+    return [each for each in found if (each.stalled_s or 0) > 1e-3]
 
 
 MAKERS = pytest.mark.parametrize("maker", ["torch", "ours"])
@@ -378,7 +378,7 @@ def test_one_slow_item_that_holds_up_the_others_is_found(maker, in_order):
     held_up = [each for each in waits if each.head_of_line]
     if in_order:
         assert len(held_up) >= 3
-        assert sum(each.blocked_s for each in held_up) > 0.6 * sum(each.blocked_s for each in waits)
+        assert sum(each.stalled_s for each in held_up) > 0.6 * sum(each.stalled_s for each in waits)
         assert all(each.ready > 0 for each in held_up)
     else:
         assert not held_up
@@ -392,8 +392,8 @@ def test_one_slow_item_that_holds_up_the_others_is_found(maker, in_order):
 def test_a_loader_that_is_too_slow_is_blocked_with_an_empty_queue(maker):
     """30 ms a batch, 2 workers, 2 ms of work: 13 ms of waiting a batch, and nobody else is to blame."""
     found = read(load_with(maker, Sleepy(40, 0.03), num_workers=2), compute_s=0.002)[4:-2]
-    took = sum(each.blocked_s + each.handoff_s for each in found)
-    assert sum(each.blocked_s for each in found) > 0.8 * took
+    took = sum(each.stalled_s + each.worker_transfer_s for each in found)
+    assert sum(each.stalled_s for each in found) > 0.8 * took
     assert sum(each.ready for each in found) / len(found) < 1.5
     assert sum(each.head_of_line for each in found) <= len(found) / 3
 
@@ -427,7 +427,7 @@ class Slow:
 def test_slow_unpickling_of_a_batch_that_was_there_is_handing_over(maker):
     dataset = Sleepy(12, 0.001, give=Slow)
     found = read(load_with(maker, dataset, num_workers=2), compute_s=0.03)[1:]
-    assert sum(each.handoff_s for each in found) > 0.018 * len(found)
+    assert sum(each.worker_transfer_s for each in found) > 0.018 * len(found)
     assert not blocked(found)
 
 
@@ -439,7 +439,7 @@ def test_the_queue_and_the_stamps_agree():
     by_queue, by_stamps = (
         read(load_with(maker, dataset, num_workers=3), compute_s=0.008)[3:] for maker in ("torch", "ours")
     )
-    waited, truly = (sum(each.blocked_s for each in found) for found in (by_queue, by_stamps))
+    waited, truly = (sum(each.stalled_s for each in found) for found in (by_queue, by_stamps))
     assert waited == pytest.approx(truly, rel=0.3)
     assert len(blocked(by_queue)) == pytest.approx(len(blocked(by_stamps)), abs=8)
 
@@ -467,7 +467,7 @@ def test_loaders_without_workers_have_nothing_to_begin():
     )
     assert [each.restarted for each in found] == [False] * 9
     assert {each.from_workers for each in found} == {False}
-    assert all(each.inline_s > 0 and each.exact for each in found)
+    assert all(each.main_process_s > 0 and each.exact for each in found)
 
 
 @pytest.mark.slow
@@ -479,7 +479,7 @@ def test_a_loader_that_is_used_up_does_not_empty_the_figures(maker):
     assert len(found) == 12
     assert not any(each.restarted for each in found)
     assert max(each.ready for each in found[5:9]) > 0
-    assert all(each.blocked_s is not None for each in found[4:])
+    assert all(each.stalled_s is not None for each in found[4:])
 
 
 @pytest.mark.slow
@@ -561,7 +561,7 @@ def test_whole_batches_without_workers_are_inline():
     loader = TensorDataModule((torch.zeros(10, 2), torch.arange(10)), batch_size=4).train_dataloader()
     found = read([loader], passes=2)
     assert [one.loads[0].samples for one in found] == [4, 4, 2] * 2
-    assert all(one.exact and one.from_workers is False and one.inline_s > 0 for one in found)
+    assert all(one.exact and one.from_workers is False and one.main_process_s > 0 for one in found)
     assert {one.loads[0].slowest_index for one in found} == {None}
     assert not any(one.restarted for one in found)
 
@@ -578,7 +578,7 @@ def test_iterators_that_are_kept_elsewhere_are_missed_once():
     for _ in range(2):
         probe.before()
         found = interpret(probe.after(), START, END)
-        assert (found.from_workers, found.blocked_s, found.ready) == (None, None, None)
+        assert (found.from_workers, found.stalled_s, found.ready) == (None, None, None)
     assert probe.lost.startswith("queue occupancy: not measured, ")
     assert probe.lost is kept
     trainer.fit_loop._combined_loader = None
@@ -604,7 +604,7 @@ def test_a_queue_that_is_kept_elsewhere_is_missed(monkeypatch, maker, name):
     for _ in range(3):
         _, found = fetch(probe, trainer)
         assert (found.ready, found.capacity, found.from_workers) == (None, None, True)
-        assert (found.blocked_s is None) == (maker == "torch")
+        assert (found.stalled_s is None) == (maker == "torch")
     assert probe.lost.startswith("queue occupancy: not measured, ")
 
 
@@ -617,7 +617,7 @@ def test_a_system_that_does_not_tell_the_length_of_a_queue_is_named(monkeypatch)
     monkeypatch.setattr(type(trainer.combined._iterator.iterators[0]._data_queue), "qsize", unable)
     probe = FetchProbe(trainer)
     _, found = fetch(probe, trainer)
-    assert (found.ready, found.blocked_s, found.from_workers) == (None, None, True)
+    assert (found.ready, found.stalled_s, found.from_workers) == (None, None, True)
     assert "system" in probe.lost
 
 
@@ -634,7 +634,7 @@ def test_an_iterator_like_torchs_from_elsewhere_is_missed_too():
     trainer.combined._iterator.iterators[0] = Alike()
     probe = FetchProbe(trainer)
     _, found = fetch(probe, trainer)
-    assert (found.from_workers, found.ready, found.blocked_s) == (True, None, None)
+    assert (found.from_workers, found.ready, found.stalled_s) == (True, None, None)
     assert "torch" in probe.lost
 
 
@@ -705,7 +705,7 @@ def test_the_call_that_finds_the_end_is_told_from_a_fetch(workers, in_handler):
     batches = 3 * max(1, workers)
     # The first batch of the first epoch is read ahead before there are labels.
     assert [each.exhausted for each in found] == [*[False] * (batches - 1), True, *[False] * batches, True]
-    assert all((each.blocked_s is None) == each.exhausted for each in found)
+    assert all((each.stalled_s is None) == each.exhausted for each in found)
     assert {each.from_workers for each in found} == {workers > 0}
 
 
@@ -717,7 +717,7 @@ def test_a_real_fit_is_probed_at_every_fetch(maker, workers):
     assert len(found) == 24
     assert not any(each.exhausted or each.restarted for each in found)
     assert {each.from_workers for each in found} == {workers > 0}
-    assert all(each.blocked_s is not None for each in found)
+    assert all(each.stalled_s is not None for each in found)
     assert {len(each.loads) for each in found} == {int(maker == "ours")}
     starts = [number for number, each in enumerate(found) if each.worker_start_s is not None]
     assert starts == ([0, 12] if maker == "ours" and workers else [])

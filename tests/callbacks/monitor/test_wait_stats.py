@@ -11,7 +11,7 @@ from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadSta
 def facts(inline=None, blocked=None, handoff=None, **others):
     """Facts of a fetch about which nothing is known but what is given."""
     nothing = FetchInfo(False, None, None, None, None, False, False, None, None, False, None, ())
-    return nothing._replace(inline_s=inline, blocked_s=blocked, handoff_s=handoff, **others)
+    return nothing._replace(main_process_s=inline, stalled_s=blocked, worker_transfer_s=handoff, **others)
 
 
 def waits_of(*fetches):
@@ -32,20 +32,20 @@ def test_kinds_are_summed_and_what_is_not_known_stays_apart():
         (4.0, facts()),
         (8.0, None),
     )
-    assert (kinds.inline_s, kinds.blocked_s, kinds.handoff_s, kinds.unknown_s) == (0.5, 2.0, 1.0, 12.0)
-    assert (kinds.fetches, kinds.blocked_fetches, kinds.exact) == (4, 1, True)
+    assert (kinds.main_process_s, kinds.stalled_s, kinds.worker_transfer_s, kinds.unknown_s) == (0.5, 2.0, 1.0, 12.0)
+    assert (kinds.fetches, kinds.stalled_fetches, kinds.exact) == (4, 1, True)
 
 
 def test_nothing_known_is_none_and_not_zero():
     kinds = waits_of((4.0, None), (1.0, facts()))
-    assert (kinds.inline_s, kinds.blocked_s, kinds.handoff_s, kinds.unknown_s) == (None, None, None, 5.0)
+    assert (kinds.main_process_s, kinds.stalled_s, kinds.worker_transfer_s, kinds.unknown_s) == (None, None, None, 5.0)
     assert not kinds.exact
     assert (kinds.queue_ready_mean, kinds.queue_ready_min, kinds.queue_capacity, kinds.queue_full_share) == (None,) * 4
 
 
 def test_a_true_zero_is_zero():
     kinds = waits_of((0.0, facts(0.0, 0.0, 0.0)))
-    assert (kinds.inline_s, kinds.blocked_s, kinds.handoff_s) == (0.0, 0.0, 0.0)
+    assert (kinds.main_process_s, kinds.stalled_s, kinds.worker_transfer_s) == (0.0, 0.0, 0.0)
 
 
 def test_one_fetch_that_was_judged_as_a_whole_makes_the_sum_inexact():
@@ -55,13 +55,13 @@ def test_one_fetch_that_was_judged_as_a_whole_makes_the_sum_inexact():
 @pytest.mark.parametrize(("blocked", "counted"), [(0.001, 0), (0.0011, 1)])
 def test_a_wait_that_nobody_notices_is_no_blocked_fetch(blocked, counted):
     kinds = waits_of((blocked, facts(0.0, blocked, 0.0, head_of_line=True)))
-    assert (kinds.blocked_fetches, kinds.head_of_line_fetches) == (counted, counted)
-    assert kinds.blocked_s == blocked
+    assert (kinds.stalled_fetches, kinds.head_of_line_fetches) == (counted, counted)
+    assert kinds.stalled_s == blocked
 
 
 def test_time_held_up_by_one_batch_is_kept_apart():
     kinds = waits_of((1.0, facts(0.0, 1.0, 0.0)), (2.0, facts(0.0, 2.0, 0.0, head_of_line=True)))
-    assert (kinds.blocked_s, kinds.head_of_line_s, kinds.head_of_line_fetches) == (3.0, 2.0, 1)
+    assert (kinds.stalled_s, kinds.head_of_line_s, kinds.head_of_line_fetches) == (3.0, 2.0, 1)
 
 
 def test_the_queue_is_described_by_the_fetches_that_saw_it():

@@ -16,7 +16,7 @@ def probe(batch_s=0.08, cpu=0.05, cv=0.05):
         batch_s=batch_s,
         batch_cpu_s=batch_s * cpu,
         batch_s_cv=cv,
-        handoff_s=0.0005,
+        worker_transfer_s=0.0005,
         batch_bytes=1000,
         batch_tensors=1,
         worker_bytes=None,
@@ -61,7 +61,7 @@ def test_a_slow_loader_gets_the_workers_it_needs():
     assert "promises" in lines[0]
     assert "predicted" in lines[1]
     assert "before 100 ms" in lines[1]
-    assert controller.ceiling is None
+    assert controller.throughput_limit is None
 
 
 def test_a_fast_loader_gives_its_workers_back():
@@ -135,7 +135,7 @@ def test_nothing_is_tried_for_a_run_that_does_not_wait():
 def test_handing_over_is_no_reason_for_more_workers():
     """30 % of a step is waiting, and all of it is taking batches over that are there."""
     controller = Controller(probe(0.015), Limits(8), Setting(1, 2))
-    assert controller.decide(window(0.03, 0.01, handoff_s=0.0098)).settled
+    assert controller.decide(window(0.03, 0.01, worker_transfer_s=0.0098)).settled
     starved = Controller(probe(0.015), Limits(8), Setting(1, 2))
     assert starved.decide(window(0.03, 0.01)).change_to is not None
 
@@ -145,7 +145,7 @@ def test_where_no_number_of_workers_is_enough_it_says_so():
     found, limits = probe(0.08, cpu=1.0), Limits(1)
     controller = Controller(found, limits, Setting(1, 2))
     lines = drive(controller, as_modelled(found, limits, alone_s=0.01))
-    assert controller.ceiling is not None
+    assert controller.throughput_limit is not None
     assert "1 core can give at most" in lines[-1]
 
 
@@ -259,10 +259,10 @@ def test_the_device_says_what_it_was_exposed_to():
 
 def test_what_was_handed_over_is_known():
     """2 ms of the 10 ms of waiting; of the device's idling no part is known."""
-    steps = [record(n, 0.01, handoff_s=0.002) for n in range(32)]
-    assert window_of(steps, 0.0, Setting(2, 2), probe()).handoff_s == pytest.approx(0.002)
-    steps = [record(n, 0.01, handoff_s=0.002, device_idle_s=0.001) for n in range(32)]
-    assert window_of(steps, 0.0, Setting(2, 2), probe()).handoff_s == 0.0
+    steps = [record(n, 0.01, worker_transfer_s=0.002) for n in range(32)]
+    assert window_of(steps, 0.0, Setting(2, 2), probe()).worker_transfer_s == pytest.approx(0.002)
+    steps = [record(n, 0.01, worker_transfer_s=0.002, device_idle_s=0.001) for n in range(32)]
+    assert window_of(steps, 0.0, Setting(2, 2), probe()).worker_transfer_s == 0.0
 
 
 def test_too_few_steps_are_no_window():

@@ -39,7 +39,7 @@ def test_a_probe_tells_time_cpu_time_and_size():
     assert probe.batch_s == pytest.approx(0.043, rel=0.4)
     assert 0.006 < probe.batch_cpu_s < 0.03
     assert (probe.batch_bytes, probe.batch_tensors) == (32_000, 1)
-    assert 0 < probe.handoff_s < 0.02
+    assert 0 < probe.worker_transfer_s < 0.02
     assert probe.start_s > probe.batch_s
     assert probe.worker_bytes is None or probe.worker_bytes > 2**20
     assert probe.batches == 8

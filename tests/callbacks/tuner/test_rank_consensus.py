@@ -19,7 +19,7 @@ from lightning_fastdata.results.tuning import Probe
 
 
 def probe(**more):
-    figures = {"batches": 8, "batch_s": 0.08, "batch_cpu_s": 0.04, "batch_s_cv": 0.1, "handoff_s": 0.001}
+    figures = {"batches": 8, "batch_s": 0.08, "batch_cpu_s": 0.04, "batch_s_cv": 0.1, "worker_transfer_s": 0.001}
     sizes = {"batch_bytes": 1000, "batch_tensors": 2, "worker_bytes": 10**8, "start_s": 0.2}
     return Probe(**{**figures, **sizes, **more})
 

@@ -5,23 +5,23 @@ import pytest
 from lightning_fastdata.callbacks.tuner.throughput_model import (
     MOST_WORKERS,
     Limits,
-    ceiling,
     choose,
     expected_step_s,
     stall_share,
+    throughput_limit,
 )
 from lightning_fastdata.hardware.detect import Hardware, Limit
 from lightning_fastdata.planning.preflight import resource_caps
 from lightning_fastdata.results.tuning import Consumer, Probe
 
 
-def probe(batch_s=0.08, cpu=1.0, cv=0.05, handoff_s=0.0005, batch_bytes=1_000_000, **more):
+def probe(batch_s=0.08, cpu=1.0, cv=0.05, worker_transfer_s=0.0005, batch_bytes=1_000_000, **more):
     figures = {"batches": 8, "batch_tensors": 2, "worker_bytes": 100_000_000, "start_s": 0.1}
     return Probe(
         batch_s=batch_s,
         batch_cpu_s=batch_s * cpu,
         batch_s_cv=cv,
-        handoff_s=handoff_s,
+        worker_transfer_s=worker_transfer_s,
         batch_bytes=batch_bytes,
         **{**figures, **more},
     )
@@ -90,7 +90,7 @@ def test_uneven_loading_needs_a_deeper_queue():
         (probe(0.08), 0.02, 2, range(2, 3)),  # the cores end it
         (probe(0.8, cpu=0.02), 0.02, 2, range(32, 33)),  # a disk: as many as are allowed
         (probe(0.0001), 0.05, 16, range(1)),  # nothing to gain
-        (probe(0.0004, handoff_s=0.0006), 0.002, 16, range(1)),  # handing over would cost more than loading
+        (probe(0.0004, worker_transfer_s=0.0006), 0.002, 16, range(1)),  # handing over would cost more than loading
         (probe(0.0), 0.02, 16, range(1)),
     ],
 )
@@ -152,7 +152,7 @@ def test_no_more_workers_than_batches():
 
 def test_a_ceiling_names_what_the_cores_give_what_is_needed_and_what_would_help():
     """50 ms of CPU a batch on 7.5 cores give 150 batches/s; 1000 are needed: 50 cores."""
-    text = ceiling(probe(0.05, handoff_s=0.0), Consumer(0.001), Limits(7.5))
+    text = throughput_limit(probe(0.05, worker_transfer_s=0.0), Consumer(0.001), Limits(7.5))
     assert text is not None
     assert text.startswith("7.5 cores can give at most 150 batches/s, the training would take 1000 batches/s")
     assert "cheaper decoding, a cache, or 50 cores" in text
@@ -160,7 +160,7 @@ def test_a_ceiling_names_what_the_cores_give_what_is_needed_and_what_would_help(
 
 def test_a_ceiling_of_a_disk_does_not_ask_for_cores():
     """Waiting for a disk: more cores would not help."""
-    text = ceiling(probe(8.0, cpu=0.001), Consumer(0.02), Limits(2))
+    text = throughput_limit(probe(8.0, cpu=0.001), Consumer(0.02), Limits(2))
     assert text is not None
     assert text.startswith(f"{MOST_WORKERS} workers (never more than {MOST_WORKERS}) can give at most 4 batches/s")
     assert "cores" not in text
@@ -169,4 +169,4 @@ def test_a_ceiling_of_a_disk_does_not_ask_for_cores():
 @pytest.mark.parametrize("consumer", [Consumer(0.1), Consumer(0.0)])
 def test_no_ceiling_where_workers_are_enough_or_nobody_knows_what_is_needed(consumer):
     """Nothing is said that was not measured."""
-    assert ceiling(probe(0.08), consumer, Limits(8)) is None
+    assert throughput_limit(probe(0.08), consumer, Limits(8)) is None

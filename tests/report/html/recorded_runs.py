@@ -27,17 +27,17 @@ def steps_of(waits_s, *, per_epoch, compute_s=0.05, refill_s=0.4, validation_s=0
                 spans.append(Span("checkpoint", now + validation_s, now + validation_s + 0.1, epoch - 1))
                 now += validation_s + 0.1
             spans.append(Span("boundary", now, now + refill_s, epoch))
-        blocked_s, inline_s, handoff_s = (wait_s * share for share in kinds)
+        stalled_s, main_process_s, worker_transfer_s = (wait_s * share for share in kinds)
         if first:
-            wait_s, blocked_s = wait_s + refill_s, blocked_s + refill_s
+            wait_s, stalled_s = wait_s + refill_s, stalled_s + refill_s
         now += wait_s + compute_s + 0.003
         records.append(
             StepRecord(
                 *(epoch, step, 32, wait_s, None, compute_s, 0.003, first, 1, 1, 0),
                 end_s=now,
-                inline_s=inline_s,
-                blocked_s=blocked_s,
-                handoff_s=handoff_s,
+                main_process_s=main_process_s,
+                stalled_s=stalled_s,
+                worker_transfer_s=worker_transfer_s,
                 refill_s=refill_s if first else 0.0,
                 queue_ready=None if queue is None else int(queue[step]),
                 load_s=0.19,
@@ -89,12 +89,12 @@ def plans(workers):
 def kinds_of(records, **more):
     given = {
         "fetches": len(records),
-        "inline_s": sum(record.inline_s for record in records),
-        "blocked_s": sum(record.blocked_s - record.refill_s for record in records),
-        "handoff_s": sum(record.handoff_s for record in records),
+        "main_process_s": sum(record.main_process_s for record in records),
+        "stalled_s": sum(record.stalled_s - record.refill_s for record in records),
+        "worker_transfer_s": sum(record.worker_transfer_s for record in records),
         "unknown_s": 0.0,
         "exact": True,
-        "blocked_fetches": sum(record.blocked_s > 0.001 for record in records),
+        "stalled_fetches": sum(record.stalled_s > 0.001 for record in records),
         "head_of_line_fetches": 3,
         "head_of_line_s": 0.21,
         "queue_ready_mean": 0.4,
@@ -159,7 +159,7 @@ def healthy():
     )
     waits = kinds_of(
         records,
-        blocked_fetches=0,
+        stalled_fetches=0,
         head_of_line_fetches=0,
         head_of_line_s=0.0,
         queue_ready_mean=7.7,
@@ -198,7 +198,7 @@ def inline():
         validation_s=1.0,
     )
     queue = {"queue_ready_mean": None, "queue_ready_min": None, "queue_capacity": None, "queue_full_share": None}
-    waits = kinds_of(records, blocked_fetches=0, head_of_line_fetches=0, head_of_line_s=0.0, **queue)
+    waits = kinds_of(records, stalled_fetches=0, head_of_line_fetches=0, head_of_line_s=0.0, **queue)
     return run_of(records, spans, workers=0, waits=waits, plans=plans(0))
 
 

@@ -130,14 +130,14 @@ def test_key_figures_are_those_of_the_run():
         "p95": (values["wait_s_p95"], milliseconds),
         "p99": (values["wait_s_p99"], milliseconds),
         "wait_max": (values["wait_s_max"], milliseconds),
-        "ceiling": (values["ceiling"]["speedup"], "{:.2f}x".format),
-        "ceiling-low": (values["ceiling"]["low"], "{:.2f}".format),
-        "ceiling-high": (values["ceiling"]["high"], "{:.2f}".format),
+        "ceiling": (values["speedup_bound"]["speedup"], "{:.2f}x".format),
+        "ceiling-low": (values["speedup_bound"]["low"], "{:.2f}".format),
+        "ceiling-high": (values["speedup_bound"]["high"], "{:.2f}".format),
         "boundary-per_epoch_s": (values["boundary"]["per_epoch_s"], seconds),
         "boundary-saving_s_per_epoch": (values["boundary"]["saving_s_per_epoch"], seconds),
-        "waits-blocked_s": (values["waits"]["blocked_s"], seconds),
+        "waits-stalled_s": (values["waits"]["stalled_s"], seconds),
         "waits-head_of_line_s": (values["waits"]["head_of_line_s"], seconds),
-        "waits-handoff_s": (values["waits"]["handoff_s"], seconds),
+        "waits-worker_transfer_s": (values["waits"]["worker_transfer_s"], seconds),
         "queue_ready_mean": (values["waits"]["queue_ready_mean"], lambda mean: f"{mean:.1f} of 8"),
         "batch_s_mean": (values["loading"]["batch_s_mean"], milliseconds),
         "load_s": (values["loading"]["load_s"], seconds),
@@ -160,7 +160,7 @@ def test_the_verdict_stands_on_top():
     assert f"{page.texts['verdict']} {page.texts['why']}" == summary.verdict.text
     assert page.texts["try_first"] == f"Try first{summary.verdict.try_first}"
     assert "input-bound" in page.of_class("level")[0]["class"]
-    found = summary.ceiling
+    found = summary.speedup_bound
     assert page.texts["ceiling-text"].startswith(
         f"An instant loader would make this run at most {found.speedup:.2f}x faster"
         f" (95 %: {found.low:.2f} to {found.high:.2f}), start-up aside."
@@ -170,8 +170,8 @@ def test_the_verdict_stands_on_top():
 @pytest.mark.parametrize("bounds", [(None, None), (None, 2.0), (float("nan"), float("inf"))])
 def test_an_interval_that_is_not_known_reads_so(bounds):
     summary, _ = RUNS["input_bound"]()
-    ceiling = dataclasses.replace(summary.ceiling, low=bounds[0], high=bounds[1])
-    _, page = page_of("input_bound", ceiling=ceiling)
+    ceiling = dataclasses.replace(summary.speedup_bound, low=bounds[0], high=bounds[1])
+    _, page = page_of("input_bound", speedup_bound=ceiling)
     assert "x faster (interval not measured), start-up aside." in page.texts["ceiling-text"]
     assert "rests on" not in page.texts["ceiling-text"]
     assert "ceiling-low" not in page.values
@@ -449,7 +449,7 @@ def test_few_steps_are_a_column_each():
 
 def test_a_wait_is_split_into_its_kinds():
     """What is left over is of a kind that was not measured."""
-    record = StepRecord(0, 0, 8, 0.5, None, 0.1, 0.0, True, 1, 1, 0, end_s=1.0, inline_s=0.1, blocked_s=0.2)
+    record = StepRecord(0, 0, 8, 0.5, None, 0.1, 0.0, True, 1, 1, 0, end_s=1.0, main_process_s=0.1, stalled_s=0.2)
     columns = columns_of([record])
     assert {kind: mean.tolist() for kind, mean in columns.mean_s.items()} == {
         "inline": [0.1],
