@@ -164,8 +164,8 @@ def _tuned(loader: Any, values: Any, console: Console) -> TuneResult:
         task = progress.add_task("one worker alone", total=values.budget_s)
         began = time.perf_counter()
 
-        def told(trial: Trial) -> None:
+        def show(trial: Trial) -> None:
             progress.update(task, completed=time.perf_counter() - began, description=trial_line(trial))
 
         step_s = None if values.step_ms is None else values.step_ms / 1000
-        return tune_loader(loader, step_s=step_s, budget_s=values.budget_s, told=told)
+        return tune_loader(loader, step_s=step_s, budget_s=values.budget_s, on_trial=show)

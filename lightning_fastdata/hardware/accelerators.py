@@ -1,4 +1,4 @@
-"""Which accelerators this process can use, told from files and variables alone.
+"""Which accelerators this process can use, known from files and variables alone.
 
 Neither torch nor a driver library is asked: a process that has initialized CUDA can no longer fork its workers.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_int, plain
+from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_fields, parse_int, plain
 
 __all__ = ["Accelerator", "find_accelerators"]
 
@@ -44,7 +44,7 @@ def _find_cuda(files: SystemFiles, environ: Mapping[str, str]) -> tuple[Accelera
         source = f"{_NVIDIA}/{slot}/information"
         text = files.read(source)
         if text is not None:
-            fields = _fields(text)
+            fields = parse_fields(text)
             name = plain(fields.get("Model", "") or "NVIDIA GPU", 100)
             gpus.append((fields.get("GPU UUID", ""), Accelerator("cuda", name, plain(source))))
     # /proc shows the machine's GPUs in every container, also where none was handed in.
@@ -87,17 +87,17 @@ def _named(gpus: list[tuple[str, Accelerator]], entry: str) -> Accelerator | Non
 
 
 def _find_xpu(files: SystemFiles) -> tuple[Accelerator, ...]:
-    """Intel's discrete GPUs by driver and PCI id; what cannot be told apart from integrated graphics is left out."""
-    found = []
+    """Intel's discrete GPUs by driver and PCI id; what may be integrated graphics is left out."""
+    devices = []
     for card in files.names(_DRM):
         if not card.removeprefix("card").isdecimal():
             continue
         source = f"{_DRM}/{card}/device/uevent"
-        fields = _fields(files.read(source) or "", separator="=")
+        fields = parse_fields(files.read(source), separator="=")
         vendor, _, device = fields.get("PCI_ID", "").partition(":")
         if vendor.upper() == "8086" and fields.get("DRIVER") in ("xe", "i915") and _is_discrete(device):
-            found.append(Accelerator("xpu", f"Intel GPU {plain(device, 10)}", source))
-    return tuple(found)
+            devices.append(Accelerator("xpu", f"Intel GPU {plain(device, 10)}", source))
+    return tuple(devices)
 
 
 def _is_discrete(device: str) -> bool:
@@ -112,8 +112,3 @@ def _find_mps(files: SystemFiles) -> tuple[Accelerator, ...]:
     if files.is_real and sys.platform == "darwin" and platform.machine() == "arm64":
         return (Accelerator("mps", "Apple GPU", "macOS on arm64"),)
     return ()
-
-
-def _fields(text: str, separator: str = ":") -> dict[str, str]:
-    pairs = (line.partition(separator) for line in text.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}

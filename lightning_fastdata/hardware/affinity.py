@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from lightning_fastdata.hardware.limits import CpuSet, Limit
 from lightning_fastdata.hardware.scheduler import Ranks, Slurm
-from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_cpu_list, plain
+from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_cpu_list, parse_fields, plain
 
 __all__ = ["OPENMP_NOTE", "count_physical_cores", "ranks_share_mask", "read_machine", "read_mask"]
 
@@ -19,7 +19,7 @@ _MAX_THREADS = 256
 
 
 def read_machine(files: SystemFiles) -> Limit:
-    """How many CPUs the machine has; 1, with a note, where nothing tells."""
+    """How many CPUs the machine has; 1, with a note, where that is not known."""
     text = files.read("/sys/devices/system/cpu/online")
     online = parse_cpu_list(text)
     if online is not None:
@@ -47,7 +47,7 @@ def read_mask(files: SystemFiles, environ: Mapping[str, str], cpuset: CpuSet | N
         cpuset: The CPU set of the own cgroup, if known.
     """
     status = files.read("/proc/self/status")
-    text = _status_field(status, "Cpus_allowed_list")
+    text = parse_fields(status).get("Cpus_allowed_list")
     cpus = parse_cpu_list(text)
     if cpus is None:
         if status is not None:
@@ -91,7 +91,7 @@ def ranks_share_mask(
 def count_physical_cores(files: SystemFiles, mask: CpuSet | None) -> int | None:
     """Distinct cores in the mask: two CPUs with the same ``thread_siblings_list`` are one core.
 
-    None where the topology is not told. Outside Linux there is no mask, so the whole machine is counted.
+    None where the topology is not known. Outside Linux there is no mask, so the whole machine is counted.
     """
     if mask is None:
         return _count_cores_of_machine() if files.is_real else None
@@ -106,14 +106,6 @@ def count_physical_cores(files: SystemFiles, mask: CpuSet | None) -> int | None:
     return len(cores)
 
 
-def _status_field(status: str | None, name: str) -> str | None:
-    for line in (status or "").splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return value.strip()
-    return None
-
-
 def _binds(value: str) -> bool:
     return value.strip().lower() not in _NO_BINDING
 
@@ -122,7 +114,7 @@ def _widest_mask(files: SystemFiles, cpuset: CpuSet | None) -> CpuSet | None:
     """The largest mask of any thread of this process if that is more than one CPU, else the CPU set of the cgroup."""
     masks = []
     for thread in files.names("/proc/self/task")[:_MAX_THREADS]:
-        text = _status_field(files.read(f"/proc/self/task/{thread}/status"), "Cpus_allowed_list")
+        text = parse_fields(files.read(f"/proc/self/task/{thread}/status")).get("Cpus_allowed_list")
         cpus = parse_cpu_list(text)
         if cpus is not None and len(cpus) > 1:
             masks.append(CpuSet(cpus, f"affinity mask {text} of another thread"))
@@ -132,10 +124,10 @@ def _widest_mask(files: SystemFiles, cpuset: CpuSet | None) -> CpuSet | None:
 
 
 def _mask_of_parent(files: SystemFiles) -> frozenset[int] | None:
-    parent = _status_field(files.read("/proc/self/status"), "PPid") or "0"
+    parent = parse_fields(files.read("/proc/self/status")).get("PPid", "0")
     if not parent.isdecimal() or parent == "0":
         return None
-    return parse_cpu_list(_status_field(files.read(f"/proc/{parent}/status"), "Cpus_allowed_list"))
+    return parse_cpu_list(parse_fields(files.read(f"/proc/{parent}/status")).get("Cpus_allowed_list"))
 
 
 def _mask_of_system_call() -> CpuSet | None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from lightning_fastdata.hardware.limits import CpuSet, Limit
-from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_cpu_list, parse_int, plain
+from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_cpu_list, parse_fields, parse_int, plain
 
 __all__ = [
     "Groups",
@@ -129,11 +129,11 @@ def read_memory_limit(files: SystemFiles, groups: Groups) -> MemoryLimit | None:
 
     ``memory.high`` is left out: above it the kernel slows a group down, it does not kill.
     """
-    found = [(limit, level) for level in groups.memory if (limit := _read_memory_max(files, level)) is not None]
-    if not found:
+    limits = [(limit, level) for level in groups.memory if (limit := _read_memory_max(files, level)) is not None]
+    if not limits:
         return None
-    limit_bytes, tightest = min(found, key=lambda pair: pair[0])
-    room_bytes = min(limit - _read_unreclaimable(files, level) for limit, level in found)
+    limit_bytes, tightest = min(limits, key=lambda pair: pair[0])
+    room_bytes = min(limit - _read_unreclaimable(files, level) for limit, level in limits)
     source = f"cgroup memory limit {limit_bytes} bytes at {plain(tightest.name)}"
     return MemoryLimit(limit_bytes, source, max(0, room_bytes))
 
@@ -150,9 +150,6 @@ def read_oom_kills(files: SystemFiles, groups: Groups) -> int | None:
         if kills is not None:
             return kills
     return None
-
-
-# ---------------------------------------------------------------------------------------------- where the groups are
 
 
 def _read_own_paths(files: SystemFiles) -> dict[str, str]:
@@ -248,9 +245,6 @@ def _parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part not in ("", "."))[:_MAX_DEPTH]
 
 
-# ------------------------------------------------------------------------------------------------- what one level says
-
-
 def _read_quota_v2(files: SystemFiles, level: Level) -> tuple[int, int] | None:
     text = files.read(f"{level.directory}/cpu.max")
     if text is None or text.split(" ")[0] == "max":
@@ -317,13 +311,8 @@ def _read_unreclaimable(files: SystemFiles, level: Level) -> int:
 
 def _read_stat(files: SystemFiles, name: str) -> dict[str, int]:
     """The lines ``key value`` of a file; a line that is not of that form is left out."""
-    stat = {}
-    for line in (files.read(name) or "").splitlines():
-        key, _, value = line.partition(" ")
-        number = parse_int(value)
-        if number is not None:
-            stat[key] = max(0, number)
-    return stat
+    numbers = {key: parse_int(value) for key, value in parse_fields(files.read(name), " ").items()}
+    return {key: max(0, number) for key, number in numbers.items() if number is not None}
 
 
 def _note_garbage(files: SystemFiles, level: Level, name: str, text: str) -> None:

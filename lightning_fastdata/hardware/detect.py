@@ -14,7 +14,7 @@ from typing import Any
 from lightning_fastdata.hardware import affinity, cgroups, scheduler
 from lightning_fastdata.hardware.accelerators import Accelerator, find_accelerators
 from lightning_fastdata.hardware.limits import CpuSet, Limit, LimitKind
-from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_int
+from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_fields, parse_int
 
 __all__ = ["Accelerator", "Hardware", "Limit", "LimitKind", "probe"]
 
@@ -154,7 +154,8 @@ def probe(
     groups = cgroups.locate(files)
     slurm = scheduler.read_slurm(environ, files.note)
     ranks = scheduler.read_ranks(environ, slurm, local_world_size, files.note)
-    mask, cpuset = _read_cpu_sets(files, environ, groups)
+    cpuset = cgroups.read_cpuset(files, groups)
+    mask = affinity.read_mask(files, environ, cpuset)
     share_mask = affinity.ranks_share_mask(files, ranks, slurm, mask, cpuset)
     memory = cgroups.read_memory_limit(files, groups)
     ram_bytes, ram_available_bytes, swap_free_bytes = _read_ram(files, memory)
@@ -191,14 +192,6 @@ def probe(
     )
 
 
-def _read_cpu_sets(
-    files: SystemFiles, environ: Mapping[str, str], groups: cgroups.Groups
-) -> tuple[CpuSet | None, CpuSet | None]:
-    """The affinity mask of the process and the CPU set of its cgroup."""
-    cpuset = cgroups.read_cpuset(files, groups)
-    return affinity.read_mask(files, environ, cpuset), cpuset
-
-
 def _limits_of_sets(mask: CpuSet | None, cpuset: CpuSet | None, share_mask: bool) -> Iterator[Limit]:
     if mask is not None:
         yield Limit(mask.source, float(len(mask.cpus)), "affinity", per_rank=not share_mask)
@@ -220,13 +213,8 @@ def _read_quotas(files: SystemFiles, environ: Mapping[str, str], groups: cgroups
 
 def _read_ram(files: SystemFiles, memory: cgroups.MemoryLimit | None) -> tuple[int | None, int | None, int | None]:
     """Memory of the machine, what of it this process can still take, and free swap space."""
-    kib = {}
-    for line in (files.read("/proc/meminfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        kib[key] = parse_int(value.removesuffix("kB"))
-    total = _times(kib.get("MemTotal"), 1024)
-    available = _times(kib.get("MemAvailable"), 1024)
-    swap = _times(kib.get("SwapFree"), 1024)
+    fields = parse_fields(files.read("/proc/meminfo"))
+    total, available, swap = (_bytes(fields.get(name)) for name in ("MemTotal", "MemAvailable", "SwapFree"))
     if total is None and files.is_real:
         import psutil
 
@@ -236,8 +224,9 @@ def _read_ram(files: SystemFiles, memory: cgroups.MemoryLimit | None) -> tuple[i
     return total, min(rooms, default=None), swap
 
 
-def _times(number: int | None, factor: int) -> int | None:
-    return None if number is None or number < 0 else number * factor
+def _bytes(text: str | None) -> int | None:
+    kib = parse_int((text or "").removesuffix("kB"))
+    return None if kib is None or kib < 0 else kib * 1024
 
 
 def _read_shm(files: SystemFiles) -> tuple[int | None, int | None]:
@@ -252,7 +241,7 @@ def _read_shm(files: SystemFiles) -> tuple[int | None, int | None]:
 
 
 def _read_open_file_limits(files: SystemFiles) -> tuple[int | None, int | None]:
-    """The soft and the hard limit on open files; None for "unlimited" and where nothing tells."""
+    """The soft and the hard limit on open files; None for "unlimited" and where they are not known."""
     for line in (files.read("/proc/self/limits") or "").splitlines():
         if line.startswith("Max open files"):
             soft, hard, *_ = [*line.removeprefix("Max open files").split(), "", ""]
@@ -269,6 +258,6 @@ def _read_open_file_limits(files: SystemFiles) -> tuple[int | None, int | None]:
 
 
 def _count_open_files(files: SystemFiles) -> int | None:
-    """Files this process has open, without the folder that is read to count them; None where nothing tells."""
+    """Files this process has open, without the folder that is read to count them; None where that is not known."""
     names = files.names("/proc/self/fd")
     return len(names) - 1 if names else None

@@ -57,10 +57,10 @@ class Slurm:
     """True: started by ``srun``, this process is one task. False: the batch script itself, it has all tasks' CPUs."""
 
     interactive: bool = False
-    """A shell in an allocation: its tasks are a wish, nothing has been started."""
+    """A shell in an allocation: its tasks were requested, nothing has been started."""
 
     binds: bool = False
-    """``srun`` was told to give each task CPUs of its own (SLURM_CPU_BIND)."""
+    """``srun`` gives each task CPUs of its own (SLURM_CPU_BIND)."""
 
     @property
     def cpus_of_all_tasks(self) -> int | None:
@@ -72,7 +72,7 @@ class Slurm:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among those of the training run."""
+    """Which of the training run's processes this one is."""
 
     rank: int = 0
     """Its number in the whole run, from 0."""

@@ -3,7 +3,7 @@
 import os
 import re
 
-__all__ = ["SystemFiles", "parse_cpu_list", "parse_int", "plain"]
+__all__ = ["SystemFiles", "parse_cpu_list", "parse_fields", "parse_int", "plain"]
 
 _MAX_BYTES = 64 * 1024
 _MAX_ENTRIES = 4096
@@ -14,7 +14,7 @@ class SystemFiles:
     """The files below ``root``; with a temporary folder as root the whole probe runs on a made-up machine.
 
     A missing file is an ordinary answer. One that is there and cannot be read leaves a line in ``notes``, because
-    a limit that nobody could read may be the one that binds.
+    a limit that could not be read may be the one that binds.
 
     Args:
         root: "/" for the machine itself, or a folder that holds copies of its /proc and /sys.
@@ -82,6 +82,12 @@ def parse_cpu_list(text: str | None) -> frozenset[int] | None:
             return None
         cpus.update(range(first, last + 1))
     return frozenset(cpus)
+
+
+def parse_fields(text: str | None, separator: str = ":") -> dict[str, str]:
+    """The lines ``key: value`` of a file, or those with another separator, without outer white space."""
+    pairs = (line.partition(separator) for line in (text or "").splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def parse_int(text: str | None) -> int | None:

@@ -43,7 +43,7 @@ class OpensFile(Slow):
 
 
 class Random(Slow):
-    """SampleRng from torch's global generator."""
+    """Draws from torch's global generator."""
 
     def __getitem__(self, index):
         return torch.rand(4) + super().__getitem__(index)[:4]

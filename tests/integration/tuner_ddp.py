@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import Dataset
 
 from lightning_fastdata import FastDataError, FastDataModule, LoaderTuner
-from lightning_fastdata.callbacks.tuner import callback, window
-from lightning_fastdata.callbacks.tuner.worker_change import prepared
+from lightning_fastdata.callbacks.tuner import measurement, session, window
+from lightning_fastdata.callbacks.tuner.worker_change import plan_change
 
 
 class Data(Dataset):
@@ -47,7 +47,7 @@ class Report(Callback):
         self.folder, self.tuner = folder, tuner
 
     def on_train_batch_end(self, trainer, *args):
-        if self.tuner._stretch is None and self.tuner._waiting is None:
+        if self.tuner._session.over:
             trainer.should_stop = True
 
     def on_fit_end(self, trainer, pl_module):
@@ -68,13 +68,13 @@ def refused_on_rank_1(loader, setting, why):
     """As where only that rank's memory is too small."""
     if torch.distributed.get_rank() == 1:
         raise FastDataError(f"{setting} does not fit.")
-    return prepared(loader, setting, why)
+    return plan_change(loader, setting, why)
 
 
 def main(folder, mode):
-    callback.busy = lambda *args: None
+    measurement.contention = lambda *args: None
     if mode == "refused":
-        callback.prepared = refused_on_rank_1
+        session.plan_change = refused_on_rank_1
     window.LONG_ENOUGH_S = 0.3
     tuner = LoaderTuner()
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")

@@ -1,23 +1,65 @@
-"""The loader of a run that a tuner works on, or why there is none."""
+"""May this loader be tuned? Every answer, with its reason as the end of a sentence."""
 
-import time
-from typing import Any
+from typing import Any, NamedTuple
 
-from lightning_fastdata.callbacks.tuner.trial_loader import reason_untunable
-from lightning_fastdata.callbacks.tuner.worker_change import changes_now, may_change_randomness
-from lightning_fastdata.compat.lightning_monitoring import training_iterators
-from lightning_fastdata.compat.torch_internals import queue_state
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+    default_convert,
+)
+
+from lightning_fastdata.loaders.open_handles import open_handle
+from lightning_fastdata.loaders.resumable import ResumableDataLoader
+from lightning_fastdata.loaders.samplers import length_of
+from lightning_fastdata.loaders.seeded_dataset import uses_global_rng
 from lightning_fastdata.loaders.trainer_context import iter_loaders
-from lightning_fastdata.planning.options import Pool
-from lightning_fastdata.results.tuning import Probe
 
-__all__ = ["loader_of", "too_short", "validation_pool", "wait_for_prefetch", "why_only_advice"]
+__all__ = [
+    "Eligibility",
+    "batch_size_of",
+    "changes_within_epoch",
+    "eligibility_of",
+    "reason_untunable",
+    "training_loader",
+]
 
 FEWEST_BATCHES = 60
-"""A run that is known to be shorter ends before anything could be measured, changed and verified (count)."""
+"""A shorter run ends before anything could be measured, changed and verified (count)."""
+# They draw what they need when a pass begins, however many workers there are.
+_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 
 
-def loader_of(trainer: Any) -> tuple[Any, str | None]:
+class Eligibility(NamedTuple):
+    """What a tuner may do with the training loader of a run."""
+
+    loader: Any
+    """The one training loader; None where there are several."""
+    problem: str | None
+    """Why it is not even measured; None where it is."""
+    advice_only: str | None = None
+    """Why it is measured and not changed; None where it may be changed."""
+
+
+def eligibility_of(trainer: Any, *, allow_foreign: bool) -> Eligibility:
+    """What a tuner may do in a run.
+
+    Args:
+        trainer: The Trainer, when training starts, perhaps from a checkpoint.
+        allow_foreign: Whether samples may draw other random numbers.
+    """
+    loader, problem = training_loader(trainer)
+    problem = problem or _reason_too_short(trainer)
+    return Eligibility(loader, problem, None if problem else _reason_unchanged(trainer, loader, allow_foreign))
+
+
+def training_loader(trainer: Any) -> tuple[Any, str | None]:
     """The one training loader, and why it cannot be tuned, or None where it can.
 
     Args:
@@ -28,19 +70,47 @@ def loader_of(trainer: Any) -> tuple[Any, str | None]:
     loaders = list(iter_loaders(trainer.train_dataloader))
     if len(loaders) != 1:
         return None, f"there are {len(loaders)} training loaders, which share the workers as planned"
-    loader = loaders[0]
-    problem = reason_untunable(loader)
-    if problem is not None:
-        return loader, problem
-    return loader, None
+    return loaders[0], reason_untunable(loaders[0])
 
 
-def too_short(trainer: Any) -> str | None:
-    """Why what is left of a run is too short to tune; None where it is not, or nobody knows.
+def reason_untunable(loader: Any) -> str | None:
+    """Why the workers of a loader cannot be tuned; None where they can.
 
     Args:
-        trainer: The Trainer, when training starts, perhaps from a checkpoint.
+        loader: What the Trainer trains with.
     """
+    if not isinstance(loader, DataLoader):
+        return f"{type(loader).__name__} is no torch DataLoader"
+    if isinstance(loader.dataset, IterableDataset):
+        return "an IterableDataset decides itself what each worker loads: other workers would change the data"
+    length = length_of(loader.dataset)
+    if not length:
+        return f"{type(loader.dataset).__name__} has {'no length' if length is None else '0 samples'}"
+    handle = open_handle(loader.dataset)
+    if handle is not None:
+        return (
+            f"{handle} is an open file, whose position all forked workers would share: open it when the first sample"
+            " is loaded"
+        )
+    if batch_size_of(loader) is None:
+        return "its batch sampler does not say how large a batch is (batch_size)"
+    return None
+
+
+def batch_size_of(loader: DataLoader[Any]) -> int | None:
+    """Samples of a batch (count); None where the batch sampler does not say."""
+    if loader.batch_sampler is None:
+        return 1
+    size = loader.batch_size if loader.batch_size is not None else getattr(loader.batch_sampler, "batch_size", None)
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def changes_within_epoch(loader: DataLoader[Any]) -> bool:
+    """Whether the loader's workers can change in the middle of an epoch, without changing a batch."""
+    return isinstance(loader, ResumableDataLoader) and loader.changes_within_pass
+
+
+def _reason_too_short(trainer: Any) -> str | None:
     epochs, steps = float("inf"), float("inf")
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
         epochs = trainer.max_epochs - trainer.current_epoch
@@ -52,71 +122,34 @@ def too_short(trainer: Any) -> str | None:
     return f"the run has {batches:.0f} batches, and {FEWEST_BATCHES} are needed to measure and verify"
 
 
-def validation_pool(trainer: Any, found: Probe, batch_size: int) -> Pool | None:
-    """The workers of validation that live beside those of training, as large as those of training turned out.
-
-    Args:
-        trainer: The Trainer, which has asked for its validation loaders by now.
-        found: What one worker of training takes.
-        batch_size: Samples of training's batches (count).
-
-    Returns:
-        The largest pool of several loaders, which follow each other; None where there are no workers.
-    """
-    pools = []
-    for loader in iter_loaders(trainer.val_dataloaders):
-        workers = getattr(loader, "num_workers", 0)
-        if isinstance(workers, int) and workers > 0:
-            size = getattr(loader, "batch_size", None) or batch_size
-            pools.append(
-                Pool(
-                    workers,
-                    loader.prefetch_factor or 2,
-                    batch_bytes=found.batch_bytes * size // batch_size,
-                    tensors_per_batch=found.batch_tensors,
-                    worker_bytes=found.worker_bytes,
-                    pin_memory=bool(loader.pin_memory),
-                )
-            )
-    return max(pools, key=lambda pool: pool.in_flight, default=None)
-
-
-def why_only_advice(trainer: Any, loader: Any, *, allow_foreign: bool) -> str | None:
-    """Why a loader that could be tuned is left as it is, as the end of a sentence; None where it may be changed.
-
-    Args:
-        trainer: The Trainer.
-        loader: Its training loader.
-        allow_foreign: Whether random numbers of samples may become others.
-    """
+def _reason_unchanged(trainer: Any, loader: DataLoader[Any], allow_foreign: bool) -> str | None:
+    """Why a loader that can be tuned keeps its workers."""
     planning = getattr(loader, "planning", None)
     if planning is not None and planning.options.num_workers != "auto":
         return (
             f"num_workers={planning.options.num_workers} was set by you and stays"
             ' (num_workers="auto" leaves it to the tuner)'
         )
-    if may_change_randomness(loader) and not allow_foreign:
+    if not allow_foreign and _may_change_randomness(loader):
         return (
             "with other workers this loader's samples may draw other random numbers, which only a loader of"
             " lightning_fastdata rules out (LoaderTuner(allow_foreign=True) changes it all the same)"
         )
     if planning is None and trainer.reload_dataloaders_every_n_epochs:
         return "the Trainer makes new loaders, with the workers that your code gives them"
-    if not changes_now(loader) and trainer.max_epochs is not None and 0 <= trainer.max_epochs <= 1:
+    if not changes_within_epoch(loader) and trainer.max_epochs is not None and 0 <= trainer.max_epochs <= 1:
         return "this loader changes between epochs only, and the run has one"
     return None
 
 
-def wait_for_prefetch(trainer: Any, at_most_s: float) -> None:
-    """Wait, for a moment, for workers that torch has started already: beside them no worker is alone.
+def _may_change_randomness(loader: DataLoader[Any]) -> bool:
+    """Whether other workers could give other random numbers to a sample, or to the model.
 
-    Args:
-        trainer: The Trainer.
-        at_most_s: How long (s).
+    torch seeds each worker by its number, and without workers samples draw from the training process's generators, as
+    dropout does; so may a sampler of the user's, batch by batch. Our loaders seed each sample.
     """
-    ends = time.perf_counter() + at_most_s
-    while time.perf_counter() < ends:
-        queues = [queue_state(iterator) for iterator in training_iterators(trainer) or ()]
-        if all(queue is None or queue.in_queue is None or queue.in_queue >= queue.in_flight for queue in queues):
-            return
-        time.sleep(0.02)
+    draws = uses_global_rng(loader.dataset) or loader.collate_fn not in (default_collate, default_convert)
+    if isinstance(loader, ResumableDataLoader):
+        return not loader.sameness.seeds_samples and draws
+    own_sampler = type(loader.sampler) not in _SAMPLERS or type(loader.batch_sampler) not in (BatchSampler, type(None))
+    return draws or own_sampler

@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, Source, asks_for, trial_loader
+from lightning_fastdata.callbacks.tuner.throughput_model import Setting
+from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, Source, requests_for, trial_loader
 from lightning_fastdata.compat.torch_internals import stop_workers
-from lightning_fastdata.hardware.cgroups import locate
-from lightning_fastdata.hardware.pressure import Pressure, kept_waiting_s, read_pressure
-from lightning_fastdata.hardware.sysfiles import SystemFiles, parse_int
+from lightning_fastdata.hardware.pressure import PressureReading, ProcessUsage, contention, private_bytes
 from lightning_fastdata.loaders.seeded_dataset import SeededDataset, WorkerOutput
 from lightning_fastdata.results.tuning import Probe, Trial
 
-__all__ = ["UnmeasuredError", "contention", "look", "probe_worker", "run_inline", "run_trial", "sizes_of"]
+__all__ = ["UnmeasuredError", "probe_undisturbed", "probe_worker", "run_inline", "run_trial", "sizes_of"]
 
 PROBE_BATCHES = 8
 """Batches that a probe takes at most, after the first one (count)."""
@@ -32,10 +31,8 @@ MEASURED_SHARE = 1 / 3
 """Share of a probe's time that is left for measuring, however long the worker took to start."""
 SPAWN_S = 20.0
 """Time that a worker has to start where it is not forked (s); importing torch takes seconds."""
-HANDOFFS = 3
-"""Batches whose handing over is timed (count); the least counts, since anything may hold up a process."""
-BUSY_SHARE = 0.15
-"""Share of a probe's time without a CPU above which the machine is too busy to measure."""
+TRANSFERS = 3
+"""Batches whose transfer is timed (count); the least counts, since anything may hold up a process."""
 STEPS = 8
 """Steps that a trial measures at least, if its time allows (count)."""
 TRIAL_S = 0.5
@@ -46,67 +43,23 @@ class UnmeasuredError(Exception):
     """A measurement gave nothing; says why, as the end of a sentence."""
 
 
-class _Readings(NamedTuple):
-    """A worker's own counters."""
-
-    cpu_s: float
-    kept_waiting_s: float | None
-    disk_bytes: int | None
-
-    @classmethod
-    def now(cls, files: SystemFiles) -> "_Readings":
-        return cls(time.process_time(), kept_waiting_s(files), _disk_bytes(files))
-
-
 class _Measured(NamedTuple):
     """A batch, with what loading it took in the worker."""
 
-    delivered: WorkerOutput
-    cpu_s: float
-    kept_waiting_s: float | None
-    disk_bytes: int | None
+    output: WorkerOutput
+    usage: ProcessUsage
     worker_bytes: int | None
 
 
 class _ProbeView(SeededDataset):
-    """The samples as a worker sees them, which looks at its own counters around each batch."""
+    """The samples in a worker, which reads its own counters around each batch."""
 
-    def __getitem__(self, ask: Any) -> Any:
-        files = SystemFiles()
-        before = _Readings.now(files)
-        delivered = super().__getitem__(ask)
-        after = _Readings.now(files)
-        return _Measured(
-            delivered,
-            after.cpu_s - before.cpu_s,
-            _difference(before.kept_waiting_s, after.kept_waiting_s),
-            _difference(before.disk_bytes, after.disk_bytes),
-            _private_bytes(),
-        )
+    def __getitem__(self, request: Any) -> Any:
+        before = ProcessUsage.now()
+        output = super().__getitem__(request)
+        return _Measured(output, ProcessUsage.now().since(before), private_bytes())
 
     __getitems__ = __getitem__
-
-
-def _difference(before: Any, after: Any) -> Any:
-    return None if before is None or after is None else after - before
-
-
-def _disk_bytes(files: SystemFiles) -> int | None:
-    """What this process has had read from a disk (bytes)."""
-    for line in (files.read("/proc/self/io") or "").splitlines():
-        if line.startswith("read_bytes:"):
-            return parse_int(line.partition(":")[2])
-    return None
-
-
-def _private_bytes() -> int | None:
-    """Memory of this process that it shares with no other (bytes); after a fork that grows with time."""
-    import psutil
-
-    try:
-        return int(psutil.Process().memory_full_info().uss)
-    except (psutil.Error, AttributeError):
-        return None
 
 
 def probe_worker(source: Source, fresh: FreshIndices, budget_s: float = 3.0) -> Probe:
@@ -128,32 +81,53 @@ def probe_worker(source: Source, fresh: FreshIndices, budget_s: float = 3.0) -> 
     """
     asked = time.perf_counter()
     ends = asked + budget_s
-    loader = trial_loader(source, fresh, 1, 2, view=_ProbeView, timeout_s=budget_s + _start_allowance_s(source))
+    loader = trial_loader(
+        source, fresh, Setting(1, 2), view=_ProbeView, timeout_s=budget_s + _start_allowance_s(source)
+    )
     with _closing(loader, "one worker") as batches:
         first = next(batches)
-        start_s, sizes = time.perf_counter() - asked, sizes_of(first.delivered.batch)
+        start_s, sizes = time.perf_counter() - asked, sizes_of(first.output.batch)
         if 2 * _load_s(first) > budget_s:
             raise UnmeasuredError(f"the first batch took one worker {_load_s(first):.2g} s, of {budget_s:.3g} s in all")
         # A worker that was slow to start, on a machine where everything is, may still be measured.
         ends = max(ends, time.perf_counter() + budget_s * MEASURED_SHARE)
         measured: list[_Measured] = []
-        handoffs: list[float] = []
+        transfers: list[float] = []
         while len(measured) < PROBE_BATCHES and time.perf_counter() < ends:
             one = next(batches)
-            handoffs.append(time.perf_counter() - one.delivered.times.ready_s)
-            measured.append(one._replace(delivered=one.delivered._replace(batch=None)))  # large ones add up
+            transfers.append(time.perf_counter() - one.output.times.ready_s)
+            measured.append(one._replace(output=one.output._replace(batch=None)))  # large ones add up
         nearby_s = statistics.mean(_load_s(one) for one in measured) if measured else budget_s
-        while nearby_s * 2.5 * (len(handoffs) - len(measured) + 1) < ends - time.perf_counter():
+        while nearby_s * 2.5 * (len(transfers) - len(measured) + 1) < ends - time.perf_counter():
             time.sleep(2.5 * nearby_s)  # both batches that are prepared ahead are there by then
             before = time.perf_counter()
             next(batches)
-            handoffs.append(time.perf_counter() - before)
-            if len(handoffs) >= len(measured) + HANDOFFS:
+            transfers.append(time.perf_counter() - before)
+            if len(transfers) >= len(measured) + TRANSFERS:
                 break
     if len(measured) < FEWEST_PROBE_BATCHES:
         took = f"the first batch took {_load_s(first):.2g} s, from its start {start_s:.2g} s"
         raise UnmeasuredError(f"one worker had loaded {1 + len(measured)} batches after {budget_s:.3g} s ({took})")
-    return _probe_of(measured, sizes, start_s, min(handoffs))
+    return _probe_of(measured, sizes, start_s, min(transfers))
+
+
+def probe_undisturbed(source: Source, fresh: FreshIndices, budget_s: float) -> tuple[Probe, str | None]:
+    """``probe_worker``, and whether the machine was too busy for it to say anything.
+
+    Args:
+        source: What to load.
+        fresh: Which samples.
+        budget_s: Time it may take (s).
+
+    Returns:
+        The figures, and why they are those of a busy machine; None where they are not.
+
+    Raises:
+        UnmeasuredError: As ``probe_worker``.
+    """
+    before = PressureReading.now()
+    probe = probe_worker(source, fresh, budget_s)
+    return probe, contention(probe.kept_waiting_share, before, PressureReading.now())
 
 
 def _start_allowance_s(source: Source) -> float:
@@ -163,7 +137,7 @@ def _start_allowance_s(source: Source) -> float:
 
 
 def _load_s(measured: _Measured) -> float:
-    times = measured.delivered.times
+    times = measured.output.times
     return times.ready_s - times.began_s
 
 
@@ -171,12 +145,13 @@ def _probe_of(measured: list[_Measured], sizes: tuple[int, int], start_s: float,
     loads = [_load_s(one) for one in measured]
     mean = statistics.mean(loads)
     batch_bytes, tensors = sizes
-    waited = [one.kept_waiting_s for one in measured if one.kept_waiting_s is not None]
-    disk = [one.disk_bytes for one in measured if one.disk_bytes is not None]
+    usages = [one.usage for one in measured]
+    waited = [usage.kept_waiting_s for usage in usages if usage.kept_waiting_s is not None]
+    disk = [usage.disk_bytes for usage in usages if usage.disk_bytes is not None]
     return Probe(
         batches=len(loads),
         batch_s=mean,
-        batch_cpu_s=min(statistics.mean(one.cpu_s for one in measured), mean * (os.cpu_count() or 1)),
+        batch_cpu_s=min(statistics.mean(usage.cpu_s for usage in usages), mean * (os.cpu_count() or 1)),
         batch_s_cv=statistics.stdev(loads) / mean if mean > 0 else 0.0,
         worker_transfer_s=worker_transfer_s,
         batch_bytes=batch_bytes,
@@ -243,45 +218,10 @@ def sizes_of(batch: Any) -> tuple[int, int]:
     return sum(size for size, _ in sizes), sum(count for _, count in sizes)
 
 
-def look() -> tuple[float, Pressure]:
-    """The clock and the machine's counters, for ``contention``."""
-    files = SystemFiles()
-    return time.perf_counter(), read_pressure(files, locate(files))
-
-
-def contention(probe: Probe, before: tuple[float, Pressure], after: tuple[float, Pressure]) -> str | None:
-    """Whether the machine was too busy for a probe to say anything.
-
-    One worker and an idle training process need no more than the CPUs that there are. Where the worker was kept
-    waiting all the same, somebody else had them, or a quota was used up; then its times, and any trial's, are those of
-    a busy machine.
-
-    Args:
-        probe: What was measured.
-        before: What ``look`` gave before it.
-        after: What it gave after it.
-
-    Returns:
-        Why it was too busy, in words with the figure; None where it was not, or where nothing tells.
-    """
-    took = after[0] - before[0]
-    throttled = _difference(before[1].throttled_s, after[1].throttled_s)
-    if throttled is not None and took > 0 and throttled / took > BUSY_SHARE:
-        return f"a CPU quota stopped this process for {throttled / took:.0%} of the probe"
-    waited = probe.kept_waiting_share
-    if waited is not None:
-        return f"the worker got no CPU for {waited:.0%} of its time" if waited > BUSY_SHARE else None
-    stalled = _difference(before[1].stalled_s, after[1].stalled_s)
-    if stalled is not None and took > 0 and stalled / took > 2 * BUSY_SHARE:
-        return f"tasks of this machine waited for a CPU in {stalled / took:.0%} of the probe's time"
-    return None
-
-
 def run_trial(
     source: Source,
     fresh: FreshIndices,
-    num_workers: int,
-    prefetch_factor: int,
+    setting: Setting,
     *,
     step_s: float,
     budget_s: float,
@@ -292,8 +232,7 @@ def run_trial(
     Args:
         source: What to load.
         fresh: Which samples.
-        num_workers: Worker processes, at least 1 (count).
-        prefetch_factor: Batches per worker prepared ahead (count).
+        setting: The workers, at least one, and their depth.
         step_s: How long the consumer is at a batch (s).
         budget_s: Time it may take from the first batch on (s).
         start_s: What starting one worker took (s); all together have several times as long, beyond the budget.
@@ -301,15 +240,15 @@ def run_trial(
     Returns:
         The trial; with ``verdict`` and without a time where it came to nothing.
     """
-    trial = Trial(num_workers, prefetch_factor, step_s=None, predicted_step_s=None)
+    trial, num_workers = Trial(*setting, step_s=None, predicted_step_s=None), setting.num_workers
     asked, allowed_s = time.perf_counter(), budget_s + _start_allowance_s(source) + 3 * start_s
     try:
-        loader = trial_loader(source, fresh, num_workers, prefetch_factor, timeout_s=allowed_s)
+        loader = trial_loader(source, fresh, setting, timeout_s=allowed_s)
         with _closing(loader, f"{num_workers} workers") as batches:
             next(batches)
             started_s = time.perf_counter() - asked
             ends = time.perf_counter() + budget_s
-            # All workers have begun at once: their first batches come together, and say nothing of the pace.
+            # All workers began at once: their first batches come together, and say nothing of the rate.
             _consume(batches, step_s, steps=num_workers, until=ends)
             fewest = max(STEPS, num_workers)
             steps, waits = _consume(batches, step_s, steps=fewest, at_least_s=TRIAL_S, until=ends)
@@ -365,12 +304,12 @@ def _method(context: Any) -> str | None:
 
 def _inline_child(pipe: Any, source: Source, fresh: FreshIndices, step_s: float, budget_s: float) -> None:
     """Run in the child: a forked process must not use the thread pool that its parent had."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     torch.set_num_threads(1)
     view = SeededDataset(
         source.dataset, source.collate_fn, source.seed, batched=source.batched, source=source.seed or 0
     )
-    batches = (view[ask] for ask in asks_for(source, fresh))
+    batches = (view[request] for request in requests_for(source, fresh))
     ends = time.perf_counter() + budget_s
     try:
         _consume(batches, step_s, steps=1, until=ends)

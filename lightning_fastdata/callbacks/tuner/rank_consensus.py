@@ -1,13 +1,14 @@
-"""All ranks of a run decide from the same figures: each gives its own, all get all of them, by one collective."""
+"""All ranks of a run decide from the same figures: one collective gathers them."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import torch
 
-from lightning_fastdata.callbacks.tuner.controller import Setting, Window, merged
+from lightning_fastdata.callbacks.tuner.throughput_model import Setting
+from lightning_fastdata.callbacks.tuner.window import Window, merged
 from lightning_fastdata.hardware.detect import Hardware
 from lightning_fastdata.results.tuning import Probe
 
@@ -22,12 +23,9 @@ __all__ = [
     "with_machine",
 ]
 
-_PROBE = (
-    *("batches", "batch_s", "batch_cpu_s", "batch_s_cv", "worker_transfer_s", "batch_bytes", "batch_tensors"),
-    *("worker_bytes", "start_s", "disk_bytes", "kept_waiting_share"),
-)
+_PROBE = tuple(field.name for field in fields(Probe))
 _COUNTS = ("batches", "batch_bytes", "batch_tensors", "worker_bytes", "disk_bytes")
-_WINDOW = ("batches", "step_s", "step_s_error", "exposed_s", "cpu_s", "load_s", "worker_transfer_s")
+_WINDOW = tuple(field.name for field in fields(Window))
 
 
 class Machine(NamedTuple):
@@ -86,7 +84,7 @@ def begin_alike(machine: Machine) -> bool:
 
 
 def with_machine(hardware: Hardware, machine: Machine) -> Hardware:
-    """The figures that all ranks agreed on, in the place of a rank's own; ``cpus`` are for the caller to use.
+    """The figures that all ranks agreed on instead of a rank's own; ``cpus`` are for the caller to use.
 
     Args:
         hardware: A rank's own.
@@ -114,24 +112,24 @@ def agreed_probe(trainer: Any, probe: Probe | None, machine: Machine) -> tuple[P
         probe: This rank's; None = it could not be measured.
         machine: This rank's.
     """
-    own = [float("nan")] * len(_PROBE) if probe is None else [_number(getattr(probe, name)) for name in _PROBE]
+    own = [_number(getattr(probe, name, None)) for name in _PROBE]
     rows = _gathered(trainer, [float(probe is not None), *own, *machine])
-    least = Machine(*(min(column) for column in list(zip(*rows, strict=True))[1 + len(_PROBE) :]))
-    if probe is None or not all(row[0] for row in rows):
+    columns = list(zip(*rows, strict=True))
+    least = Machine(*(min(column) for column in columns[1 + len(_PROBE) :]))
+    if probe is None or not all(columns[0]):
         return None, least
-    largest: dict[str, Any] = {}
-    for place, name in enumerate(_PROBE, start=1):
-        known = [row[place] for row in rows if not math.isnan(row[place])]
-        value = max(known, default=None)
-        largest[name] = int(value) if value is not None and name in _COUNTS else value
-    return Probe(**largest), least
+    slowest: dict[str, Any] = {}
+    for name, column in zip(_PROBE, columns[1:], strict=False):
+        value = max((one for one in column if not math.isnan(one)), default=None)
+        slowest[name] = int(value) if value is not None and name in _COUNTS else value
+    return Probe(**slowest), least
 
 
 class WindowConsensus(NamedTuple):
-    """What all ranks together see of a stretch."""
+    """The window that all ranks agree on."""
 
     window: Window | None
-    """Their window; None where one of them has none."""
+    """The merged window; None where a rank has none."""
     elapsed_s: float
     """The longest time that it took (s)."""
     failed: bool
@@ -147,7 +145,7 @@ def agreed_window(trainer: Any, window: Window | None, elapsed_s: float, *, fail
         elapsed_s: How long this rank's has taken so far (s).
         failed: Whether this rank cannot go on.
     """
-    own = [float("nan")] * len(_WINDOW) if window is None else [_number(getattr(window, name)) for name in _WINDOW]
+    own = [_number(getattr(window, name, None)) for name in _WINDOW]
     rows = _gathered(trainer, [float(window is not None), elapsed_s, float(failed), *own])
     longest, stopped = max(row[1] for row in rows), any(row[2] for row in rows)
     if stopped or not all(row[0] for row in rows):

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_fastdata import __version__
-from lightning_fastdata.callbacks.tuner.measurement import (
-    UnmeasuredError,
-    contention,
-    look,
-    probe_worker,
-    run_inline,
-    run_trial,
+from lightning_fastdata.callbacks.tuner.measurement import UnmeasuredError, probe_undisturbed, run_inline, run_trial
+from lightning_fastdata.callbacks.tuner.throughput_model import (
+    Limits,
+    Setting,
+    choose,
+    expected_step_s,
+    throughput_limit,
 )
-from lightning_fastdata.callbacks.tuner.throughput_model import Limits, choose, expected_step_s, throughput_limit
-from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, Source, reason_untunable, source_of
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, Source, source_of
+from lightning_fastdata.compat.versions import own_version
+from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.hardware.detect import Hardware, probe
 from lightning_fastdata.planning.preflight import Pool, resource_caps
+from lightning_fastdata.report.units import milliseconds
 from lightning_fastdata.results.tuning import Consumer, Probe, Trial, TuneResult
 
 __all__ = ["tune_loader"]
@@ -46,7 +46,7 @@ def tune_loader(
     worker_init_fn: Callable[[int], Any] | None = None,
     multiprocessing_context: str | None = None,
     hardware: Hardware | None = None,
-    told: Callable[[Trial], None] | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
 ) -> TuneResult:
     """Find the workers and the prefetching for a dataset by trying.
 
@@ -63,37 +63,41 @@ def tune_loader(
         collate_fn: Makes a batch of samples; None = torch's default.
         worker_init_fn: Runs in each worker first.
         multiprocessing_context: Start method of workers; None = the platform's default.
-        hardware: What this process may use; None looks.
-        told: Called with each trial when it is over.
+        hardware: What this process may use; None = ``probe()``.
+        on_trial: Called with each trial when it is over.
 
     Returns:
         What to take and why. Interrupted (Ctrl-C), the best of what was known by then, marked so. Where nothing can be
         measured, a result without a number, whose reason says why.
 
     Raises:
-        FastDataError: Arguments that cannot be meant, or a dataset whose workers cannot be tuned.
+        FastDataError: Wrong arguments, or a dataset whose workers cannot be tuned.
     """
     _check(step_s, budget_s)
-    source = _source(dataset, batch_size, collate_fn, worker_init_fn, multiprocessing_context)
+    source = _source(
+        dataset,
+        batch_size=check_int("batch_size", batch_size, 1, allow=(None,), fix="pass batch_size=32."),
+        collate_fn=collate_fn,
+        worker_init_fn=worker_init_fn,
+        multiprocessing_context=multiprocessing_context,
+    )
     hardware, began = hardware or probe(), time.perf_counter()
     search: _Search | None = None
     notes: list[str] = []
     problem, interrupted = "", False
     fresh = FreshIndices(len(source.dataset))
     try:
-        before = look()
-        found = probe_worker(source, fresh, min(PROBE_S, PROBE_SHARE * budget_s))
-        disturbed = contention(found, before, look())
-        if disturbed is not None:
-            notes.append(f"The machine is busy ({disturbed}): every figure here is that of a busy machine.")
-        limits = limits_for(hardware, source, found)
-        search = _Search(source, fresh, found, Consumer(step_s or 0.0), limits, budget_s, told or _nobody_told)
+        measured, contention = probe_undisturbed(source, fresh, min(PROBE_S, PROBE_SHARE * budget_s))
+        if contention is not None:
+            notes.append(f"The machine is busy ({contention}): every figure here is that of a busy machine.")
+        limits = limits_for(hardware, source, measured)
+        search = _Search(source, fresh, measured, Consumer(step_s or 0.0), limits, budget_s, on_trial)
         search.run(ends=began + budget_s)
     except UnmeasuredError as error:
         problem = str(error)
     except KeyboardInterrupt:
         interrupted = True
-    if fresh.went_round:
+    if fresh.restarted:
         notes.append("The dataset is small: trials read some samples again, from memory rather than a disk.")
     result = (
         _nothing(problem or "it was interrupted") if search is None else search.result(known_step=step_s is not None)
@@ -107,17 +111,17 @@ def tune_loader(
         dataset=f"{type(source.dataset).__name__}, {len(source.dataset):,} samples",
         host=platform.node(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        versions={"lightning_fastdata": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions={
+            "lightning_fastdata": own_version(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         interrupted=interrupted,
     )
 
 
 def _nothing(problem: str) -> TuneResult:
     return TuneResult(None, None, f"nothing was measured: {problem}")
-
-
-def _nobody_told(trial: Trial) -> None:
-    """Nobody wants to know."""
 
 
 def _check(step_s: float | None, budget_s: float) -> None:
@@ -127,39 +131,18 @@ def _check(step_s: float | None, budget_s: float) -> None:
         raise FastDataError(f"budget_s={budget_s!r}.", expected="seconds, above 0.", fix="pass budget_s=10.")
 
 
-def _source(
-    dataset: Any,
-    batch_size: int | None,
-    collate_fn: Callable[[list[Any]], Any] | None,
-    worker_init_fn: Callable[[int], Any] | None,
-    multiprocessing_context: str | None,
-) -> Source:
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
-        raise FastDataError(f"batch_size={batch_size!r}.", expected="a whole number >= 1.", fix="pass batch_size=32.")
+def _source(dataset: Any, **options: Any) -> Source:
+    """What to load; options that are not None replace those of a loader."""
+    given = {name: value for name, value in options.items() if value is not None}
     loader = dataset
     if not isinstance(dataset, DataLoader):
         try:
-            loader = DataLoader(dataset, batch_size or 1, collate_fn=collate_fn, generator=torch.Generator())
+            loader = DataLoader(dataset, generator=torch.Generator())
         except (TypeError, ValueError, RuntimeError) as error:
             raise FastDataError(
                 f"{type(dataset).__name__}: {error}.", expected="a map-style dataset, or one torch DataLoader."
             ) from error
-    problem = reason_untunable(loader)
-    if problem is not None:
-        raise FastDataError(
-            f"The workers for {type(loader.dataset).__name__} cannot be tuned: {problem}.",
-            expected="map-style data (__len__ and __getitem__) that worker processes can load.",
-            fix="mend what is named; docs/iterable.md says what helps an iterable dataset.",
-        )
-    source = source_of(loader)
-    if batch_size is not None:
-        source = replace(source, batch_size=batch_size)
-    return replace(
-        source,
-        collate_fn=source.collate_fn if collate_fn is None else collate_fn,
-        worker_init_fn=worker_init_fn or source.worker_init_fn,
-        multiprocessing_context=multiprocessing_context or source.multiprocessing_context,
-    )
+    return replace(source_of(loader), **given)
 
 
 def limits_for(hardware: Hardware, source: Source, probe: Probe, other_pool: Pool | None = None) -> Limits:
@@ -189,69 +172,53 @@ class _Search:
         self,
         source: Source,
         fresh: FreshIndices,
-        found: Probe,
+        measured: Probe,
         consumer: Consumer,
         limits: Limits,
         budget_s: float,
-        told: Callable[[Trial], None],
+        on_trial: Callable[[Trial], None] | None,
     ) -> None:
-        self.source, self.fresh, self.probe = source, fresh, found
-        self.consumer, self.limits, self.told = consumer, limits, told
-        self.trial_s = min(TRIAL_S, max(TRIAL_SHARE * budget_s, 3 * found.batch_s))
+        self.source, self.fresh, self.probe = source, fresh, measured
+        self.consumer, self.limits, self.on_trial = consumer, limits, on_trial
+        self.trial_s = min(TRIAL_S, max(TRIAL_SHARE * budget_s, 3 * measured.batch_s))
         self.trials: list[Trial] = []
 
     def run(self, *, ends: float) -> None:
         """No workers, the predicted setting, then whatever is next to the best so far, as long as that pays."""
-        self._try(0, None)
+        self._try(Setting(0, None))
         chosen = choose(self.probe, self.consumer, self.limits)
-        waiting = [(chosen.num_workers, chosen.prefetch_factor)] if chosen.num_workers else self._next()
-        while waiting and time.perf_counter() + self.trial_s < ends:
-            self._try(*waiting[0])
-            waiting = self._next()
+        candidates = [chosen] if chosen.num_workers else self._next()
+        while candidates and time.perf_counter() + self.trial_s < ends:
+            self._try(candidates[0])
+            candidates = self._next()
 
-    def _next(self) -> list[tuple[int, int | None]]:
+    def _next(self) -> list[Setting]:
         """What could be better than the best so far: more workers, a deeper queue, fewer workers."""
         best = self.best()
         if best is None:
-            return [] if self._known((1, 2)) else [(1, 2)]
-        workers, waits = best.num_workers, (best.wait_share or 0.0) > WORTH_SHARE
-        settings: list[tuple[int, int | None]] = []
-        if waits:
-            settings.append(self._with_depth(workers + 1 if workers < 4 else workers * 3 // 2))
-        if waits and workers:
-            settings.append((workers, 2 * (best.prefetch_factor or 2)))
-        if workers > 1:
-            settings.append(self._with_depth(workers - 1 if workers < 8 else workers * 3 // 4))
-        return [setting for setting in settings if self._fits(*setting) and not self._known(setting)]
-
-    def _with_depth(self, workers: int) -> tuple[int, int]:
-        workers = max(1, min(workers, self.limits.most_workers))
-        return workers, self.limits.prefetch_factors(workers)[0]
-
-    def _fits(self, workers: int, depth: int | None) -> bool:
-        most = self.limits.most_workers
-        return 1 <= workers <= most and (depth or 0) <= max(self.limits.prefetch_factors(workers))
-
-    def _known(self, setting: tuple[int, int | None]) -> bool:
-        return any((trial.num_workers, trial.prefetch_factor) == setting for trial in self.trials)
-
-    def _try(self, workers: int, depth: int | None) -> None:
-        predicted_s = expected_step_s(self.probe, self.consumer, self.limits, workers, depth)
-        step_s, budget_s = self.consumer.step_s, self.trial_s
-        if depth is None:
-            trial = run_inline(self.source, self.fresh, step_s=step_s, budget_s=budget_s)
+            settings = [Setting(1, 2)]
         else:
-            trial = run_trial(
-                self.source,
-                self.fresh,
-                workers,
-                depth,
-                step_s=step_s,
-                budget_s=budget_s,
-                start_s=self.probe.start_s,
-            )
+            workers, waits = best.num_workers, (best.wait_share or 0.0) > WORTH_SHARE
+            settings = []
+            if waits:
+                settings.append(self.limits.setting(workers + 1 if workers < 4 else workers * 3 // 2))
+            if waits and workers:
+                settings.append(Setting(workers, 2 * (best.prefetch_factor or 2)))
+            if workers > 1:
+                settings.append(self.limits.setting(workers - 1 if workers < 8 else workers * 3 // 4))
+        tried = {(trial.num_workers, trial.prefetch_factor) for trial in self.trials}
+        return [setting for setting in settings if self.limits.allow(setting) and setting not in tried]
+
+    def _try(self, setting: Setting) -> None:
+        predicted_s = expected_step_s(self.probe, self.consumer, self.limits, setting)
+        step_s, budget_s, start_s = self.consumer.step_s, self.trial_s, self.probe.start_s
+        if setting.num_workers:
+            trial = run_trial(self.source, self.fresh, setting, step_s=step_s, budget_s=budget_s, start_s=start_s)
+        else:
+            trial = run_inline(self.source, self.fresh, step_s=step_s, budget_s=budget_s)
         self.trials.append(replace(trial, predicted_step_s=predicted_s))
-        self.told(self.trials[-1])
+        if self.on_trial is not None:
+            self.on_trial(self.trials[-1])
 
     def best(self) -> Trial | None:
         """The fewest workers, and the least depth, that are as fast as any that was tried."""
@@ -261,7 +228,7 @@ class _Search:
         return min(good, key=lambda trial: (trial.num_workers, trial.prefetch_factor or 0), default=None)
 
     def result(self, *, known_step: bool) -> TuneResult:
-        """What was found."""
+        """The best setting, or why there is none."""
         best = self.best()
         if best is None:
             problems = [trial.verdict for trial in self.trials if trial.verdict]
@@ -279,9 +246,9 @@ class _Search:
 
     def _reason(self, best: Trial, *, known_step: bool) -> str:
         """Why, with the figures; nothing that was not tried."""
-        found, step_s = self.probe, best.step_s or 0.0
-        cpu = f"({_ms(found.batch_cpu_s)} of CPU)"
-        cost = f"a batch of {self.source.batch_size} takes one worker {_ms(found.batch_s)} {cpu}"
+        step_s = best.step_s or 0.0
+        cpu = f"({milliseconds(self.probe.batch_cpu_s)} of CPU)"
+        cost = f"a batch of {self.source.batch_size} takes one worker {milliseconds(self.probe.batch_s)} {cpu}"
         cores = f"{self.limits.cpus:.3g} usable core{'s' if self.limits.cpus != 1 else ''}"
         more = [one for one in self.trials if one.num_workers > best.num_workers and one.step_s is not None]
         untried = "" if more else ", the most that was tried" if best.num_workers else "; no worker was measured"
@@ -290,10 +257,7 @@ class _Search:
             return f"{cost}, {cores}; {rate}{', and more workers no faster' if more else untried}"
         wait = "" if best.wait_share is None else f", of which {best.wait_share:.0%} waiting"
         return (
-            f"{cost}, a step is {_ms(self.consumer.step_s)}, {cores}; with {best.name} a step takes {_ms(step_s)}{wait}"
+            f"{cost}, a step is {milliseconds(self.consumer.step_s)}, {cores}; with {best.name} a step takes"
+            f" {milliseconds(step_s)}{wait}"
             f"{'' if more or not wait or (best.wait_share or 0) <= WORTH_SHARE else untried}"
         )
-
-
-def _ms(value_s: float) -> str:
-    return f"{value_s * 1000:.3g} ms" if value_s < 1 else f"{value_s:.3g} s"

@@ -14,11 +14,12 @@ where the rates would do, because loading times vary, comes from the queue of tf
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lightning_fastdata.planning.preflight import ResourceCaps
 from lightning_fastdata.results.tuning import Consumer, Probe, Trial
 
-__all__ = ["MOST_WORKERS", "Limits", "choose", "expected_step_s", "stall_share", "throughput_limit"]
+__all__ = ["MOST_WORKERS", "Limits", "Setting", "choose", "expected_step_s", "stall_share", "throughput_limit"]
 
 MOST_WORKERS = 32
 """Workers that are taken at most, also with a measurement: starting them and their memory cost more from there."""
@@ -28,9 +29,21 @@ PREFETCH_FACTORS = (2, 3, 4, 6, 8)
 """What is tried, torch's default first: deeper only helps against uneven loading times, and costs memory."""
 HEADROOM = 1.1
 """Workers are chosen as if loading took so much longer (ratio): beside others they load a little slower than alone, and
-who only just keeps up has no time to catch up with."""
-CEILING_MARGIN = 1.05
-"""A step must be that much longer than the training alone needs before somebody is told of a ceiling (ratio)."""
+workers that only just keep up never catch up after a slow batch."""
+LIMIT_MARGIN = 1.05
+"""A step must be that much longer than the training alone needs before a limit is reported (ratio)."""
+
+
+class Setting(NamedTuple):
+    """Workers and the depth of their queue."""
+
+    num_workers: int
+    """Worker processes (count)."""
+    prefetch_factor: int | None
+    """Batches per worker prepared ahead (count); None without workers."""
+
+    def __str__(self) -> str:
+        return Trial(*self, step_s=None, predicted_step_s=None).name
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,20 @@ class Limits:
         fits = max(1, self.resource_caps.prefetch(num_workers).most)
         return tuple(depth for depth in PREFETCH_FACTORS if depth <= fits) or (fits,)
 
+    def setting(self, num_workers: int) -> Setting:
+        """The least depth for a number of workers, as far as they may be started.
+
+        Args:
+            num_workers: Worker processes (count).
+        """
+        workers = min(num_workers, self.most_workers)
+        return Setting(workers, self.prefetch_factors(workers)[0] if workers else None)
+
+    def allow(self, setting: Setting) -> bool:
+        """Whether a setting is within the bounds."""
+        workers, depth = setting
+        return workers <= self.most_workers and (not workers or (depth or 0) <= max(self.prefetch_factors(workers)))
+
 
 def stall_share(load: float, places: float) -> float:
     """Waiting for the next batch, as a share of the time that the training takes for one.
@@ -93,8 +120,7 @@ def expected_step_s(
     probe: Probe,
     consumer: Consumer,
     limits: Limits,
-    num_workers: int,
-    prefetch_factor: int | None,
+    setting: Setting,
     *,
     slowdown: float = 1.0,
 ) -> float:
@@ -104,23 +130,22 @@ def expected_step_s(
         probe: What one worker needs.
         consumer: What the training takes.
         limits: What the machine allows.
-        num_workers: Worker processes (count); 0 = the training process loads in turn.
-        prefetch_factor: Batches per worker (count).
+        setting: Workers and depth; without workers the training process loads and trains in turn.
         slowdown: How much slower workers load when several do at once (ratio, >= 1), as measured.
     """
     cpu_bound = (consumer.cpu_s + probe.batch_cpu_s) / limits.cpus
-    if num_workers == 0:
+    if not setting.num_workers:
         return max(consumer.step_s + probe.batch_s, cpu_bound)
-    between = max(probe.batch_s * slowdown / num_workers, cpu_bound)
+    between = max(probe.batch_s * slowdown / setting.num_workers, cpu_bound)
     alone = consumer.step_s + probe.worker_transfer_s
     if alone <= 0:
         return between
     # Allen and Cunneen: regular times queue less than exponential ones, so the same places go further.
-    places = num_workers * (prefetch_factor or 2) * 2 / (1 + probe.batch_s_cv**2)
+    places = setting.num_workers * (setting.prefetch_factor or 2) * 2 / (1 + probe.batch_s_cv**2)
     return alone * (1 + stall_share(between / alone, places))
 
 
-def choose(probe: Probe, consumer: Consumer, limits: Limits, *, slowdown: float = 1.0) -> Trial:
+def choose(probe: Probe, consumer: Consumer, limits: Limits, *, slowdown: float = 1.0) -> Setting:
     """The fewest workers that are as fast as any, and the least depth at which they are.
 
     Args:
@@ -128,16 +153,11 @@ def choose(probe: Probe, consumer: Consumer, limits: Limits, *, slowdown: float 
         consumer: What the training takes.
         limits: What the machine allows.
         slowdown: How much slower workers load when several do at once (ratio).
-
-    Returns:
-        The setting with its predicted step, not tried.
     """
     careful, most = slowdown * HEADROOM, min(limits.most_workers, _busy_workers(probe, consumer, limits))
     expected = [_with_depth(probe, consumer, limits, workers, careful) for workers in range(most + 1)]
-    best_s = min(step_s for _, _, step_s in expected)
-    workers, depth, _ = next(entry for entry in expected if entry[2] <= best_s * (1 + TOLERATED_SHARE))
-    predicted_s = expected_step_s(probe, consumer, limits, workers, depth, slowdown=slowdown)
-    return Trial(workers, depth, step_s=None, predicted_step_s=predicted_s)
+    best_s = min(step_s for _, step_s in expected)
+    return next(setting for setting, step_s in expected if step_s <= best_s * (1 + TOLERATED_SHARE))
 
 
 def _busy_workers(probe: Probe, consumer: Consumer, limits: Limits) -> int:
@@ -148,21 +168,17 @@ def _busy_workers(probe: Probe, consumer: Consumer, limits: Limits) -> int:
 
 def _with_depth(
     probe: Probe, consumer: Consumer, limits: Limits, workers: int, slowdown: float
-) -> tuple[int, int | None, float]:
-    """The least depth that comes within what is tolerated of the deepest one that fits."""
-    if workers == 0:
-        return 0, None, expected_step_s(probe, consumer, limits, 0, None)
-    steps = [
-        (depth, expected_step_s(probe, consumer, limits, workers, depth, slowdown=slowdown))
-        for depth in limits.prefetch_factors(workers)
-    ]
+) -> tuple[Setting, float]:
+    """The least depth whose step is nearly as short as that of any depth that fits."""
+    depths = limits.prefetch_factors(workers) if workers else (None,)
+    settings = [Setting(workers, depth) for depth in depths]
+    steps = [(one, expected_step_s(probe, consumer, limits, one, slowdown=slowdown)) for one in settings]
     best_s = min(step_s for _, step_s in steps)
-    depth, step_s = next(entry for entry in steps if entry[1] <= best_s * (1 + TOLERATED_SHARE / 2))
-    return workers, depth, step_s
+    return next(entry for entry in steps if entry[1] <= best_s * (1 + TOLERATED_SHARE / 2))
 
 
 def throughput_limit(probe: Probe, consumer: Consumer, limits: Limits) -> str | None:
-    """What to tell somebody whose training no number of workers can feed.
+    """Why no number of workers can keep up with a training.
 
     Args:
         probe: What one worker needs.
@@ -178,7 +194,7 @@ def throughput_limit(probe: Probe, consumer: Consumer, limits: Limits) -> str | 
         return None
     cpu_s = consumer.cpu_s + probe.batch_cpu_s
     by_cpus, by_workers = cpu_s / limits.cpus, probe.batch_s / max(1, limits.most_workers)
-    if max(by_cpus, by_workers) <= alone_s * CEILING_MARGIN:
+    if max(by_cpus, by_workers) <= alone_s * LIMIT_MARGIN:
         return None
     needed = f"the training would take {_rate(1 / alone_s)}"
     if by_cpus >= by_workers:

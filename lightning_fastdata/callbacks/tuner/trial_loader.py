@@ -1,4 +1,4 @@
-"""What a loader loads, taken out of it so that trials can load the same in processes of their own."""
+"""What a loader loads, taken out of it so that trials load the same in processes of their own."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -6,21 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
+from lightning_fastdata.callbacks.tuner.eligibility import batch_size_of, reason_untunable
+from lightning_fastdata.callbacks.tuner.throughput_model import Setting
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.batch_requests import RequestSampler
-from lightning_fastdata.loaders.open_handles import open_handle
 from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
-from lightning_fastdata.loaders.samplers import length_of
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 
-__all__ = ["FreshIndices", "Source", "asks_for", "reason_untunable", "source_of", "trial_loader"]
-
+__all__ = ["FreshIndices", "Source", "requests_for", "source_of", "trial_loader"]
 
 MOST_PERMUTED = 1_000_000
-"""Samples whose order is drawn as a whole (count); of more, trials load a small part anyway."""
+"""Samples whose order is drawn at once (count); of more, trials load a small share anyway."""
 
 
 @dataclass(frozen=True)
@@ -50,53 +49,26 @@ class Source:
         return -(-len(self.dataset) // self.batch_size)
 
 
-def reason_untunable(loader: Any) -> str | None:
-    """Why the workers of a loader cannot be tuned.
-
-    Args:
-        loader: What the Trainer trains with.
-
-    Returns:
-        The end of a sentence, or None where they can.
-    """
-    if not isinstance(loader, DataLoader):
-        return f"{type(loader).__name__} is no torch DataLoader"
-    if isinstance(loader.dataset, IterableDataset):
-        return "an IterableDataset decides itself what each worker loads: other workers would change the data"
-    length = length_of(loader.dataset)
-    if length is None:
-        return f"{type(loader.dataset).__name__} has no length"
-    if length == 0:
-        return f"{type(loader.dataset).__name__} has 0 samples"
-    handle = open_handle(loader.dataset)
-    if handle is not None:
-        return (
-            f"{handle} is an open file, whose position all forked workers would share: open it when the first sample"
-            " is loaded"
-        )
-    if _batch_size(loader) is None:
-        return "its batch sampler does not say how large a batch is (batch_size)"
-    return None
-
-
 def source_of(loader: DataLoader[Any]) -> Source:
     """What a loader loads.
 
     Args:
-        loader: One that ``reason_untunable`` has nothing against; it is only looked at.
+        loader: It is not changed, and nothing is loaded.
 
     Raises:
-        FastDataError: ``reason_untunable`` has something against it.
+        FastDataError: It cannot be tuned.
     """
     problem = reason_untunable(loader)
     if problem is not None:
         raise FastDataError(
-            f"This loader cannot be tuned: {problem}.", expected="a torch DataLoader of map-style data."
+            f"The workers for {type(loader.dataset).__name__} cannot be tuned: {problem}.",
+            expected="map-style data (__len__ and __getitem__) that worker processes can load.",
+            fix="change what is named; docs/iterable.md says what helps an iterable dataset.",
         )
     sameness = loader.sameness if isinstance(loader, ResumableDataLoader) else None
     return Source(
         dataset=loader.dataset,
-        batch_size=_batch_size(loader) or 1,
+        batch_size=batch_size_of(loader) or 1,
         collate_fn=loader.collate_fn,
         batched=loader.batch_sampler is not None,
         seed=sameness.source if sameness is not None and sameness.seeds_samples else None,
@@ -106,15 +78,8 @@ def source_of(loader: DataLoader[Any]) -> Source:
     )
 
 
-def _batch_size(loader: DataLoader[Any]) -> int | None:
-    if loader.batch_sampler is None:
-        return 1
-    size = loader.batch_size if loader.batch_size is not None else getattr(loader.batch_sampler, "batch_size", None)
-    return size if isinstance(size, int) and size > 0 else None
-
-
 class FreshIndices:
-    """Samples at random, none again before all were drawn: what an earlier trial read would be in the page cache.
+    """Samples at random, none twice before all were drawn: what an earlier trial read would be in the page cache.
 
     Args:
         length: Samples of the dataset (count).
@@ -122,7 +87,7 @@ class FreshIndices:
     """
 
     def __init__(self, length: int, rng: np.random.Generator | None = None) -> None:
-        self.went_round = False
+        self.restarted = False
         """Whether all samples were drawn, so that some came a second time."""
         self._rng = np.random.default_rng() if rng is None else rng
         self._length, self._seen = length, set[int]()
@@ -135,7 +100,7 @@ class FreshIndices:
             return [self._new_one() for _ in range(count)]
         count = min(count, len(self._order))
         if self._next + count > len(self._order):
-            self._order, self._next, self.went_round = self._rng.permutation(len(self._order)), 0, True
+            self._order, self._next, self.restarted = self._rng.permutation(len(self._order)), 0, True
         chosen = self._order[self._next : self._next + count].tolist()
         self._next += count
         return list(chosen)
@@ -148,7 +113,7 @@ class FreshIndices:
                 return index
 
 
-def asks_for(source: Source, fresh: FreshIndices) -> Iterator[BatchRequest]:
+def requests_for(source: Source, fresh: FreshIndices) -> Iterator[BatchRequest]:
     """Batches at random, without an end.
 
     Args:
@@ -156,7 +121,7 @@ def asks_for(source: Source, fresh: FreshIndices) -> Iterator[BatchRequest]:
         fresh: Which samples.
 
     Yields:
-        What a ``SeededDataset`` is asked for.
+        The requests to a ``SeededDataset``.
     """
     number = 0
     while True:
@@ -167,8 +132,7 @@ def asks_for(source: Source, fresh: FreshIndices) -> Iterator[BatchRequest]:
 def trial_loader(
     source: Source,
     fresh: FreshIndices,
-    num_workers: int,
-    prefetch_factor: int | None,
+    setting: Setting,
     *,
     view: type[SeededDataset] = SeededDataset,
     timeout_s: float = 0.0,
@@ -178,31 +142,25 @@ def trial_loader(
     Args:
         source: What to load.
         fresh: Which samples.
-        num_workers: Worker processes (count).
-        prefetch_factor: Batches per worker prepared ahead (count); None without workers.
-        view: What the workers ask, to measure in there.
+        setting: The workers and their depth.
+        view: The class of the samples in the workers, which may measure there.
         timeout_s: How long one batch may take (s); 0 = for ever.
 
     Returns:
-        The loader; its batches are ``seeded.Delivered``.
+        The loader; its batches are ``WorkerOutput``.
     """
-    asks = RequestSampler()
-    asks.next_pass = asks_for(source, fresh)
+    requests = RequestSampler()
+    requests.next_pass = requests_for(source, fresh)
     samples = view(source.dataset, source.collate_fn, source.seed, batched=source.batched, source=source.seed or 0)
-    how: dict[str, Any] = {"batch_sampler": asks} if source.batched else {"sampler": asks, "batch_size": None}
-    options: dict[str, Any] = {"num_workers": num_workers}
-    if num_workers:
-        options |= {
-            "prefetch_factor": prefetch_factor,
-            "worker_init_fn": source.worker_init_fn,
-            "multiprocessing_context": source.multiprocessing_context,
-            "timeout": timeout_s,
-        }
+    how: dict[str, Any] = {"batch_sampler": requests} if source.batched else {"sampler": requests, "batch_size": None}
     return PlannedDataLoader(
         samples,
         collate_fn=identity_collate,
         pin_memory=source.pin_memory and torch.accelerator.is_available(),
         generator=torch.Generator(),
+        worker_init_fn=source.worker_init_fn,
+        multiprocessing_context=source.multiprocessing_context,
+        timeout=timeout_s,
         **how,
-        **options,
+        **setting._asdict(),
     )

@@ -1,34 +1,20 @@
-"""Giving a training loader other workers, ours or anybody's, and putting it back as it was."""
+"""Changing the workers of a training loader, ours or torch's own, and restoring them."""
 
 from typing import Any, NamedTuple
 
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    DistributedSampler,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-    default_collate,
-    default_convert,
-)
+from torch.utils.data import DataLoader
 
-from lightning_fastdata.callbacks.tuner.controller import Setting
+from lightning_fastdata.callbacks.tuner.throughput_model import Setting
 from lightning_fastdata.compat import lightning_loops
 from lightning_fastdata.compat.torch_internals import stop_workers
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
-from lightning_fastdata.loaders.seeded_dataset import uses_global_rng
 from lightning_fastdata.planning.options import LoaderPlan
 
-__all__ = ["Original", "change", "changes_now", "may_change_randomness", "prepared", "setting_of"]
-
-# They draw what they need when a pass begins, however many workers there are.
-_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+__all__ = ["Original", "change", "plan_change", "setting_of"]
 
 
 class Original(NamedTuple):
-    """The options of a loader of torch's own as its user has set them."""
+    """The options of a loader of torch's own, as the user set them."""
 
     num_workers: int
     """Worker processes (count)."""
@@ -52,32 +38,7 @@ def setting_of(loader: DataLoader[Any]) -> Setting:
     return Setting(loader.num_workers, loader.prefetch_factor if loader.num_workers else None)
 
 
-def may_change_randomness(loader: DataLoader[Any]) -> bool:
-    """Whether other workers could give other random numbers to a sample, or to the model.
-
-    torch seeds each worker by its number, and without workers samples draw from the training process's generators, as
-    dropout does; so may a sampler of the user's, batch by batch. Our loaders seed each sample.
-
-    Args:
-        loader: The loader.
-    """
-    draws = uses_global_rng(loader.dataset) or loader.collate_fn not in (default_collate, default_convert)
-    if isinstance(loader, ResumableDataLoader):
-        return not loader.sameness.seeds_samples and draws
-    own_sampler = type(loader.sampler) not in _SAMPLERS or type(loader.batch_sampler) not in (BatchSampler, type(None))
-    return draws or own_sampler
-
-
-def changes_now(loader: DataLoader[Any]) -> bool:
-    """Whether the loader's workers can change in the middle of an epoch, without changing a batch.
-
-    Args:
-        loader: The loader.
-    """
-    return isinstance(loader, ResumableDataLoader) and loader.changes_within_pass
-
-
-def prepared(loader: DataLoader[Any], setting: Setting, why: str) -> LoaderPlan | None:
+def plan_change(loader: DataLoader[Any], setting: Setting, why: str) -> LoaderPlan | None:
     """The plan with other workers, for a loader of ours that was planned; None for any other.
 
     Args:
@@ -107,10 +68,10 @@ def change(
     Args:
         loader: The loader that the Trainer reads.
         setting: The workers.
-        plan: What ``prepared`` gave.
-        original: What the user had set, which comes back with his number of workers.
-        datamodule: Keeps the plans of our loaders by split, in ``plans``; None = nobody does.
-        between_epochs: Whether the Trainer is through with an epoch and has not begun the next.
+        plan: What ``plan_change`` gave.
+        original: What the user had set, which comes back with that number of workers.
+        datamodule: Keeps the plans of our loaders by split, in ``plans``, if any.
+        between_epochs: Whether the Trainer has finished an epoch and not begun the next.
     """
     if isinstance(loader, ResumableDataLoader) and plan is not None:
         loader.change(plan, between_epochs=between_epochs)
@@ -120,14 +81,14 @@ def change(
         return
     stop_workers(lightning_loops.kept_iterator(loader))
     lightning_loops.forget_iterator(loader)
-    as_it_was = setting == (original.num_workers, original.prefetch_factor)
+    restored = setting == (original.num_workers, original.prefetch_factor)
     if setting.num_workers == 0:
         loader.multiprocessing_context = None
     loader.num_workers, loader.prefetch_factor = setting
     if setting.num_workers:
         loader.multiprocessing_context = original.multiprocessing_context
-    loader.timeout = original.timeout if setting.num_workers or as_it_was else 0  # torch refuses one without workers
-    # torch locks this name once a loader is made, and reads it for each pass. Who had workers knows why they end with
-    # an epoch; who had none would otherwise have them started for each.
+    loader.timeout = original.timeout if setting.num_workers or restored else 0  # torch refuses one without workers
+    # torch locks this name once a loader is made, and reads it for each pass. Workers of the user's that end with an
+    # epoch may do so for a reason; where there were none, new ones would otherwise be started for each epoch.
     persistent = original.persistent_workers or (setting.num_workers > 0 and original.num_workers == 0)
     vars(loader)["persistent_workers"] = persistent and setting.num_workers > 0

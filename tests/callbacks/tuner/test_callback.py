@@ -12,9 +12,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, WeightedRandomSampler, get_worker_info
 
 from lightning_fastdata import DataWaitMonitor, FastDataError, FastDataModule, LoaderTuner, auto_dataloader
-from lightning_fastdata.callbacks.tuner import callback as tuner_module
-from lightning_fastdata.callbacks.tuner import window
-from lightning_fastdata.callbacks.tuner.controller import Setting
+from lightning_fastdata.callbacks.tuner import measurement, session, window
+from lightning_fastdata.callbacks.tuner.throughput_model import Setting
 from lightning_fastdata.callbacks.tuner.worker_change import Original, change
 
 pytestmark = [
@@ -87,7 +86,7 @@ def trainer(*callbacks, **more):
 @pytest.fixture(autouse=True)
 def calm(monkeypatch):
     """Other tests beside this one must not make the tuner say that the machine is busy."""
-    monkeypatch.setattr(tuner_module, "contention", lambda *args: None)
+    monkeypatch.setattr(measurement, "contention", lambda *args: None)
     monkeypatch.setattr(window, "LONG_ENOUGH_S", 0.3)  # so that runs of some seconds have room for several windows
 
 
@@ -105,7 +104,7 @@ class UntilSettled(Callback):
         self.tuner = tuner
 
     def on_train_batch_end(self, trainer, *args):
-        if self.tuner._stretch is None and self.tuner._waiting is None:
+        if self.tuner._session.over:
             trainer.should_stop = True
 
 
@@ -127,7 +126,7 @@ def test_a_loader_of_ours_gets_its_workers_in_mid_epoch_and_the_same_batches(lin
     assert 60 < len(tuned.seen) <= len(plain.seen) == 600
     result = tuner.result
     assert result.num_workers >= 3
-    assert [trial.verdict for trial in result.trials][:2] == ["as it was", "kept"]
+    assert [trial.verdict for trial in result.trials][:2] == ["baseline", "kept"]
     assert result.trials[-1].step_s < 0.6 * result.trials[0].step_s
     assert result.probe.batch_s == pytest.approx(0.032, rel=0.5)
     assert result.consumer.step_s == pytest.approx(0.005, rel=0.6)
@@ -155,7 +154,7 @@ def test_what_does_not_help_is_undone_and_the_batches_stay(lines):
     )
 
 
-def test_what_the_user_has_set_stays_and_he_is_told(lines):
+def test_what_the_user_has_set_stays_and_the_log_says_so(lines):
     """num_workers=0 of his own: measured, said what would be better, not changed."""
     data, tuner = FastDataModule(Waiting(), batch_size=16, num_workers=0), LoaderTuner()
     made = fit(Model(), tuner, data=data)
@@ -202,7 +201,7 @@ def test_too_many_workers_for_a_fast_loader_are_given_back():
 )
 def test_a_probe_that_goes_wrong_costs_the_tuning_alone(kind, words, lines, monkeypatch):
     """It says why, and the training goes on as planned."""
-    monkeypatch.setattr(tuner_module, "PROBE_S", 1.0)
+    monkeypatch.setattr(session, "PROBE_S", 1.0)
     model, tuner = Model(step_s=0.0), LoaderTuner()
     began = time.perf_counter()
     fit(model, tuner, data=FastDataModule(OnlyInWorkers(kind), batch_size=8, num_workers=0))
@@ -217,7 +216,7 @@ def test_a_probe_that_goes_wrong_costs_the_tuning_alone(kind, words, lines, monk
 
 def test_a_busy_machine_is_said_and_nothing_is_changed(lines, monkeypatch):
     """A measurement on it would be of the others."""
-    monkeypatch.setattr(tuner_module, "contention", lambda *args: "the worker got no CPU for 40% of its time")
+    monkeypatch.setattr(measurement, "contention", lambda *args: "the worker got no CPU for 40% of its time")
     fit(Model(0.0), LoaderTuner(), data=FastDataModule(Waiting(wait_s=0.0), batch_size=16))
     assert lines() == [
         "LoaderTuner: nothing is changed: the machine is too busy to measure"
@@ -307,7 +306,7 @@ def test_a_fault_of_its_own_ends_the_tuning_alone(monkeypatch, lines):
     def broken(*args):
         raise KeyError("ours")
 
-    monkeypatch.setattr(tuner_module, "window_of", broken)
+    monkeypatch.setattr(session, "window_of", broken)
     model = Model(0.0)
     fit(model, LoaderTuner(), data=FastDataModule(Waiting(wait_s=0.0), batch_size=16))
     assert len(model.seen) == 100
@@ -327,7 +326,7 @@ def test_loaders_that_are_made_anew_get_what_was_decided():
 def test_the_random_numbers_of_training_are_those_without_it():
     """Dropout and initialization must not hang on whether somebody tunes."""
 
-    class SampleRng(Model):
+    class Draws(Model):
         def training_step(self, batch, batch_idx):
             self.seen.append(torch.rand(1).item())
             time.sleep(self.step_s)
@@ -336,7 +335,7 @@ def test_the_random_numbers_of_training_are_those_without_it():
     seen = []
     for callbacks in ((), (LoaderTuner(),)):
         torch.manual_seed(3)
-        model = SampleRng(0.002)
+        model = Draws(0.002)
         made = fit(model, *callbacks, data=FastDataModule(Waiting(), batch_size=16))
         seen.append(model.seen)
     assert made.train_dataloader.num_workers > 1
@@ -433,7 +432,7 @@ def test_a_loader_with_a_timeout_loses_its_workers_without_harm():
 
 
 class Lazy(Sampler):
-    """SampleRng from torch's generator, sample by sample."""
+    """Draws from torch's generator, sample by sample."""
 
     def __iter__(self):
         return (int(torch.randint(1600, ())) for _ in range(1600))
@@ -471,7 +470,7 @@ def test_the_machine_that_changes_is_told_once(lines):
 
     class Slows(Callback):
         def on_train_epoch_start(self, trainer, *args):
-            if tuner._controller is None and trainer.current_epoch > 1:
+            if tuner._session.controller is None and trainer.current_epoch > 1:
                 Changes.slow.fill_(0.01)
 
     tuner = LoaderTuner()

@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from lightning_fastdata.callbacks.tuner.controller import Controller, Setting, Window, merged, window_of
-from lightning_fastdata.callbacks.tuner.throughput_model import Limits, expected_step_s
+from lightning_fastdata.callbacks.tuner.controller import Controller
+from lightning_fastdata.callbacks.tuner.throughput_model import Limits, Setting, expected_step_s
+from lightning_fastdata.callbacks.tuner.window import Window, merged, window_of
 from lightning_fastdata.results.records import StepRecord
 from lightning_fastdata.results.tuning import Consumer, Probe
 
@@ -43,7 +44,7 @@ def drive(controller, world):
 
 def as_modelled(found, limits, alone_s=0.02):
     def world(setting):
-        step_s = expected_step_s(found, Consumer(alone_s, 0.001), limits, *setting)
+        step_s = expected_step_s(found, Consumer(alone_s, 0.001), limits, setting)
         return step_s, step_s - alone_s
 
     return world
@@ -55,7 +56,7 @@ def test_a_slow_loader_gets_the_workers_it_needs():
     controller = Controller(found, limits, Setting(0, None))
     lines = drive(controller, as_modelled(found, limits))
     assert controller.setting.num_workers in (4, 5, 6)
-    assert [trial.verdict for trial in controller.trials] == ["as it was", "kept"]
+    assert [trial.verdict for trial in controller.trials] == ["baseline", "kept"]
     assert len(lines) <= 3
     assert "100 ms a step" in lines[0]
     assert "promises" in lines[0]
@@ -171,7 +172,7 @@ def test_a_given_depth_stays_and_a_needed_worker_too():
 
 
 def test_shared_memory_bounds_what_is_tried():
-    """The resource_caps of the pre-flight hold for neighbours as well."""
+    """The resource_caps of the pre-flight hold for neighbors as well."""
     from lightning_fastdata.hardware.detect import Hardware, Limit
     from lightning_fastdata.planning.preflight import resource_caps
 

@@ -11,14 +11,13 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from lightning_fastdata.callbacks.tuner.measurement import (
     UnmeasuredError,
-    contention,
     probe_worker,
     run_inline,
     run_trial,
     sizes_of,
 )
+from lightning_fastdata.callbacks.tuner.throughput_model import Setting
 from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, source_of
-from lightning_fastdata.hardware.pressure import Pressure
 
 slow = pytest.mark.slow
 
@@ -95,7 +94,7 @@ def test_the_training_process_loads_nothing_and_draws_nothing():
     torch.manual_seed(1)
     before, numbers = torch.get_rng_state(), np.random.get_state()[1].tolist()
     probe_worker(found, fresh(found), 2.0)
-    run_trial(found, fresh(found), 2, 2, step_s=0.0, budget_s=0.5)
+    run_trial(found, fresh(found), Setting(2, 2), step_s=0.0, budget_s=0.5)
     assert torch.equal(torch.get_rng_state(), before)
     assert np.random.get_state()[1].tolist() == numbers
 
@@ -104,8 +103,8 @@ def test_the_training_process_loads_nothing_and_draws_nothing():
 def test_a_trial_is_the_truth_of_a_setting():
     """40 ms a batch: a consumer of 10 ms waits for one worker, and not for six; without any, 50 ms."""
     found = source(Slow(wait_s=0.005))
-    one = run_trial(found, fresh(found), 1, 2, step_s=0.01, budget_s=2.0)
-    six = run_trial(found, fresh(found), 6, 2, step_s=0.01, budget_s=2.0)
+    one = run_trial(found, fresh(found), Setting(1, 2), step_s=0.01, budget_s=2.0)
+    six = run_trial(found, fresh(found), Setting(6, 2), step_s=0.01, budget_s=2.0)
     none = run_inline(found, fresh(found), step_s=0.01, budget_s=2.0)
     assert one.step_s == pytest.approx(0.041, rel=0.3)
     assert six.step_s < 0.6 * one.step_s
@@ -121,7 +120,7 @@ def test_a_trial_that_goes_wrong_is_no_figure(dataset):
     """Its verdict says why."""
     found = source(dataset)
     for trial in (
-        run_trial(found, fresh(found), 2, 2, step_s=0.0, budget_s=1.0),
+        run_trial(found, fresh(found), Setting(2, 2), step_s=0.0, budget_s=1.0),
         run_inline(found, fresh(found), step_s=0.0, budget_s=1.0),
     ):
         assert trial.step_s is None
@@ -134,9 +133,9 @@ def test_samples_are_drawn_at_random_and_none_twice():
     drawn = indices.take(4) + indices.take(4)
     assert len(set(drawn)) == 8
     assert drawn != sorted(drawn)
-    assert not indices.went_round
+    assert not indices.restarted
     assert len(indices.take(4)) == 4
-    assert indices.went_round
+    assert indices.restarted
     assert sorted(FreshIndices(3).take(8)) == [0, 1, 2]
 
 
@@ -149,25 +148,3 @@ def test_sizes_are_those_of_tensors_and_arrays():
         2,
     )
     assert sizes_of(SimpleNamespace(x=image, y="no")) == (768, 1)
-
-
-def probe(waited):
-    return SimpleNamespace(kept_waiting_share=waited)
-
-
-@pytest.mark.parametrize(
-    ("waited", "stalled_s", "throttled_s", "words"),
-    [
-        (0.01, 0.9, None, None),  # the worker had its CPU: what others on the machine wait for is their affair
-        (0.4, 0.0, 0.0, "the worker got no CPU for 40% of its time"),
-        (None, 0.9, None, "tasks of this machine waited for a CPU in 90% of the probe's time"),
-        (None, 0.1, None, None),
-        (0.0, 0.0, 0.5, "a CPU quota stopped this process for 50% of the probe"),
-        (None, None, None, None),
-    ],
-)
-def test_a_busy_machine_is_known_by_who_was_kept_waiting(waited, stalled_s, throttled_s, words):
-    """A second between two looks; what nobody tells is no reason to stop."""
-    before = Pressure(None if stalled_s is None else 5.0, None if throttled_s is None else 7.0)
-    after = Pressure(None if stalled_s is None else 5.0 + stalled_s, None if throttled_s is None else 7.0 + throttled_s)
-    assert contention(probe(waited), (10.0, before), (11.0, after)) == words

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_fastdata.callbacks.tuner.controller import Setting, Window
 from lightning_fastdata.callbacks.tuner.rank_consensus import (
     agreed_probe,
     agreed_window,
@@ -14,6 +13,8 @@ from lightning_fastdata.callbacks.tuner.rank_consensus import (
     machine_of,
     with_machine,
 )
+from lightning_fastdata.callbacks.tuner.throughput_model import Setting
+from lightning_fastdata.callbacks.tuner.window import Window
 from lightning_fastdata.hardware.detect import Hardware, Limit
 from lightning_fastdata.results.tuning import Probe
 

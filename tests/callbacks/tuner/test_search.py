@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_fastdata import FastDataError, TuneResult, tune_loader
 from lightning_fastdata.callbacks.tuner import search
 from lightning_fastdata.callbacks.tuner.search import _Search
-from lightning_fastdata.callbacks.tuner.throughput_model import Limits, expected_step_s
+from lightning_fastdata.callbacks.tuner.throughput_model import Limits, Setting, expected_step_s
 from lightning_fastdata.results.tuning import Consumer, Probe, Trial
 
 PROBE = Probe(8, 0.08, 0.004, 0.05, 0.0005, 1000, 1, None, 0.1)
@@ -21,14 +21,14 @@ def world(monkeypatch):
     """Trials of a machine that is made up: ``world(step_s_of_a_setting)`` searches on it."""
 
     def run(law, probe=PROBE, limits=None, step_s=0.02):
-        made_up = _Search(None, None, probe, Consumer(step_s), limits or Limits(8), 10.0, lambda trial: None)
+        made_up = _Search(None, None, probe, Consumer(step_s), limits or Limits(8), 10.0, None)
 
         def trial(workers, depth):
             took = law(workers, depth)
             return Trial(workers, depth, took, None, took - step_s, steps=9)
 
         monkeypatch.setattr(search, "run_inline", lambda *a, **k: trial(0, None))
-        monkeypatch.setattr(search, "run_trial", lambda source, fresh, workers, depth, **k: trial(workers, depth))
+        monkeypatch.setattr(search, "run_trial", lambda source, fresh, setting, **k: trial(*setting))
         made_up.source = type("Nothing", (), {"batch_size": 16})()
         made_up.run(ends=time.perf_counter() + 10)
         return made_up
@@ -37,8 +37,8 @@ def world(monkeypatch):
 
 
 def test_on_a_machine_like_the_model_the_first_guess_is_taken(world):
-    """And confirmed by its neighbours; torch's default is always tried."""
-    found = world(lambda workers, depth: expected_step_s(PROBE, Consumer(0.02), Limits(8), workers, depth))
+    """And confirmed by its neighbors; torch's default is always tried."""
+    found = world(lambda workers, depth: expected_step_s(PROBE, Consumer(0.02), Limits(8), Setting(workers, depth)))
     assert found.best().num_workers in (4, 5)
     assert found.trials[0].num_workers == 0
     assert len(found.trials) <= 6
@@ -86,20 +86,20 @@ def test_a_trial_that_came_to_nothing_is_not_taken(world, monkeypatch):
 @pytest.mark.slow
 def test_a_search_finds_the_workers_in_its_seconds():
     """Samples that wait 4 ms, batches of 8, a step of 10 ms: three or four workers; the budget is kept."""
-    told, began = [], time.perf_counter()
+    trials, began = [], time.perf_counter()
     torch.manual_seed(4)
     state = torch.get_rng_state()
-    result = tune_loader(Slow(wait_s=0.004), 8, step_s=0.01, budget_s=5.0, told=told.append)
+    result = tune_loader(Slow(wait_s=0.004), 8, step_s=0.01, budget_s=5.0, on_trial=trials.append)
     assert torch.equal(torch.get_rng_state(), state)
     assert time.perf_counter() - began < 9
     assert result.num_workers >= 3
     assert result.chosen.step_s < 0.02
-    assert told[0].num_workers == 0
-    assert tuple(trial.num_workers for trial in told) == tuple(trial.num_workers for trial in result.trials)
+    assert trials[0].num_workers == 0
+    assert tuple(trial.num_workers for trial in trials) == tuple(trial.num_workers for trial in result.trials)
     assert [trial.verdict for trial in result.trials].count("taken") == 1
     assert result.batch_size == 8
     assert "usable core" in result.reason
-    assert "step is 10 ms" in result.reason
+    assert "step is 10.0 ms" in result.reason
 
 
 @pytest.mark.slow
@@ -119,12 +119,12 @@ def test_ctrl_c_keeps_what_is_known():
     """In the second trial: the first one's answer, marked as interrupted."""
     trials = []
 
-    def told(trial):
+    def interrupt(trial):
         trials.append(trial)
         if len(trials) == 2:
             raise KeyboardInterrupt
 
-    result = tune_loader(Slow(wait_s=0.004), 8, step_s=0.01, budget_s=6.0, told=told)
+    result = tune_loader(Slow(wait_s=0.004), 8, step_s=0.01, budget_s=6.0, on_trial=interrupt)
     assert result.interrupted
     assert result.num_workers == trials[1].num_workers > 0
     assert len(result.trials) == 2
@@ -163,6 +163,6 @@ def test_a_dataset_with_an_open_file_is_not_tuned(tmp_path):
 
 def test_a_loader_brings_its_own_batches():
     """Batch size and collate function are those of the loader."""
-    found = search._source(DataLoader(Slow(), 24, collate_fn=len), None, None, None, None)
+    found = search._source(DataLoader(Slow(), 24, collate_fn=len))
     assert (found.batch_size, found.collate_fn) == (24, len)
-    assert search._source(DataLoader(Slow(), 24), 8, None, None, None).batch_size == 8
+    assert search._source(DataLoader(Slow(), 24), batch_size=8).batch_size == 8

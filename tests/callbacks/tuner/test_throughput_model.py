@@ -5,6 +5,7 @@ import pytest
 from lightning_fastdata.callbacks.tuner.throughput_model import (
     MOST_WORKERS,
     Limits,
+    Setting,
     choose,
     expected_step_s,
     stall_share,
@@ -51,32 +52,34 @@ def test_the_stall_is_a_number_for_any_load(load, places):
 
 def test_without_workers_loading_and_training_follow_each_other():
     """20 ms and 80 ms are 100 ms."""
-    assert expected_step_s(probe(), Consumer(0.02), Limits(8), 0, None) == pytest.approx(0.1)
+    assert expected_step_s(probe(), Consumer(0.02), Limits(8), Setting(0, None)) == pytest.approx(0.1)
 
 
 def test_workers_share_the_loading():
     """80 ms on two workers give a batch every 40 ms, on four every 20 ms, beside a training that takes 10 ms."""
-    steps = [expected_step_s(probe(), Consumer(0.01), Limits(16), workers, 2) for workers in (2, 4)]
+    steps = [expected_step_s(probe(), Consumer(0.01), Limits(16), Setting(workers, 2)) for workers in (2, 4)]
     assert steps == pytest.approx([0.04, 0.02], rel=0.02)
 
 
 def test_more_workers_than_cores_do_not_help_a_decoder():
     """80 ms of CPU on two cores are a batch every 40 ms, however many workers; waiting for a disk is another thing."""
     limits = Limits(2)
-    assert expected_step_s(probe(), Consumer(0.01), limits, 8, 2) == pytest.approx(0.04, rel=0.02)
-    assert expected_step_s(probe(cpu=0.05), Consumer(0.01), limits, 8, 2) < 0.012
+    assert expected_step_s(probe(), Consumer(0.01), limits, Setting(8, 2)) == pytest.approx(0.04, rel=0.02)
+    assert expected_step_s(probe(cpu=0.05), Consumer(0.01), limits, Setting(8, 2)) < 0.012
 
 
 def test_a_training_that_computes_on_the_cpu_needs_its_part():
     """On two cores, 40 ms of CPU for the step and 80 ms for the batch are 60 ms, not 80 / 2."""
-    assert expected_step_s(probe(), Consumer(0.02, cpu_s=0.04), Limits(2), 8, 2) == pytest.approx(0.06, rel=0.02)
+    assert expected_step_s(probe(), Consumer(0.02, cpu_s=0.04), Limits(2), Setting(8, 2)) == pytest.approx(
+        0.06, rel=0.02
+    )
 
 
 def test_uneven_loading_needs_a_deeper_queue():
     """At 80 % load regular batches are nearly always there, bursts are not; depth helps these."""
 
     def stalled(cv, depth):
-        return expected_step_s(probe(0.032, cv=cv), Consumer(0.02, 0.0), Limits(8), 2, depth) / 0.0205 - 1
+        return expected_step_s(probe(0.032, cv=cv), Consumer(0.02, 0.0), Limits(8), Setting(2, depth)) / 0.0205 - 1
 
     assert stalled(0.05, 2) < 0.04 < stalled(2.0, 2)
     assert stalled(2.0, 8) < stalled(2.0, 2) / 2
@@ -108,15 +111,6 @@ def test_half_a_core_gets_no_worker_for_a_decoder_and_one_for_a_disk():
 def test_as_fast_as_it_goes_where_nobody_knows_the_demand():
     """Without a step the workers that load at the full rate of the cores."""
     assert choose(probe(0.08), Consumer(0.0), Limits(4)).num_workers == 4
-
-
-def test_what_is_chosen_is_what_was_predicted():
-    """The prediction that goes with it is that of the model."""
-    trial = choose(probe(), Consumer(0.02), Limits(16))
-    assert trial.steps == 0
-    assert trial.predicted_step_s == expected_step_s(
-        probe(), Consumer(0.02), Limits(16), trial.num_workers, trial.prefetch_factor
-    )
 
 
 def machine(**figures):
