@@ -24,9 +24,6 @@ def read_machine(files: SystemFiles) -> Limit:
     online = parse_cpu_list(text)
     if online is not None:
         return Limit(f"machine, CPUs {text} online", float(len(online)), "machine")
-    processors = (files.read("/proc/cpuinfo", 1 << 20) or "").count("processor\t:")
-    if processors:
-        return Limit(f"machine, {processors} processors in /proc/cpuinfo", float(processors), "machine")
     count = os.cpu_count() if files.is_real else None
     if count:
         return Limit(f"machine, {count} CPUs", float(count), "machine")

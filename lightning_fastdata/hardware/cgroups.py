@@ -5,7 +5,7 @@ the process's own group up to the top of what is mounted, in cgroup v1, v2 and b
 a controller to one hierarchy only, hence reading both interfaces never counts a limit twice.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from lightning_fastdata.hardware.limits import CpuSet, Limit
@@ -25,7 +25,6 @@ __all__ = [
 _MOUNTINFO_MAX_BYTES = 1 << 20  # a container host lists thousands of mounts
 _MAX_DEPTH = 64
 _UNLIMITED_BYTES = 1 << 60  # cgroup v1 says "no limit" with the largest number of whole pages
-_CONVENTIONAL = "/sys/fs/cgroup"
 
 
 @dataclass(frozen=True)
@@ -163,9 +162,7 @@ def _read_own_paths(files: SystemFiles) -> dict[str, str]:
 
 
 def _read_mounts(files: SystemFiles) -> list[_Mount]:
-    text = files.read("/proc/self/mountinfo", _MOUNTINFO_MAX_BYTES)
-    if text is None:
-        return list(_conventional_mounts(files))
+    text = files.read("/proc/self/mountinfo", _MOUNTINFO_MAX_BYTES) or ""
     return [mount for line in text.splitlines() if (mount := _parse_mount(line)) is not None]
 
 
@@ -178,15 +175,6 @@ def _parse_mount(line: str) -> _Mount | None:
     is_v2 = tail[0] == "cgroup2"
     controllers = frozenset() if is_v2 else frozenset(tail[2].split(","))
     return _Mount(_unescape(fields[3]), _unescape(fields[4]), is_v2, controllers)
-
-
-def _conventional_mounts(files: SystemFiles) -> Iterator[_Mount]:
-    """Where the hierarchies usually are, for a system that does not show its mounts."""
-    if files.exists(f"{_CONVENTIONAL}/cgroup.controllers"):
-        yield _Mount("/", _CONVENTIONAL, is_v2=True, controllers=frozenset())
-    for controller in ("cpu", "cpuset", "memory"):
-        if files.exists(f"{_CONVENTIONAL}/{controller}"):
-            yield _Mount("/", f"{_CONVENTIONAL}/{controller}", is_v2=False, controllers=frozenset({controller}))
 
 
 def _unescape(field: str) -> str:

@@ -76,10 +76,7 @@ QUOTAS = {
     ),
     "a child does not count": (v2_tree("/a", {"/a/cpu.max": "max 100000", "/a/b/cpu.max": "100000 100000"}), None),
     "namespace: own group is the mount's top": (v2_tree("/", {"/cpu.max": "200000 100000"}), 2.0),
-    "mount shows the container only": (
-        v2_tree("/docker/c", {"/cpu.max": "200000 100000"}, root="/docker/c"),
-        2.0,
-    ),
+    "mount shows the container only": (v2_tree("/docker/c", {"/cpu.max": "200000 100000"}, root="/docker/c"), 2.0),
     "group below what the mount shows": (
         v2_tree("/docker/c/app", {"/cpu.max": "300000 100000", "/app/cpu.max": "200000 100000"}, root="/docker/c"),
         2.0,
@@ -105,10 +102,7 @@ ONLY_OURS = {
     "path out of the namespace": (v2_tree("/../../other", {"/cpu.max": "200000 100000"}), 2.0),
     "mount from above the namespace": (v2_tree("/", {"/cpu.max": "200000 100000"}, root="/../.."), 2.0),
     "own group gone, parent still there": (v2_tree("/a/b", {"/a/cpu.max": "100000 100000"}), 1.0),
-    "empty file below a parent's quota": (
-        v2_tree("/a/b", {"/a/cpu.max": "100000 100000", "/a/b/cpu.max": ""}),
-        1.0,
-    ),
+    "empty file below a parent's quota": (v2_tree("/a/b", {"/a/cpu.max": "100000 100000", "/a/b/cpu.max": ""}), 1.0),
     "garbage below a parent's quota": (
         v2_tree("/a/b", {"/a/cpu.max": "100000 100000", "/a/b/cpu.max": "lots of"}),
         1.0,
@@ -223,19 +217,6 @@ def test_the_mount_with_most_ancestors_is_used(fake_root):
     quotas, notes = quotas_of(fake_root(tree))
     assert quotas == [2.0]
     assert notes == []
-
-
-def test_without_a_mount_table_the_usual_places_are_tried(fake_root):
-    """A system that hides its mounts still has its groups where they usually are."""
-    v2 = {**v2_tree("/a", {"/a/cpu.max": "200000 100000"}), "/proc/self/mountinfo": None}
-    assert quotas_of(fake_root(v2))[0] == [2.0]
-
-
-def test_without_a_mount_table_v1_is_found(fake_root):
-    """The same for cgroup v1, where each controller has a folder."""
-    tree = {"/proc/self/cgroup": "1:cpu:/a\n", "/proc/self/mountinfo": None}
-    tree |= {"/sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "50000", "/sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000"}
-    assert quotas_of(fake_root(tree))[0] == [0.5]
 
 
 CPUSETS = {

@@ -3,12 +3,9 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
-from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Accelerator, Hardware, Limit, probe
 
 STEP = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
@@ -29,17 +26,9 @@ def parent(own: str, launcher: str) -> dict[str, str]:
     }
 
 
-def test_no_limits_but_the_machine(fake_root):
-    """Without mask, quota and scheduler the machine's CPUs are usable."""
-    hardware = probe(fake_root(cpus=32), {})
-    assert hardware.usable_cpus == 32.0
-    assert isinstance(hardware.usable_cpus, float)
-    assert hardware.binding_limit.source == "machine, CPUs 0-31 online"
-    assert hardware.notes == ()
-
-
 LEAST = [
     # files, mask, environment, usable CPUs, kind of the limit that binds
+    ({}, None, {}, 32, "machine"),
     ({}, "0-3", {}, 4, "affinity"),
     ({"/sys/fs/cgroup/job/cpu.max": "150000 100000"}, None, {}, 1.5, "quota"),
     ({"/sys/fs/cgroup/job/cpu.max": "50000 100000"}, None, {}, 0.5, "quota"),
@@ -81,12 +70,6 @@ def test_every_limit_is_kept(fake_root):
     ]
 
 
-def test_a_wrong_override_is_an_error(fake_root):
-    """The probe does not go on with an override that it cannot read."""
-    with pytest.raises(FastDataError, match="LIGHTNING_FASTDATA_NUM_CPUS=all"):
-        probe(fake_root(), {"LIGHTNING_FASTDATA_NUM_CPUS": "all"})
-
-
 RANKS = [
     # name, files, mask, environment, what the Trainer says, whether the mask is shared, CPUs per rank
     ("one rank", {}, "0-7", {}, None, True, 8),
@@ -98,15 +81,7 @@ RANKS = [
     ("torchrun bound two by two", parent("0-15", "0-31"), None, TORCHRUN, 4, False, 8),
     ("mpirun unbound", parent("0-31", "0-31"), None, MPI, None, True, 8),
     ("mpirun bound", parent("8-15", "0-31"), None, MPI, None, False, 8),
-    (
-        "mpirun bound, launcher hidden",
-        {CPUSET: "0-31"},
-        "8-15",
-        MPI,
-        None,
-        False,
-        8,
-    ),
+    ("mpirun bound, launcher hidden", {CPUSET: "0-31"}, "8-15", MPI, None, False, 8),
     ("SLURM tasks bound", {}, "8-15", BOUND_8, None, False, 8),
     ("SLURM tasks bound, Trainer agrees", {}, "8-15", BOUND_8, 4, False, 8),
     ("SLURM tasks unbound", {}, None, BOUND_8, None, True, 8),
@@ -121,15 +96,7 @@ RANKS = [
     ("quota above bound ranks", QUOTA_8, "8-15", BOUND_8, None, False, 2),
     ("quota above unbound ranks", QUOTA_8, None, {}, 4, True, 2),
     ("node's cpuset above bound ranks", {**parent("0-7", "0-31"), CPUSET: "0-15"}, None, TORCHRUN, None, False, 4),
-    (
-        "each bound rank in a cpuset of its own",
-        {**parent("0-7", "0-31"), CPUSET: "0-7"},
-        None,
-        TORCHRUN,
-        None,
-        False,
-        8,
-    ),
+    ("bound ranks in cpusets of their own", {**parent("0-7", "0-31"), CPUSET: "0-7"}, None, TORCHRUN, None, False, 8),
     ("override is divided", {}, "8-15", {**BOUND_8, "LIGHTNING_FASTDATA_NUM_CPUS": "6"}, None, False, 1.5),
     ("Python's count is per process", {}, None, {"PYTHON_CPU_COUNT": "4"}, 4, True, 4),
 ]
@@ -161,14 +128,6 @@ def test_a_hand_made_hardware_divides_a_mask_by_the_flag():
     assert Hardware(cpu_limits=(mask,), local_world_size=4, ranks_share_mask=False).cpus_per_rank == 32
 
 
-def test_a_mask_shrunk_by_openmp_does_not_bind(fake_root):
-    """One CPU under an OpenMP binding is not what the process was given."""
-    files = {"/sys/fs/cgroup/cpuset.cpus.effective": "0-7"}
-    hardware = probe(fake_root(files, cpus=32, mask="5"), {"OMP_PROC_BIND": "close"})
-    assert hardware.usable_cpus == 8
-    assert any("OpenMP" in note for note in hardware.notes)
-
-
 def test_kubernetes_without_a_limit_is_said(fake_root):
     """A pod with a request only has no quota: the figure may be too high, and a note says so."""
     environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
@@ -194,19 +153,10 @@ def test_memory(fake_root):
         "/sys/fs/cgroup/memory.stat": "inactive_file 1024000\n",
     }
     hardware = probe(fake_root(files), {})
-    assert hardware.ram_bytes == 8000 * 1024
-    assert hardware.ram_limit_bytes == 4096000
+    assert (hardware.ram_bytes, hardware.ram_limit_bytes) == (8000 * 1024, 4096000)
     assert hardware.ram_available_bytes == 4096000 - 2048000 + 1024000
     assert hardware.ram_limit_source == "cgroup memory limit 4096000 bytes at /"
-
-
-def test_memory_of_the_machine_binds_below_a_loose_limit(fake_root):
-    """A limit above what the machine has left does not raise it."""
-    files = {
-        "/proc/meminfo": "MemTotal: 8000 kB\nMemAvailable: 10 kB\n",
-        "/sys/fs/cgroup/memory.max": "999999999",
-        "/sys/fs/cgroup/memory.current": "0",
-    }
+    files["/proc/meminfo"] = "MemTotal: 8000 kB\nMemAvailable: 10 kB\n"  # a looser limit does not raise it
     assert probe(fake_root(files), {}).ram_available_bytes == 10 * 1024
 
 
@@ -284,11 +234,3 @@ def test_the_real_machine():
     resource = pytest.importorskip("resource")
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert hardware.open_file_limit == (None if soft == resource.RLIM_INFINITY else soft)
-
-
-def test_probing_imports_nothing_heavy():
-    """Neither torch, lightning, numpy nor psutil is loaded by a probe on Linux."""
-    heavy = {"torch", "lightning", "numpy", "rich"} | ({"psutil"} if sys.platform == "linux" else set())
-    code = f"import sys; from lightning_fastdata import probe; probe(); print(sorted({heavy} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"

@@ -109,11 +109,7 @@ BOUNDS = [
     ({}, None, []),
     ({"SLURM_CPUS_PER_TASK": "8"}, None, [("SLURM_CPUS_PER_TASK=8", 8, False)]),
     ({"SLURM_CPUS_PER_TASK": "8"}, 4, [("SLURM_CPUS_PER_TASK=8", 8, False)]),
-    (
-        {"SLURM_CPUS_PER_TASK": "8", "SLURM_NTASKS_PER_NODE": "4"},
-        None,
-        [("SLURM_CPUS_PER_TASK=8", 8, True)],
-    ),
+    ({"SLURM_CPUS_PER_TASK": "8", "SLURM_NTASKS_PER_NODE": "4"}, None, [("SLURM_CPUS_PER_TASK=8", 8, True)]),
     ({"SLURM_CPUS_PER_TASK": "8", **STEP}, None, [("SLURM_CPUS_PER_TASK=8", 8, True)]),
     ({"SLURM_CPUS_PER_TASK": "8", **STEP, **TORCHRUN}, None, [("SLURM_CPUS_PER_TASK=8", 8, False)]),
     (
@@ -126,18 +122,10 @@ BOUNDS = [
         None,
         [("SLURM_CPUS_PER_TASK=8", 8, False)],
     ),
-    (
-        {"SLURM_CPUS_ON_NODE": "32", "SLURM_JOB_NUM_NODES": "1"},
-        None,
-        [("SLURM_CPUS_ON_NODE=32", 32, False)],
-    ),
+    ({"SLURM_CPUS_ON_NODE": "32", "SLURM_JOB_NUM_NODES": "1"}, None, [("SLURM_CPUS_ON_NODE=32", 32, False)]),
     ({"SLURM_CPUS_ON_NODE": "32", "SLURM_JOB_NUM_NODES": "2"}, None, []),
     ({"SLURM_CPUS_ON_NODE": "32"}, None, []),
-    (
-        {"SLURM_CPUS_ON_NODE": "32", "SLURM_JOB_NUM_NODES": "1", **STEP},
-        None,
-        [("SLURM_CPUS_ON_NODE=32", 32, False)],
-    ),
+    ({"SLURM_CPUS_ON_NODE": "32", "SLURM_JOB_NUM_NODES": "1", **STEP}, None, [("SLURM_CPUS_ON_NODE=32", 32, False)]),
     (
         {"SLURM_CPUS_ON_NODE": "32", "SLURM_NNODES": "1", **STEP, **TORCHRUN},
         None,

@@ -18,7 +18,6 @@ __all__ = [
     "agreed_probe",
     "agreed_window",
     "all_can",
-    "begin_alike",
     "machine_of",
     "with_machine",
 ]
@@ -29,28 +28,28 @@ _WINDOW = tuple(field.name for field in fields(Window))
 
 
 class Machine(NamedTuple):
-    """What the ranks of a run have to agree on of their machines and loaders: the least of each."""
+    """What the ranks of a run have to agree on of their machines and loaders."""
 
     cpus: float
     """CPUs of a rank (count)."""
-    fewer_ranks: float
-    """Ranks of the node, negative, so that the least is that of the fullest node (count)."""
-    open_files: float
-    """Files that are open, negative likewise (count)."""
-    num_workers: float
-    """Workers that the loader begins with (count)."""
-    in_flight: float
-    """Batches that they keep under way (count)."""
-    more_workers: float
-    """The workers again, negative: where the least is not ``-num_workers``, ranks begin differently (count)."""
-    more_in_flight: float
-    """The same of the batches under way (count)."""
     shm_free_bytes: float
     """Free shared memory (bytes); infinite where it is not known."""
     ram_available_bytes: float
     """Available memory (bytes); infinite where it is not known."""
     open_file_limit: float
     """Open files (count); infinite where there is no limit."""
+    local_world_size: float
+    """Ranks of the node (count)."""
+    open_files: float
+    """Files that are open (count)."""
+    num_workers: float
+    """Workers that the loader begins with (count)."""
+    prefetch_factor: float
+    """Batches that each of them prepares ahead (count)."""
+
+
+_MOST = ("local_world_size", "open_files")
+"""Of these the fullest node counts, of the others the least."""
 
 
 def machine_of(hardware: Hardware, setting: Setting) -> Machine:
@@ -60,27 +59,10 @@ def machine_of(hardware: Hardware, setting: Setting) -> Machine:
         hardware: What it may use.
         setting: The workers that its loader begins with.
     """
-    known = (hardware.shm_free_bytes, hardware.ram_available_bytes, hardware.open_file_limit)
-    workers, in_flight = setting.num_workers, setting.num_workers * (setting.prefetch_factor or 0)
-    return Machine(
-        hardware.cpus_per_rank,
-        -hardware.local_world_size,
-        -(hardware.open_files or 0),
-        workers,
-        in_flight,
-        -workers,
-        -in_flight,
-        *(math.inf if value is None else float(value) for value in known),
-    )
-
-
-def begin_alike(machine: Machine) -> bool:
-    """Whether the loaders of all ranks begin with the same workers.
-
-    Args:
-        machine: What ``agreed_probe`` gave.
-    """
-    return machine.more_workers == -machine.num_workers and machine.more_in_flight == -machine.in_flight
+    bounds = (hardware.shm_free_bytes, hardware.ram_available_bytes, hardware.open_file_limit)
+    shm, ram, files = (math.inf if value is None else float(value) for value in bounds)
+    ranks, open_files = hardware.local_world_size, hardware.open_files or 0
+    return Machine(hardware.cpus_per_rank, shm, ram, files, ranks, open_files, *(value or 0 for value in setting))
 
 
 def with_machine(hardware: Hardware, machine: Machine) -> Hardware:
@@ -96,33 +78,40 @@ def with_machine(hardware: Hardware, machine: Machine) -> Hardware:
 
     return replace(
         hardware,
-        local_world_size=int(-machine.fewer_ranks),
-        open_files=None if hardware.open_files is None else int(-machine.open_files),
         shm_free_bytes=bound(machine.shm_free_bytes),
         ram_available_bytes=bound(machine.ram_available_bytes),
         open_file_limit=bound(machine.open_file_limit),
+        local_world_size=int(machine.local_world_size),
+        open_files=None if hardware.open_files is None else int(machine.open_files),
     )
 
 
-def agreed_probe(trainer: Any, probe: Probe | None, machine: Machine) -> tuple[Probe | None, Machine]:
+def agreed_probe(trainer: Any, probe: Probe | None, machine: Machine) -> tuple[Probe | None, Machine, bool]:
     """The slowest rank's probe and the smallest machine, or no probe where one rank has none.
 
     Args:
         trainer: The Trainer; with several ranks, all must call this at the same point.
         probe: This rank's; None = it could not be measured.
         machine: This rank's.
+
+    Returns:
+        Probe, machine, and whether the loaders of all ranks begin with the same workers.
     """
     own = [_number(getattr(probe, name, None)) for name in _PROBE]
     rows = _gathered(trainer, [float(probe is not None), *own, *machine])
     columns = list(zip(*rows, strict=True))
-    least = Machine(*(min(column) for column in columns[1 + len(_PROBE) :]))
+    machines = [Machine(*row[1 + len(_PROBE) :]) for row in rows]
+    smallest = Machine(
+        *((max if name in _MOST else min)(getattr(one, name) for one in machines) for name in Machine._fields)
+    )
+    alike = len({(one.num_workers, one.prefetch_factor) for one in machines}) == 1
     if probe is None or not all(columns[0]):
-        return None, least
+        return None, smallest, alike
     slowest: dict[str, Any] = {}
     for name, column in zip(_PROBE, columns[1:], strict=False):
         value = max((one for one in column if not math.isnan(one)), default=None)
         slowest[name] = int(value) if value is not None and name in _COUNTS else value
-    return Probe(**slowest), least
+    return Probe(**slowest), smallest, alike
 
 
 class WindowConsensus(NamedTuple):

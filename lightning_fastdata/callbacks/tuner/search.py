@@ -42,9 +42,6 @@ def tune_loader(
     *,
     step_s: float | None = None,
     budget_s: float = 10.0,
-    collate_fn: Callable[[list[Any]], Any] | None = None,
-    worker_init_fn: Callable[[int], Any] | None = None,
-    multiprocessing_context: str | None = None,
     hardware: Hardware | None = None,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> TuneResult:
@@ -55,14 +52,12 @@ def tune_loader(
     are others.
 
     Args:
-        dataset: A map-style dataset, or a torch DataLoader of one, whose batch size and collate function then count.
+        dataset: A map-style dataset, or a torch DataLoader of one, whose batch size, collate function, start method and
+            ``worker_init_fn`` then count.
         batch_size: Samples per batch (count); None = 1, as torch has it, or the loader's.
         step_s: How long training takes for a batch without any waiting (s), in which it leaves the CPU free, as with a
             GPU. None looks for the fewest workers that load as fast as any.
         budget_s: Time it may take (s). No trial begins that would not fit; starting workers may take it over by that.
-        collate_fn: Makes a batch of samples; None = torch's default.
-        worker_init_fn: Runs in each worker first.
-        multiprocessing_context: Start method of workers; None = the platform's default.
         hardware: What this process may use; None = ``probe()``.
         on_trial: Called with each trial when it is over.
 
@@ -74,13 +69,7 @@ def tune_loader(
         FastDataError: Wrong arguments, or a dataset whose workers cannot be tuned.
     """
     _check(step_s, budget_s)
-    source = _source(
-        dataset,
-        batch_size=check_int("batch_size", batch_size, 1, allow=(None,), fix="pass batch_size=32."),
-        collate_fn=collate_fn,
-        worker_init_fn=worker_init_fn,
-        multiprocessing_context=multiprocessing_context,
-    )
+    source = _source(dataset, check_int("batch_size", batch_size, 1, allow=(None,), fix="pass batch_size=32."))
     hardware, began = hardware or probe(), time.perf_counter()
     search: _Search | None = None
     notes: list[str] = []
@@ -131,9 +120,7 @@ def _check(step_s: float | None, budget_s: float) -> None:
         raise FastDataError(f"budget_s={budget_s!r}.", expected="seconds, above 0.", fix="pass budget_s=10.")
 
 
-def _source(dataset: Any, **options: Any) -> Source:
-    """What to load; options that are not None replace those of a loader."""
-    given = {name: value for name, value in options.items() if value is not None}
+def _source(dataset: Any, batch_size: int | None = None) -> Source:
     loader = dataset
     if not isinstance(dataset, DataLoader):
         try:
@@ -142,7 +129,8 @@ def _source(dataset: Any, **options: Any) -> Source:
             raise FastDataError(
                 f"{type(dataset).__name__}: {error}.", expected="a map-style dataset, or one torch DataLoader."
             ) from error
-    return replace(source_of(loader), **given)
+    source = source_of(loader)
+    return source if batch_size is None else replace(source, batch_size=batch_size)
 
 
 def limits_for(hardware: Hardware, source: Source, probe: Probe, other_pool: Pool | None = None) -> Limits:

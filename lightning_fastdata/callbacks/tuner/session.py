@@ -15,7 +15,6 @@ from lightning_fastdata.callbacks.tuner.rank_consensus import (
     agreed_probe,
     agreed_window,
     all_can,
-    begin_alike,
     machine_of,
     with_machine,
 )
@@ -88,10 +87,9 @@ class TunerSession:
         self.result = TuneResult(None, None, "", host=info.host, date=info.date, versions=info.versions)
         hardware = probe(local_world_size=trainer.num_devices)
         loader, own, problem = self._probe(trainer)
-        agreed, machine = agreed_probe(
-            trainer, own, machine_of(hardware, Setting(0, None) if own is None else setting_of(loader))
-        )
-        if agreed is not None and not begin_alike(machine):
+        setting = Setting(0, None) if own is None else setting_of(loader)
+        agreed, machine, alike = agreed_probe(trainer, own, machine_of(hardware, setting))
+        if agreed is not None and not alike:
             agreed, problem = None, "the ranks begin with different workers"
         if agreed is None:
             self.end(f"nothing is changed: {problem or 'another rank could not be measured'}")
@@ -102,7 +100,7 @@ class TunerSession:
         _log(
             f"one worker takes {milliseconds(agreed.batch_s)} for a batch of {source_of(loader).batch_size}"
             f" ({milliseconds(agreed.batch_cpu_s)} of CPU); {machine.cpus:.3g} usable"
-            f" core{'s' if machine.cpus != 1 else ''}; now {setting_of(loader)}. Measured in {took_s:.1f} s."
+            f" core{'s' if machine.cpus != 1 else ''}; now {setting}. Measured in {took_s:.1f} s."
         )
 
     def _probe(self, trainer: Any) -> tuple[Any, Probe | None, str | None]:

@@ -9,7 +9,6 @@ from lightning_fastdata.callbacks.tuner.rank_consensus import (
     agreed_probe,
     agreed_window,
     all_can,
-    begin_alike,
     machine_of,
     with_machine,
 )
@@ -56,10 +55,10 @@ SETTING = Setting(2, 3)
 def test_one_rank_agrees_with_itself():
     """Every figure comes back as it was, those that are not known too."""
     alone = SimpleNamespace(world_size=1)
-    found, least = agreed_probe(alone, probe(worker_bytes=None), machine_of(machine(open_files=7), SETTING))
-    assert found == probe(worker_bytes=None)
+    agreed, least, alike = agreed_probe(alone, probe(worker_bytes=None), machine_of(machine(open_files=7), SETTING))
+    assert agreed == probe(worker_bytes=None)
     assert with_machine(machine(open_files=7), least) == machine(open_files=7)
-    assert begin_alike(least)
+    assert alike
 
 
 def test_the_slowest_worker_and_the_smallest_machine_count():
@@ -68,37 +67,35 @@ def test_the_slowest_worker_and_the_smallest_machine_count():
     def other(own):
         changed = own.clone()
         changed[1:12] *= 2
-        changed[12] /= 2  # cpus
-        changed[13] = -4.0  # ranks of the node
-        changed[19:] /= 2  # what is free
+        changed[12:16] /= 2  # CPUs, and what is free
+        changed[16] = 4.0  # ranks of the node
         return changed
 
     trainer = ranks(other)
     mine = machine_of(machine(shm_free_bytes=1000, open_file_limit=None), SETTING)
-    found, least = agreed_probe(trainer, probe(), mine)
-    assert (found.batch_s, found.batch_bytes, found.worker_bytes) == (0.16, 2000, 2 * 10**8)
+    slowest, least, alike = agreed_probe(trainer, probe(), mine)
+    assert (slowest.batch_s, slowest.batch_bytes, slowest.worker_bytes) == (0.16, 2000, 2 * 10**8)
     assert least.cpus == 4.0
     agreed = with_machine(machine(ram_available_bytes=7), least)
     assert (agreed.shm_free_bytes, agreed.local_world_size, agreed.open_file_limit) == (500, 4, None)
-    assert begin_alike(least)
+    assert alike
     assert trainer.strategy.calls == 1
 
 
 @pytest.mark.parametrize("setting", [Setting(0, None), Setting(2, 2), Setting(3, 2)])
 def test_ranks_that_begin_with_other_workers_are_found(setting):
-    """Windows would end after other batches, and ranks wait for each other for ever."""
+    """Windows would end after other batches, and ranks wait for each other forever."""
     theirs = machine_of(machine(), setting)
     trainer = ranks(lambda own: torch.cat([own[:12], torch.tensor(theirs, dtype=own.dtype)]))
-    _, least = agreed_probe(trainer, probe(), machine_of(machine(), SETTING))
-    assert not begin_alike(least)
+    *_, alike = agreed_probe(trainer, probe(), machine_of(machine(), SETTING))
+    assert not alike
 
 
 @pytest.mark.parametrize("own", [probe(), None])
 def test_where_one_rank_has_no_probe_none_has(own):
     """And still all of them take part in the collective."""
     trainer = ranks(lambda mine: torch.cat([torch.zeros(1, dtype=mine.dtype), mine[1:]]))
-    found, _ = agreed_probe(trainer, own, machine_of(machine(), SETTING))
-    assert found is None
+    assert agreed_probe(trainer, own, machine_of(machine(), SETTING))[0] is None
     assert trainer.strategy.calls == 1
 
 

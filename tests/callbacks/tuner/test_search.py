@@ -165,4 +165,4 @@ def test_a_loader_brings_its_own_batches():
     """Batch size and collate function are those of the loader."""
     found = search._source(DataLoader(Slow(), 24, collate_fn=len))
     assert (found.batch_size, found.collate_fn) == (24, len)
-    assert search._source(DataLoader(Slow(), 24), batch_size=8).batch_size == 8
+    assert search._source(DataLoader(Slow(), 24), 8).batch_size == 8
