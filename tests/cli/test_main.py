@@ -367,13 +367,6 @@ def test_compare_as_json(pair, tmp_path, capsys):
     assert printed.err.count("\n") == 1
 
 
-def test_compare_says_which_file_lacks_what(pair, tmp_path, capsys):
-    """Within the report."""
-    without_its_end(tmp_path / "a.jsonl")
-    assert main.main(["compare", *pair]) == 0
-    assert f"Problem: {pair[0]}: No summary" in capsys.readouterr().out
-
-
 def test_compare_with_what_is_no_run_file(pair, audits, tmp_path, capsys):
     """Three lines and exit code 2, whichever of the two it is."""
     assert main.main(["compare", pair[0], str(tmp_path / "nowhere.jsonl")]) == 2

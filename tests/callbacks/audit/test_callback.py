@@ -315,17 +315,6 @@ def test_a_fault_of_its_own_ends_the_audit_not_the_training(path, monkeypatch, f
 
 
 @pytest.mark.slow
-def test_a_batch_that_cannot_be_hashed_leaves_the_samples_measured(path):
-    class Objects(TellingLoader):
-        def __iter__(self):
-            return ((batch, object()) for batch in super().__iter__())
-
-    with pytest.warns(UserWarning, match="content of batches are not measured: a batch holds a object"):
-        lines = fit(path, Objects(), content=True)
-    assert all(line.digest is not None and line.content is None and line.samples == 20 for line in lines)
-
-
-@pytest.mark.slow
 def test_a_step_that_fetches_for_itself(path):
     """With dataloader_iter nobody but the step knows its batch."""
 

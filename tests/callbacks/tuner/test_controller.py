@@ -1,6 +1,5 @@
 """The decisions within a run, against made-up machines that behave like the model, and others that do not."""
 
-import random
 
 import pytest
 
@@ -108,21 +107,13 @@ def test_a_leap_that_was_too_far_is_halved():
     assert controller.setting.num_workers in (2, 3)
 
 
-def test_a_gain_within_the_noise_is_none():
-    """5 % faster, give or take 10 %: not kept."""
+@pytest.mark.parametrize(("step_s", "error_s", "verdict"), [(0.095, 0.003, "rolled back"), (0.06, 0.0001, "kept")])
+def test_the_measurement_decides_and_not_the_model(step_s, error_s, verdict):
+    """5 % faster, give or take 10 %, is no gain; 40 % faster is one, whatever was predicted."""
     controller = Controller(probe(), Limits(8), Setting(0, None))
-    controller.decide(window(0.1, 0.08, error_s=0.003))
-    controller.decide(window(0.095, 0.075, error_s=0.003))
-    assert controller.trials[-1].verdict == "rolled back"
-
-
-def test_a_clear_gain_is_kept_whatever_was_predicted():
-    """The measurement decides, not the model."""
-    controller = Controller(probe(), Limits(8), Setting(0, None))
-    decision = controller.decide(window(0.1, 0.08))
-    assert decision.change_to is not None
-    controller.decide(window(0.06, 0.04))
-    assert controller.trials[-1].verdict == "kept"
+    assert controller.decide(window(0.1, 0.08, error_s=error_s)).change_to is not None
+    controller.decide(window(step_s, step_s - 0.02, error_s=error_s))
+    assert controller.trials[-1].verdict == verdict
 
 
 def test_nothing_is_tried_for_a_run_that_does_not_wait():
@@ -148,19 +139,6 @@ def test_where_no_number_of_workers_is_enough_it_says_so():
     lines = drive(controller, as_modelled(found, limits, alone_s=0.01))
     assert controller.throughput_limit is not None
     assert "1 core can give at most" in lines[-1]
-
-
-def test_never_more_changes_than_a_few():
-    """A machine that lies at every turn ends the tuning."""
-    rng = random.Random(7)
-
-    def world(setting):
-        step_s = rng.uniform(0.05, 0.2)
-        return step_s, 0.8 * step_s
-
-    controller = Controller(probe(0.5), Limits(8), Setting(0, None))
-    drive(controller, world)
-    assert len(controller.trials) <= 5
 
 
 def test_a_given_depth_stays_and_a_needed_worker_too():
@@ -209,7 +187,7 @@ def record(number, wait_s, compute_s=0.02, **more):
 
 
 def test_a_window_is_the_mean_of_its_steps():
-    """Waiting of 10 ms beside 20 ms of training; 5 ms of CPU, of which loading inline took its part."""
+    """Waiting of 10 ms beside 20 ms of training; 5 ms of CPU, of which loading took some without workers."""
     found = window_of([record(n, 0.01) for n in range(32)], 0.005, Setting(0, None), probe(0.01, cpu=0.1))
     assert found is not None
     assert found.step_s == pytest.approx(0.03)
@@ -217,10 +195,6 @@ def test_a_window_is_the_mean_of_its_steps():
     assert found.cpu_s == pytest.approx(0.004)
     assert found.step_s_error == pytest.approx(0.0, abs=1e-12)
     assert found.wait_share == pytest.approx(1 / 3)
-
-
-def test_with_workers_the_training_process_loads_nothing():
-    """Then all of its CPU time is training's."""
     found = window_of([record(n, 0.01) for n in range(32)], 0.005, Setting(2, 2), probe(0.01, cpu=0.1))
     assert found.cpu_s == pytest.approx(0.005)
 

@@ -50,29 +50,20 @@ def test_the_stall_is_a_number_for_any_load(load, places):
     assert max(0.0, load - 1) - 1e-6 <= stall_share(load, places) <= load
 
 
-def test_without_workers_loading_and_training_follow_each_other():
-    """20 ms and 80 ms are 100 ms."""
-    assert expected_step_s(probe(), Consumer(0.02), Limits(8), Setting(0, None)) == pytest.approx(0.1)
-
-
-def test_workers_share_the_loading():
-    """80 ms on two workers give a batch every 40 ms, on four every 20 ms, beside a training that takes 10 ms."""
-    steps = [expected_step_s(probe(), Consumer(0.01), Limits(16), Setting(workers, 2)) for workers in (2, 4)]
-    assert steps == pytest.approx([0.04, 0.02], rel=0.02)
-
-
-def test_more_workers_than_cores_do_not_help_a_decoder():
-    """80 ms of CPU on two cores are a batch every 40 ms, however many workers; waiting for a disk is another thing."""
-    limits = Limits(2)
-    assert expected_step_s(probe(), Consumer(0.01), limits, Setting(8, 2)) == pytest.approx(0.04, rel=0.02)
-    assert expected_step_s(probe(cpu=0.05), Consumer(0.01), limits, Setting(8, 2)) < 0.012
-
-
-def test_a_training_that_computes_on_the_cpu_needs_its_part():
-    """On two cores, 40 ms of CPU for the step and 80 ms for the batch are 60 ms, not 80 / 2."""
-    assert expected_step_s(probe(), Consumer(0.02, cpu_s=0.04), Limits(2), Setting(8, 2)) == pytest.approx(
-        0.06, rel=0.02
-    )
+@pytest.mark.parametrize(
+    ("consumer", "cpus", "setting", "expected_s"),
+    [
+        (Consumer(0.02), 8, Setting(0, None), 0.1),  # 20 ms and 80 ms follow each other
+        (Consumer(0.01), 16, Setting(2, 2), 0.04),
+        (Consumer(0.01), 16, Setting(4, 2), 0.02),
+        (Consumer(0.01), 2, Setting(8, 2), 0.04),  # 80 ms of CPU on two cores, however many workers
+        (Consumer(0.02, cpu_s=0.04), 2, Setting(8, 2), 0.06),  # a training that computes on the CPU needs its share
+    ],
+)
+def test_a_step_of_a_loader_that_takes_80_ms_of_cpu(consumer, cpus, setting, expected_s):
+    """By the rates of the training, the workers and the cores; waiting for a disk takes no core."""
+    assert expected_step_s(probe(), consumer, Limits(cpus), setting) == pytest.approx(expected_s, rel=0.02)
+    assert expected_step_s(probe(cpu=0.05), Consumer(0.01), Limits(2), Setting(8, 2)) < 0.012
 
 
 def test_uneven_loading_needs_a_deeper_queue():
@@ -108,7 +99,7 @@ def test_half_a_core_gets_no_worker_for_a_decoder_and_one_for_a_disk():
     assert choose(probe(0.02, cpu=0.02), Consumer(0.02, 0.002), Limits(0.5)).num_workers >= 1
 
 
-def test_as_fast_as_it_goes_where_nobody_knows_the_demand():
+def test_as_fast_as_it_goes_where_the_demand_is_unknown():
     """Without a step the workers that load at the full rate of the cores."""
     assert choose(probe(0.08), Consumer(0.0), Limits(4)).num_workers == 4
 
@@ -126,25 +117,10 @@ def test_shared_memory_bounds_the_depth_and_then_the_workers():
     assert limits.most_workers == 6
     trial = choose(probe(0.2, cv=2.0, batch_bytes=5 * 2**20), Consumer(0.02), limits)
     assert trial.num_workers * trial.prefetch_factor <= 6
+    assert (Limits(16, batches=3).most_workers, Limits(16, batches=3).why) == (3, "an epoch has 3 batches")
 
 
-def test_memory_bounds_the_workers():
-    """1 GiB, half of it ours, 100 MB for a worker."""
-    fits = resource_caps(machine(ram_available_bytes=2**30), batch_bytes=1000, worker_bytes=100_000_000)
-    limits = Limits(16, fits)
-    assert limits.most_workers == 5
-    assert "memory" in limits.why
-
-
-def test_no_more_workers_than_batches():
-    """Three batches cannot be shared out to four."""
-    limits = Limits(16, batches=3)
-    assert limits.most_workers == 3
-    assert limits.why == "an epoch has 3 batches"
-    assert choose(probe(0.8, cpu=0.02), Consumer(0.02), limits).num_workers <= 3
-
-
-def test_a_ceiling_names_what_the_cores_give_what_is_needed_and_what_would_help():
+def test_a_limit_names_what_the_cores_give_what_is_needed_and_what_would_help():
     """50 ms of CPU a batch on 7.5 cores give 150 batches/s; 1000 are needed: 50 cores."""
     text = throughput_limit(probe(0.05, worker_transfer_s=0.0), Consumer(0.001), Limits(7.5))
     assert text is not None
@@ -152,7 +128,7 @@ def test_a_ceiling_names_what_the_cores_give_what_is_needed_and_what_would_help(
     assert "cheaper decoding, a cache, or 50 cores" in text
 
 
-def test_a_ceiling_of_a_disk_does_not_ask_for_cores():
+def test_a_limit_of_a_disk_does_not_ask_for_cores():
     """Waiting for a disk: more cores would not help."""
     text = throughput_limit(probe(8.0, cpu=0.001), Consumer(0.02), Limits(2))
     assert text is not None
@@ -161,6 +137,6 @@ def test_a_ceiling_of_a_disk_does_not_ask_for_cores():
 
 
 @pytest.mark.parametrize("consumer", [Consumer(0.1), Consumer(0.0)])
-def test_no_ceiling_where_workers_are_enough_or_nobody_knows_what_is_needed(consumer):
+def test_no_limit_where_workers_are_enough_or_the_need_is_unknown(consumer):
     """Nothing is said that was not measured."""
     assert throughput_limit(probe(0.08), consumer, Limits(8)) is None
