@@ -237,7 +237,7 @@ def accuracy(source: Path) -> dict[str, Any]:
 
     from lightning_fastdata.datamodules.images import decoder
     from lightning_fastdata.datamodules.images.crops import RandomCrop, SampleRng
-    from lightning_fastdata.loaders.order import mix
+    from lightning_fastdata.loaders.splitmix import mix
 
     data = [path.read_bytes() for path in sorted(source.rglob("*.jpg"))][::4]
     results: dict[str, Any] = {}

@@ -28,7 +28,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import TensorDataset
 
 from lightning_fastdata import DataWaitMonitor, LoaderOptions, Workload, make_plan, probe
-from lightning_fastdata.loaders.build import build_loader
+from lightning_fastdata.loaders.build import LoaderRequest, build_loader
 
 TARGET_US = 25.0
 BASE = "empty callback"
@@ -89,7 +89,8 @@ def with_worker(length: int) -> Any:
     """Our loader with one worker that gives the same batches."""
     plan = make_plan(LoaderOptions(num_workers=1, persistent_workers=False), probe(), Workload())
     dataset = TensorDataset(torch.zeros(4 * length, 2))
-    return build_loader(dataset, plan, batch_size=4, collate_fn=first_of_each)
+    arguments = {"batch_size": 4, "collate_fn": first_of_each, "shuffle": False}
+    return build_loader(LoaderRequest(dataset, arguments=arguments), plan)
 
 
 def first_of_each(samples: list[Any]) -> list[list[float]]:

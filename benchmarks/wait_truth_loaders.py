@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from lightning_fastdata.hardware.detect import probe
-from lightning_fastdata.loaders.build import build_loader
+from lightning_fastdata.loaders.build import LoaderRequest, build_loader
 from lightning_fastdata.loaders.resumable import Batches
 from lightning_fastdata.planning.options import LoaderOptions
 from lightning_fastdata.planning.plan import Workload, make_plan
@@ -164,7 +164,8 @@ def make_loader(kind: str, board: Board, delay: str, batches: int, first: int = 
         plan = make_plan(
             LoaderOptions(num_workers=workers, persistent_workers="persistent" in kind), probe(), Workload()
         )
-        return build_loader(making, plan, seed=1, collate_fn=Stamp(board))
+        arguments = {"collate_fn": Stamp(board), "shuffle": False}
+        return build_loader(LoaderRequest(making, arguments=arguments, seed=1), plan)
     options: dict[str, Any] = {"num_workers": workers, "collate_fn": Stamp(board)}
     if workers:
         options["multiprocessing_context"] = "spawn" if "spawn" in kind else "fork"

@@ -13,8 +13,9 @@ from lightning_fastdata.datamodules.device_placement import place
 from lightning_fastdata.datamodules.plain import to_builtin
 from lightning_fastdata.datamodules.transforms import BatchTransform
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loaders.batch_fetch import TransformedDataset, batch_fetcher
+from lightning_fastdata.loaders.batch_fetch import batch_fetcher
 from lightning_fastdata.loaders.factory import SPLITS
+from lightning_fastdata.loaders.transformed_dataset import TransformedDataset
 from lightning_fastdata.planning.options import Split
 
 __all__ = ["ArrayDataset", "RowDataset", "TensorDataModuleMixin"]

@@ -11,7 +11,8 @@ from lightning_fastdata.datamodules.dataset_collections import COLLECTIONS, as_g
 from lightning_fastdata.datamodules.plain import to_builtin
 from lightning_fastdata.datamodules.splits import check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loaders.build import check_kwargs, is_in_memory
+from lightning_fastdata.loaders.build import LoaderRequest, check_kwargs
+from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.factory import SPLITS, log_plan, log_rank_zero, make_loader, resolve_seed
 from lightning_fastdata.loaders.footprint import pool_of
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
@@ -243,22 +244,22 @@ class FastDataModuleMixin(Base):
             own["drop_last"] = self.drop_last and split == "train"
             if given.get("sampler") is None:
                 own["shuffle"] = self.shuffle and split == "train"
-        return make_loader(
+        request = LoaderRequest(
             dataset,
-            facts,
             split,
             {**own, **given},
-            where=f"{type(self).__name__} {name}",
+            label=f"{type(self).__name__} {name}",
+            name=None if name == split else name,
             seed=resolve_seed(self.seed),
             deterministic=self.deterministic,
             trainer=self.trainer,
-            on_plan=lambda plan: self._on_plan(name, plan),
-            part=None if name == split else name,
+            context=facts,
             loaders=loaders,
             concurrent_pool=self._concurrent_pool(split, facts),
             other_pool=self._other_pool(split, facts),
             other_pool_started=any(made.split("/")[0] == _other(split) for made in self.plans),
         )
+        return make_loader(request, on_plan=lambda plan: self._on_plan(name, plan))
 
     def on_exception(self, exception: BaseException) -> None:
         """Say why a worker was lost where torch noticed it in mid-step, and its error came without ours.
@@ -331,7 +332,7 @@ class FastDataModuleMixin(Base):
         found = self._source(other)
         if found is None or self._kwargs_for(other).get("num_workers", self.num_workers) == 0:
             return False
-        return not all(is_in_memory(member) for member in flattened(found))
+        return not all(traits_of(member).in_memory for member in flattened(found))
 
     def _other_pool(self, split: Split, facts: TrainerContext) -> Pool | None:
         """The workers that live beside those of ``split``, as far as the user has decided them; else None."""

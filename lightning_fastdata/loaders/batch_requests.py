@@ -1,25 +1,24 @@
-"""One pass over a loader: where it is, and what it asks the dataset for."""
+"""One pass over a loader: its position, and the batches that it requests from the dataset."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from torch.utils.data import BatchSampler
 
+from lightning_fastdata.loaders.dataset_traits import length_of
+from lightning_fastdata.loaders.order import ORDER, stream
+from lightning_fastdata.loaders.rng import isolated_draws, seeded_generators
 from lightning_fastdata.loaders.sample_keys import sample_number
-from lightning_fastdata.loaders.seeded_dataset import BatchRequest, LoadTimes
+from lightning_fastdata.loaders.samplers import has_fixed_order, may_repeat, packed_order
+from lightning_fastdata.loaders.seeded_dataset import BatchRequest, LoadTimes, WorkerOutput
+from lightning_fastdata.loaders.splitmix import mix
 
-__all__ = [
-    "EpochPass",
-    "InlineBatches",
-    "LoadedBatch",
-    "RequestSampler",
-    "ServedBatch",
-    "request_for",
-    "requests_in_order",
-]
+__all__ = ["EpochPass", "InlineBatches", "LastBatch", "LoadedBatch", "RequestSampler", "ServedBatch", "requests_of"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -30,17 +29,17 @@ class ServedBatch(NamedTuple):
     epoch: int
     """Epoch of the batch."""
     cycle: int
-    """How often the loader had come round within the epoch."""
+    """How often the loader had restarted within the epoch (count)."""
     number: int
     """Which batch of the epoch, from 0."""
     indices: "list[Any] | Indices"
-    """Samples of this rank's batch, by index; in a loader's ``last_given`` always a list."""
+    """Samples of this rank's batch, by index; in a loader's ``last_served`` always a list."""
     padded: int = 0
-    """Samples at its end that are repeats, there to make the steps of all ranks equal (count)."""
+    """Samples at its end that are repeats, so that all ranks make equally many steps (count)."""
 
 
 class LoadedBatch(NamedTuple):
-    """How a batch that was handed out had been loaded."""
+    """How a batch that was served had been loaded."""
 
     epoch: int
     """Epoch of the batch."""
@@ -51,7 +50,7 @@ class LoadedBatch(NamedTuple):
     worker: int | None
     """Worker that loaded it (index); None = the training process."""
     slowest_index: Any
-    """The slowest sample's index, as the sampler gave it; None where the dataset loads whole batches."""
+    """The slowest sample's index, as the sampler yielded it; None where the dataset loads whole batches."""
     pass_began: tuple[float, float] | None
     """Start and end of beginning the pass, in which workers are started or reset, where this batch was the first one
     (s, on ``time.perf_counter()``); None for all others."""
@@ -63,24 +62,64 @@ class EpochPass:
 
     epoch: int
     """Epoch that is read."""
-    cycle: int
-    """How often the loader has come round within the epoch."""
-    first: int
+    cycle: int = 0
+    """How often the loader has restarted within the epoch (count)."""
+    first: int = 0
     """Batch it began with; not 0 after a resume."""
-    given: int
-    """Batches of the epoch handed out so far, those before ``first`` included (count)."""
+    served: int = 0
+    """Batches of the epoch served so far, those before ``first`` included (count)."""
     finished: bool = False
-    """Whether the last batch has been handed out."""
+    """Whether the last batch has been served."""
     fetch: int | None = None
-    """Fetch of Lightning's in which the last batch was handed out, from 0."""
+    """Fetch of Lightning's in which the last batch was served, from 0."""
     outside_trainer: bool = False
-    """Read by somebody beside the Trainer that trains with the loader; it must leave no trace."""
-    asked: dict[int, "list[Any] | Indices"] = field(default_factory=dict)
+    """Read beside the Trainer that trains with the loader; it must leave no trace."""
+    pending: dict[int, "list[Any] | Indices"] = field(default_factory=dict)
     """Samples of the batches that are under way, by batch number; packed for a dataset that loads whole batches."""
-    began: tuple[float, float] | None = None
-    """Start and end of beginning it, until its first batch is handed out (s, on ``time.perf_counter()``)."""
-    fetched: LoadedBatch | None = None
-    """How the batch handed out last had been loaded; None for a pass that is read by hand."""
+    startup: tuple[float, float] | None = None
+    """Start and end of beginning it, until its first batch is served (s, on ``time.perf_counter()``)."""
+    loaded: LoadedBatch | None = None
+    """How the batch served last had been loaded; None for a pass outside the Trainer."""
+
+
+@dataclass
+class LastBatch:
+    """The batch served last; an object of its own, for torch's DataLoader looks at each attribute that is set."""
+
+    served: ServedBatch | None = None
+    """Which samples."""
+    loaded: LoadedBatch | None = None
+    """How they had been loaded."""
+
+    def remember(
+        self, epoch_pass: EpochPass, output: WorkerOutput, indices: "list[Any] | Indices", padded: int
+    ) -> None:
+        """Record a batch, here and in its pass.
+
+        Args:
+            epoch_pass: The pass it belongs to.
+            output: The batch.
+            indices: Its samples.
+            padded: How many of them are repeats at its end (count).
+        """
+        times = output.times
+        self.served = ServedBatch(epoch_pass.epoch, epoch_pass.cycle, output.number, indices, padded)
+        self.loaded = epoch_pass.loaded = LoadedBatch(
+            epoch_pass.epoch,
+            output.number,
+            times,
+            None if times.worker < 0 else times.worker,
+            None if times.slowest < 0 else indices[times.slowest],
+            epoch_pass.startup,
+        )
+        epoch_pass.startup = None
+
+    @property
+    def served_unpacked(self) -> ServedBatch | None:
+        """Which samples, as a list; made when it is wanted, for the indices may still be packed."""
+        if self.served is None or isinstance(self.served.indices, list):
+            return self.served
+        return self.served._replace(indices=self.served.indices.tolist())
 
 
 class RequestSampler:
@@ -93,62 +132,81 @@ class RequestSampler:
         return self.next_pass
 
 
-def request_for(
-    epoch_pass: EpochPass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool
-) -> Iterator[BatchRequest]:
-    """What a pass asks its dataset for.
+class InlineBatches(map):  # type: ignore[type-arg]  # it takes none when it runs
+    """Batches that the training process loads when they are wanted.
 
-    No method: the loader holds this iterator, and were it to hold the loader, a pass that is left in the middle would
-    be freed by the garbage collector only. That takes torch's queues apart before it shuts the workers down, and then
-    waits 5 s for each of them.
+    It replaces torch's iterator without workers, whose bookkeeping costs a quarter of the time in which 512 small
+    images are gathered.
+    """
+
+
+def requests_of(
+    epoch_pass: EpochPass, sampler: Any, batch_sampler: Any, source: int, *, packed: bool
+) -> Iterator[BatchRequest]:
+    """The batches that a pass requests from its dataset.
+
+    No function here knows the loader: the loader holds this iterator, and were it to hold the loader, a pass that is
+    left in the middle would be freed by the garbage collector only. That takes torch's queues apart before it shuts
+    the workers down, and then waits 5 s for each of them.
 
     Args:
         epoch_pass: The pass; gets the samples that are under way.
-        order: Batches of the epoch as lists of indices; without batching, indices.
-        drawn: Counts how often each sample was drawn; None where none is drawn twice.
-        batched: Whether ``order`` gives batches.
+        sampler: The loader's sampler.
+        batch_sampler: The loader's batch sampler; None = without batching.
+        source: The seed of the loader, which decides the order of a sampler that draws from the global generators.
+        packed: Whether the dataset takes an array of indices; else it gets a list of Python's integers.
 
-    Yields:
-        The batches that the pass has not given yet.
+    Returns:
+        The batches that the pass has not served yet.
     """
+    if type(batch_sampler) is BatchSampler:
+        known = packed_order(batch_sampler.sampler)
+        if known is not None:
+            size, drop_last = batch_sampler.batch_size, batch_sampler.drop_last
+            return _packed_requests(epoch_pass, known, size, drop_last=drop_last, packed=packed)
+    drawn = Counter[int]() if may_repeat(sampler, batch_sampler) else None
+    order = _drawn_order(epoch_pass, sampler, batch_sampler, source)
+    return _drawn_requests(epoch_pass, order, drawn, batched=batch_sampler is not None)
+
+
+def _drawn_order(epoch_pass: EpochPass, sampler: Any, batch_sampler: Any, source: int) -> Iterator[Any]:
+    """Batches of the epoch as lists of indices; without batching, indices."""
+    drawn_from = sampler if batch_sampler is None else batch_sampler
+    if has_fixed_order(sampler, batch_sampler):
+        return iter(drawn_from)
+    word = mix(stream(source, epoch_pass.epoch, epoch_pass.cycle) + ORDER)
+    length = length_of(drawn_from)
+    if length is None:
+        return isolated_draws(drawn_from, word)
+    # A sampler of the user's may draw from the global generators: give it the same numbers in every run. They are put
+    # back at once, so its whole order has to be drawn now; up to its length, for it may never end.
+    with seeded_generators(word):
+        return iter(list(islice(drawn_from, length)))
+
+
+def _drawn_requests(
+    epoch_pass: EpochPass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool
+) -> Iterator[BatchRequest]:
+    """Requests in an order that only drawing tells; ``drawn`` counts how often each sample came, None = once."""
     for number, chosen in enumerate(order):
         indices = list(chosen) if batched else [chosen]
         occurrences = None if drawn is None else _count(drawn, indices)
         if number >= epoch_pass.first:
-            epoch_pass.asked[number] = indices
+            epoch_pass.pending[number] = indices
             yield BatchRequest(epoch_pass.epoch, epoch_pass.cycle, number, indices, occurrences)
 
 
-def requests_in_order(
+def _packed_requests(
     epoch_pass: EpochPass, order: Indices, batch_size: int, *, drop_last: bool, packed: bool
 ) -> Iterator[BatchRequest]:
-    """The same for a known order, which is cut into batches here; those before the pass's first cost nothing.
-
-    Args:
-        epoch_pass: The pass; gets the samples that are under way.
-        order: Samples of the epoch, int64.
-        batch_size: Samples per batch (count).
-        drop_last: Whether an incomplete last batch is left out.
-        packed: Whether the dataset takes an array of indices; else it gets a list of Python's integers.
-
-    Yields:
-        The batches that the pass has not given yet.
-    """
+    """Requests in a known order, which is cut into batches here; those before the pass's first cost nothing."""
     batches = len(order) // batch_size if drop_last else -(-len(order) // batch_size)
     for number in range(epoch_pass.first, batches):
         chosen = order[number * batch_size : (number + 1) * batch_size]
         indices = chosen if packed else chosen.tolist()
-        epoch_pass.asked[number] = indices
+        epoch_pass.pending[number] = indices
         # The dataset may do with its array what it likes.
         yield BatchRequest(epoch_pass.epoch, epoch_pass.cycle, number, chosen.copy() if packed else indices, None)
-
-
-class InlineBatches(map):  # type: ignore[type-arg]  # it takes none when it runs
-    """Batches that are loaded here and now, when they are asked for.
-
-    It takes the place of torch's iterator without workers, whose bookkeeping costs a quarter of the time in which 512
-    small images are gathered.
-    """
 
 
 def _count(drawn: "Counter[int]", indices: list[Any]) -> list[int] | None:

@@ -1,141 +1,141 @@
-"""Plan + dataset -> torch DataLoader: the one place where a DataLoader is made."""
+"""Request + plan -> torch DataLoader: the one module where a DataLoader is made."""
 
-import contextlib
 import difflib
 import inspect
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from numbers import Integral
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    ConcatDataset,
-    DataLoader,
-    IterableDataset,
-    Sampler,
-    Subset,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import BatchSampler, DataLoader, Sampler, default_collate
 
-from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loaders.batch_fetch import TransformedDataset, accepts_seeds
-from lightning_fastdata.loaders.order import derive_seed, loader_seed
+from lightning_fastdata.errors import FastDataError, check_int
+from lightning_fastdata.loaders.dataset_traits import DatasetTraits, traits_of
+from lightning_fastdata.loaders.determinism import Determinism, no_trainer
+from lightning_fastdata.loaders.order import loader_seed
 from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
-from lightning_fastdata.loaders.resumable import Determinism, ResumableDataLoader, no_trainer
+from lightning_fastdata.loaders.resumable import ResumableDataLoader
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler
-from lightning_fastdata.loaders.seeded_dataset import uses_global_rng
-from lightning_fastdata.planning.options import FIELDS, LoaderOptions, LoaderPlan
+from lightning_fastdata.loaders.trainer_context import TrainerContext
+from lightning_fastdata.planning.options import FIELDS, LoaderOptions, LoaderPlan, Pool, Split
 from lightning_fastdata.planning.plan import Planning
 
-__all__ = [
-    "RestoreAffinity",
-    "build_loader",
-    "check_kwargs",
-    "is_in_memory",
-]
+__all__ = ["LoaderRequest", "build_loader", "check_kwargs"]
+
+
+@dataclass(frozen=True)
+class LoaderRequest:
+    """A loader that a DataModule or ``auto_dataloader`` wants: what it serves, how, and in which run."""
+
+    dataset: Any
+    """Any torch dataset, map-style or iterable."""
+    split: Split = "train"
+    """Which part of the data; training is shuffled unless ``arguments`` say otherwise."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of torch's DataLoader, where the loader options may be "auto"."""
+    label: str = "the loader"
+    """Names the loader in messages."""
+    name: str | None = None
+    """Its name among several loaders of the split, which then draw orders of their own; None = the only one."""
+    seed: int = 42
+    """Decides the order, and the random numbers of every sample, >= 0."""
+    deterministic: bool = True
+    """Whether random generators are seeded for every sample; see ``SeededDataset``."""
+    trainer: Any = None
+    """The Trainer, or None; the loader asks it for the epoch."""
+    context: TrainerContext = field(default_factory=TrainerContext)
+    """What is known of the Trainer."""
+    loaders: int = 1
+    """Loaders of this split (count)."""
+    concurrent_pool: bool = False
+    """Whether the workers of another split live at the same time."""
+    other_pool: Pool | None = None
+    """Those workers, where the user has set their number."""
+    other_pool_started: bool = False
+    """Whether they may have been started already."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples per batch and rank (count), as Python's int; None without batching or where a sampler batches."""
+        size = self.arguments.get("batch_size", 1)
+        return None if size is None or self.arguments.get("batch_sampler") is not None else int(size)
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether an incomplete last batch is left out."""
+        return bool(self.arguments.get("drop_last", False))
+
+    @property
+    def share(self) -> tuple[int, int] | None:
+        """(rank, ranks) of this rank's part of the data; None = all of it, or Lightning deals it out."""
+        return None if self.split == "predict" else self.context.share  # there Lightning keeps track of the indices
 
 
 def build_loader(
-    dataset: Any,
+    request: LoaderRequest,
     plan: LoaderPlan,
     *,
-    batch_size: int | None = 1,
-    shuffle: bool = False,
-    drop_last: bool = False,
-    seed: int = 42,
-    epoch: int = 0,
-    rank: int = 0,
-    share: tuple[int, int] | None = None,
-    deterministic: bool = True,
-    counts_epochs: bool = True,
-    part: str | None = None,
-    trainer: Callable[[], Any] = no_trainer,
+    traits: DatasetTraits | None = None,
     planning: Planning | None = None,
-    **kwargs: Any,
 ) -> PlannedDataLoader:
     """Build the loader that a plan describes.
 
     Args:
-        dataset: Any torch dataset, map-style or iterable.
+        request: The loader that is wanted.
         plan: The decided options.
-        batch_size: Samples per batch and rank (count).
-        shuffle: Whether the order changes from epoch to epoch; left aside with a sampler or an IterableDataset.
-        drop_last: Whether an incomplete last batch is left out.
-        seed: Decides the order, and the random numbers of every sample, >= 0.
-        epoch: Epoch to begin with.
-        rank: Global rank.
-        share: (rank, ranks) when this rank takes only its part of the data; None takes all of it, or leaves the
-            dealing to Lightning.
-        deterministic: Seed Python's, NumPy's and torch's generators for every sample; see ``seeded.SeededDataset``.
-        counts_epochs: Whether random numbers differ from epoch to epoch, as in training.
-        part: The loader's name where several are read together, which then draw orders of their own; None = alone.
-        trainer: Gives the Trainer that will use the loader, or None.
-        planning: What the plan was made from; None where nobody will want to make another.
-        **kwargs: Further arguments of ``torch.utils.data.DataLoader``: ``sampler``, ``batch_sampler``,
-            ``collate_fn``, ``timeout``, ...
+        traits: The traits of the dataset, where they are known.
+        planning: What the plan was made from; None where no other plan will be made.
 
     Returns:
         The loader, a torch ``DataLoader``: one that resumes in mid-epoch, unless the dataset is iterable.
     """
-    kwargs = {**plan.as_kwargs(), **kwargs}
+    dataset, context, traits = request.dataset, request.context, traits or traits_of(request.dataset)
+    decided = (*FIELDS, "batch_size", "drop_last", "shuffle")
+    kwargs = plan.as_kwargs() | {name: value for name, value in request.arguments.items() if name not in decided}
     if plan.num_workers == 0:
         _leave_out_timeout(plan, kwargs)
+    determinism = Determinism(
+        seed=request.seed,
+        name=request.name,
+        # A collate function of the user's may draw too, MixUp for instance.
+        seeds_samples=request.deterministic
+        and (traits.uses_global_rng or traits.accepts_seeds or _collates_own(kwargs.get("collate_fn"))),
+        counts_epochs=request.split == "train",
+        ranks=request.share[1] if request.share else 1,
+        rank=context.rank,
+        trainer=no_trainer if request.trainer is None else weakref.ref(request.trainer),
+    )
     if kwargs.get("batch_sampler") is None:
-        size = None if batch_size is None else int(batch_size)  # torch knows no whole numbers but Python's
-        kwargs.update(batch_size=size, drop_last=drop_last)
-        if kwargs.get("sampler") is None and not isinstance(dataset, IterableDataset):
-            kwargs["sampler"] = _sampler(
-                dataset, derive_seed(seed, part), epoch, share, size or 1, shuffle=shuffle, drop_last=drop_last
-            )
+        kwargs.update(batch_size=request.batch_size, drop_last=request.drop_last)
+        if kwargs.get("sampler") is None and not traits.is_iterable:
+            kwargs["sampler"] = _sampler(request, determinism.source)
     # A generator of its own: otherwise the loader draws from torch's global one, and how often it does so depends
     # on persistent_workers. That would shift dropout and initialization with a setting that should change nothing.
     if kwargs.get("generator") is None:
-        kwargs["generator"] = torch.Generator().manual_seed(loader_seed(derive_seed(seed, part), epoch, rank))
-    if isinstance(dataset, IterableDataset):
+        seed = loader_seed(determinism.source, context.epoch, context.rank)
+        kwargs["generator"] = torch.Generator().manual_seed(seed)
+    if traits.is_iterable:
         return PlannedDataLoader(dataset, **kwargs)
-    sameness = Determinism(
-        seed=seed,
-        part=part,
-        # A collate function of the user's may draw too, MixUp for instance.
-        seeds_samples=deterministic
-        and (uses_global_rng(dataset) or accepts_seeds(dataset) or _collates_own(kwargs.get("collate_fn"))),
-        counts_epochs=counts_epochs,
-        ranks=share[1] if share else 1,
-        rank=rank,
-        trainer=trainer,
-    )
-    return ResumableDataLoader(dataset, sameness=sameness, planning=planning, **kwargs)
+    return ResumableDataLoader(dataset, determinism=determinism, planning=planning, traits=traits, **kwargs)
 
 
 def _collates_own(collate_fn: Any) -> bool:
     return collate_fn not in (None, identity_collate, default_collate)
 
 
-def _sampler(
-    dataset: Any,
-    seed: int,
-    epoch: int,
-    share: tuple[int, int] | None,
-    batch_size: int,
-    *,
-    shuffle: bool,
-    drop_last: bool,
-) -> Sampler[int] | None:
-    length = _length(dataset)
-    if share is not None:
-        rank, ranks = share
-        return RankSampler(
-            length, seed, ranks, rank, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, epoch=epoch
-        )
-    return EpochSampler(length, seed, epoch) if shuffle else None
+def _sampler(request: LoaderRequest, seed: int) -> Sampler[int] | None:
+    length, epoch = _length(request.dataset), request.context.epoch
+    shuffle = bool(request.arguments.get("shuffle", request.split == "train"))
+    if request.share is None:
+        return EpochSampler(length, seed, epoch) if shuffle else None
+    rank, ranks = request.share
+    size, drop_last = request.batch_size or 1, request.drop_last
+    return RankSampler(length, seed, ranks, rank, batch_size=size, shuffle=shuffle, drop_last=drop_last, epoch=epoch)
 
 
 def _leave_out_timeout(plan: LoaderPlan, kwargs: dict[str, Any]) -> None:
-    """A timeout without workers stops torch; whether there are any is the machine's affair under "auto"."""
+    """A timeout without workers stops torch; the machine decides whether there are any under "auto"."""
     timeout = kwargs.pop("timeout", 0)
     if timeout and plan.reasons["num_workers"].source == "user":
         raise FastDataError(
@@ -156,12 +156,15 @@ def _length(dataset: Any) -> int:
         ) from error
 
 
-def check_kwargs(kwargs: Mapping[str, Any], world_size: int = 1) -> None:
+def check_kwargs(kwargs: Mapping[str, Any], world_size: int = 1) -> LoaderOptions:
     """Refuse loader arguments that cannot work, or that Lightning would silently turn into something else.
 
     Args:
         kwargs: Arguments for ``torch.utils.data.DataLoader``.
         world_size: Ranks of the run (count).
+
+    Returns:
+        The loader options among them; those not named are "auto".
 
     Raises:
         FastDataError: An unknown name, the dataset, a value torch would refuse, two that exclude each other, or a
@@ -176,7 +179,7 @@ def check_kwargs(kwargs: Mapping[str, Any], world_size: int = 1) -> None:
                 expected=f"an argument of torch's DataLoader other than dataset: {', '.join(sorted(known))}.",
                 fix=f"did you mean {' or '.join(near)}?" if near else "remove it.",
             )
-    LoaderOptions(**{name: kwargs[name] for name in FIELDS if name in kwargs})
+    options = LoaderOptions(**{name: kwargs[name] for name in FIELDS if name in kwargs})
     _check_batching(kwargs)
     if world_size > 1 and type(kwargs.get("batch_sampler")) is BatchSampler:
         raise FastDataError(
@@ -184,12 +187,12 @@ def check_kwargs(kwargs: Mapping[str, Any], world_size: int = 1) -> None:
             expected="a subclass of BatchSampler: Lightning rebuilds the plain class as batches of one sample.",
             fix="`class MyBatchSampler(BatchSampler): pass` is enough, or pass batch_size and sampler instead.",
         )
+    return options
 
 
 def _check_batching(kwargs: Mapping[str, Any]) -> None:
-    size, timeout = kwargs.get("batch_size", 1), kwargs.get("timeout", 0)
-    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or int(size) < 1):
-        raise FastDataError(f"batch_size={size!r}.", expected="a whole number >= 1.", fix="pass batch_size=32.")
+    check_int("batch_size", kwargs.get("batch_size", 1), 1, allow=(None,))
+    timeout = kwargs.get("timeout", 0)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0:
         raise FastDataError(f"timeout={timeout!r}.", expected="seconds, >= 0.", fix="pass timeout=60, or leave it out.")
     for name, excluded in (
@@ -203,37 +206,3 @@ def _check_batching(kwargs: Mapping[str, Any]) -> None:
                     expected=f"one of the two: a {name} decides that itself.",
                     fix=f"leave out {other}.",
                 )
-
-
-@dataclass(frozen=True)
-class RestoreAffinity:
-    """A ``worker_init_fn`` for a process that an OpenMP binding has moved onto one CPU, which workers inherit."""
-
-    cpus: tuple[int, ...]
-    """The CPUs that the process was given (numbers)."""
-    then: Callable[[int], Any] | None = None
-    """The user's own ``worker_init_fn``."""
-
-    def __call__(self, worker_id: int) -> None:
-        """Run in the worker, before it loads anything."""
-        with contextlib.suppress(OSError):  # a cpuset may have become narrower meanwhile
-            os.sched_setaffinity(0, self.cpus)
-        if self.then is not None:
-            self.then(worker_id)
-
-
-def is_in_memory(dataset: object) -> bool:
-    """Whether samples are only indexed out of memory, so that a worker process could but copy them.
-
-    Args:
-        dataset: Any dataset. torch's own views (``Subset``, ``ConcatDataset``) are looked through, wrappers of the
-            user's are not: they may compute. An attribute ``in_memory = True`` on a dataset says it as well.
-
-    Returns:
-        True where that is known.
-    """
-    if isinstance(dataset, (Subset, TransformedDataset)):
-        return is_in_memory(dataset.dataset)
-    if isinstance(dataset, ConcatDataset):
-        return all(is_in_memory(part) for part in dataset.datasets)
-    return isinstance(dataset, TensorDataset) or getattr(dataset, "in_memory", False) is True

@@ -8,24 +8,10 @@ from typing import Any
 
 from torch import multiprocessing
 
-from lightning_fastdata.loaders.samplers import length_of
+from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.planning.options import Pool
 
-__all__ = ["batch_bytes_of", "files_per_batch", "pool_of"]
-
-
-def batch_bytes_of(dataset: object, batch_size: int | None) -> int | None:
-    """Size of a batch where the dataset says how large a sample is (``sample_bytes``).
-
-    Args:
-        dataset: Any dataset.
-        batch_size: Samples per batch (count); None = not known.
-
-    Returns:
-        Bytes; None where that is not known.
-    """
-    sample_bytes = getattr(dataset, "sample_bytes", None)
-    return sample_bytes * batch_size if isinstance(sample_bytes, int) and batch_size else None
+__all__ = ["files_per_batch", "pool_of"]
 
 
 def files_per_batch() -> int | None:
@@ -56,8 +42,9 @@ def pool_of(
     Returns:
         What they will take at least.
     """
-    sizes = [size for dataset in datasets if (size := batch_bytes_of(dataset, batch_size)) is not None]
-    lengths = [length for dataset in datasets if (length := length_of(dataset)) is not None]
+    traits = [traits_of(dataset) for dataset in datasets]
+    sizes = [size for one in traits if (size := one.batch_bytes(batch_size)) is not None]
+    lengths = [one.length for one in traits if one.length is not None]
     at_once = len(datasets) if alive_together else 1
     batches = None
     if batch_size and lengths and len(lengths) == len(datasets):

@@ -1,6 +1,7 @@
-"""One native thread in each worker: pools of C libraries know nothing of the other workers."""
+"""What a worker does before it loads anything: one native thread each, on the CPUs that the process was given."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,22 +10,22 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["LimitNativeThreads", "limit_native_threads"]
+__all__ = ["LimitNativeThreads", "RestoreAffinity", "chain_init_fns", "limit_native_threads"]
 
 
 def limit_native_threads(modules: Mapping[str, ModuleType] | None = None) -> None:
     """Give this process one thread in OpenBLAS, MKL, BLIS and OpenMP, and in OpenCV, numexpr and numba.
 
     torch does that for its own threads only (``torch.set_num_threads(1)`` in ``torch/utils/data/_utils/worker.py``).
-    Only what is imported already is touched. Not reached: polars, whose pool has its size from its import on
-    (``POLARS_MAX_THREADS``), and what a dataset imports later.
+    The pools of C libraries know nothing of the other workers. Only what is imported already is touched. Not reached:
+    polars, whose pool has its size from its import on (``POLARS_MAX_THREADS``), and what a dataset imports later.
 
     Args:
         modules: Loaded modules by name; None looks at ``sys.modules``.
     """
     loaded = sys.modules if modules is None else modules
     threadpool_limits(limits=1)
-    # A library that is half imported, or whose pool is in use, is left as it is: it costs time, never the run.
+    # A library that is half imported, or whose pool is in use, keeps its threads: that costs time, never the run.
     with contextlib.suppress(Exception):
         if "cv2" in loaded:
             loaded["cv2"].setNumThreads(0)  # 0: in the calling thread, without a pool
@@ -38,13 +39,46 @@ def limit_native_threads(modules: Mapping[str, ModuleType] | None = None) -> Non
 
 @dataclass(frozen=True)
 class LimitNativeThreads:
-    """A ``worker_init_fn`` that limits native threads, then does what the user wants."""
-
-    then: Callable[[int], Any] | None = None
-    """The user's own ``worker_init_fn``; it comes last, so what it sets stays."""
+    """A ``worker_init_fn`` that limits native threads."""
 
     def __call__(self, worker_id: int) -> None:
         """Run in the worker, before it loads anything."""
         limit_native_threads()
-        if self.then is not None:
-            self.then(worker_id)
+
+
+@dataclass(frozen=True)
+class RestoreAffinity:
+    """A ``worker_init_fn`` for a process that an OpenMP binding has moved onto one CPU, which workers inherit."""
+
+    cpus: tuple[int, ...]
+    """The CPUs that the process was started with (numbers)."""
+
+    def __call__(self, worker_id: int) -> None:
+        """Run in the worker, before it loads anything."""
+        with contextlib.suppress(OSError):  # a cpuset may have become narrower meanwhile
+            os.sched_setaffinity(0, self.cpus)
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Several ``worker_init_fn`` as one; it pickles where they do."""
+
+    functions: tuple[Callable[[int], Any], ...]
+    """In the order in which they are called."""
+
+    def __call__(self, worker_id: int) -> None:
+        for function in self.functions:
+            function(worker_id)
+
+
+def chain_init_fns(*functions: Callable[[int], Any] | None) -> Callable[[int], Any] | None:
+    """One ``worker_init_fn`` that calls several in turn; the user's comes last, so what it sets stays.
+
+    Args:
+        *functions: Each gets the worker's number; None is left out.
+
+    Returns:
+        The one function itself where there is only one, None where there is none.
+    """
+    chained = tuple(function for function in functions if function is not None)
+    return _Chain(chained) if len(chained) > 1 else next(iter(chained), None)

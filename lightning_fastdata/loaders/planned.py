@@ -7,10 +7,15 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from lightning_fastdata.compat import lightning_loops
-from lightning_fastdata.loaders.native_threads import LimitNativeThreads
+from lightning_fastdata.loaders.native_threads import LimitNativeThreads, chain_init_fns
 
-__all__ = ["PlannedDataLoader", "identity_collate"]
+__all__ = ["PlannedDataLoader", "forwarded_arguments", "identity_collate"]
 
+FORWARDED_ARGS = (
+    *("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator"),
+    *("prefetch_factor", "persistent_workers", "pin_memory_device", "in_order"),
+)
+"""Arguments of torch's DataLoader that an inner loader shares with the one it works for."""
 _TOO_MANY = "This DataLoader will create .* worker processes"
 
 
@@ -21,8 +26,8 @@ class PlannedDataLoader(DataLoader[Any]):
     The one difference: Lightning's hint "does not have many workers", which knows nothing of cgroup limits, other
     ranks or data in memory, is not given for it. Other loaders keep theirs.
 
-    Its workers have one native thread each (``native_threads``). That is put around ``worker_init_fn`` only while
-    they are started: the attribute stays the user's, and Lightning's, which seeds workers where there is none.
+    Its workers have one native thread each (``native_threads``). That is chained to ``worker_init_fn`` only while
+    they are started: the attribute stays the user's, and Lightning's, which seeds workers where it is None.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -34,7 +39,7 @@ class PlannedDataLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         own = self.worker_init_fn
-        self.worker_init_fn = LimitNativeThreads(own)
+        self.worker_init_fn = chain_init_fns(LimitNativeThreads(), own)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=_TOO_MANY)
@@ -46,3 +51,8 @@ class PlannedDataLoader(DataLoader[Any]):
 def identity_collate(batch: Any) -> Any:
     """The collate function for a dataset that returns finished batches."""
     return batch
+
+
+def forwarded_arguments(loader: DataLoader[Any]) -> dict[str, Any]:
+    """The arguments that an inner loader shares with the one it works for; what is empty is left out."""
+    return {name: getattr(loader, name) for name in FORWARDED_ARGS if getattr(loader, name, None) not in (None, "")}

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightning_fastdata.loaders.order import Words, mix_all
+from lightning_fastdata.loaders.splitmix import Words, mix_all
 
 __all__ = ["SampleRandom"]
 

@@ -5,12 +5,12 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_fastdata.loaders.order import epoch_order, padding, rank_share
 
-__all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "length_of", "packed_order"]
+__all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "may_repeat", "packed_order"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -143,22 +143,29 @@ def packed_order(sampler: object) -> Indices | None:
     return None
 
 
-def has_fixed_order(sampler: object) -> bool:
-    """Whether a sampler's order depends on its own numbers alone, not on a random state outside it.
+def has_fixed_order(sampler: object, batch_sampler: Any = None) -> bool:
+    """Whether an order depends on its sampler's own numbers alone, not on a random state outside it.
 
     Args:
         sampler: What a loader draws indices from.
+        batch_sampler: Its batch sampler, which then decides; None = without batching.
 
     Returns:
-        True for ours, torch's SequentialSampler and torch's DistributedSampler; False where that is not known.
+        True for ours, torch's SequentialSampler and torch's DistributedSampler, also in batches of torch's own; False
+        where that is not known.
     """
+    if batch_sampler is not None:
+        if type(batch_sampler) is not BatchSampler:
+            return False
+        sampler = batch_sampler.sampler
     own = isinstance(sampler, (EpochSampler, RankSampler))
     return own or type(sampler) in (SequentialSampler, DistributedSampler)
 
 
-def length_of(sized: Any) -> int | None:
-    """Samples in a dataset or sampler (count); None for one without a length."""
-    try:
-        return len(sized)
-    except TypeError:
-        return None
+def may_repeat(sampler: Any, batch_sampler: Any = None) -> bool:
+    """Whether an epoch may draw a sample again, as far as is known; the arguments are those of ``has_fixed_order``."""
+    if type(batch_sampler) not in (BatchSampler, type(None)):
+        return True
+    inner = sampler if batch_sampler is None else batch_sampler.sampler
+    without_repeats = type(inner) is SubsetRandomSampler or (type(inner) is RandomSampler and not inner.replacement)
+    return not (without_repeats or has_fixed_order(inner))

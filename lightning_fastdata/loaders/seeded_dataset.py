@@ -1,43 +1,22 @@
 """Random numbers of a sample that only (seed, epoch, index) decides, in whichever process loads it."""
 
-import contextlib
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate, get_worker_info
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from lightning_fastdata.loaders.batch_fetch import (
-    BatchFetcher,
-    Indices,
-    TransformedDataset,
-    accepts_seeds,
-    as_array,
-    batch_fetcher,
-    only_chooses,
-)
-from lightning_fastdata.loaders.order import BATCH, WORD, Words, mix, sample_seed, sample_seeds, stream
+from lightning_fastdata.loaders.batch_fetch import Indices, as_array, batch_fetcher
+from lightning_fastdata.loaders.dataset_traits import DatasetTraits, traits_of
+from lightning_fastdata.loaders.order import BATCH, sample_seed, sample_seeds, stream
 from lightning_fastdata.loaders.planned import identity_collate
+from lightning_fastdata.loaders.rng import random_state, seed_generators, set_random_state
 from lightning_fastdata.loaders.sample_keys import sample_number
+from lightning_fastdata.loaders.splitmix import WORD, Words, mix
+from lightning_fastdata.loaders.transformed_dataset import TransformedDataset
 
-__all__ = [
-    "BatchRequest",
-    "LoadTimes",
-    "SeededDataset",
-    "WorkerOutput",
-    "drawn_apart",
-    "has_getitems",
-    "load_generators",
-    "random_state",
-    "save_generators",
-    "seed_generators",
-    "seeded_generators",
-    "set_random_state",
-    "uses_global_rng",
-]
+__all__ = ["BatchRequest", "LoadTimes", "SeededDataset", "WorkerOutput"]
 
 
 class BatchRequest(NamedTuple):
@@ -46,11 +25,11 @@ class BatchRequest(NamedTuple):
     epoch: int
     """Epoch whose random numbers apply."""
     cycle: int
-    """How often the loader has come round within the epoch."""
+    """How often the loader has restarted within the epoch (count)."""
     number: int
     """Which batch of the epoch, from 0."""
     indices: "list[Any] | Indices"
-    """Samples of the batch, as the sampler gave them; int64, packed, where the dataset takes them so."""
+    """Samples of the batch, as the sampler yielded them; int64, packed, where the dataset takes them so."""
     occurrences: list[int] | None
     """For each sample how often the epoch has drawn it before (count); None = not once."""
 
@@ -69,9 +48,9 @@ class LoadTimes(NamedTuple):
     ready_s: float
     """When it was ready, collated, before it was put into the queue (s)."""
     samples: int
-    """Samples that were asked for (count); without batching 1."""
+    """Samples of the request (count); without batching 1."""
     slowest: int
-    """The slowest sample's place in the batch, from 0; -1 where the dataset loads whole batches."""
+    """The slowest sample's position in the batch, from 0; -1 where the dataset loads whole batches."""
     slowest_s: float
     """Time in which it was loaded (s); 0 where the dataset loads whole batches."""
     worker: int
@@ -79,26 +58,26 @@ class LoadTimes(NamedTuple):
 
 
 class WorkerOutput(NamedTuple):
-    """A batch on its way from the worker, with the number by which it was asked for."""
+    """A batch on its way from the worker, with the number of its request."""
 
     number: int
     """Which batch of the epoch, from 0."""
     batch: Any
     """What the user's collate function made."""
     times: LoadTimes
-    """How it was loaded. Numbers and a named tuple, which pinning copies as they are."""
+    """How it was loaded. Numbers and a named tuple, which pinning copies unchanged."""
 
     def __reduce__(self) -> Any:
         # Two named tuples, one within the other, would take twice as long to pickle and unpickle, with every batch.
-        return _delivered, (self.number, self.batch, *self.times)
+        return _rebuild_output, (self.number, self.batch, *self.times)
 
 
-def _delivered(number: int, batch: Any, *times: Any) -> WorkerOutput:
+def _rebuild_output(number: int, batch: Any, *times: Any) -> WorkerOutput:
     return WorkerOutput(number, batch, LoadTimes(*times))
 
 
 class SeededDataset(Dataset[Any]):
-    """A dataset as the workers see it: asked for whole batches, each sample with its own random numbers.
+    """A dataset for the workers of a loader: each request is a whole batch, each sample has its own random numbers.
 
     Before every ``__getitem__`` of the user's dataset, the global generators of Python, NumPy and torch are seeded
     from (seed, epoch, index), so that any existing transform gives the same result in any process. The collate
@@ -116,29 +95,38 @@ class SeededDataset(Dataset[Any]):
         dataset: The user's map-style dataset.
         collate_fn: Makes a batch of samples; without batching it gets the one sample.
         seed: The run's seed, or None to leave all generators alone.
-        batched: False for ``batch_size=None``, where an ask has one index, which may be anything.
+        batched: False for ``batch_size=None``, where a request has one index, which may be anything.
         source: The run's seed for transforms of whole batches, which leave the generators alone.
+        traits: The traits of the dataset, where they are known.
     """
 
     def __init__(
-        self, dataset: Any, collate_fn: Callable[[Any], Any], seed: int | None, *, batched: bool, source: int = 0
+        self,
+        dataset: Any,
+        collate_fn: Callable[[Any], Any],
+        seed: int | None,
+        *,
+        batched: bool,
+        source: int = 0,
+        traits: DatasetTraits | None = None,
     ) -> None:
-        whole = batch_fetcher(dataset) if batched else None
-        if whole is not None and whole.accepts_seeds and not uses_global_rng(dataset):
-            seed = (
-                seed if collate_fn not in (identity_collate, default_collate) else None
-            )  # nobody draws from the generators
-        transform = dataset.transformed if isinstance(dataset, TransformedDataset) else None
-        if transform is not None:
-            dataset = dataset.dataset
+        traits = traits or traits_of(dataset)
+        fetcher = batch_fetcher(dataset, traits) if batched else None
+        accepts_seeds = fetcher is not None and fetcher.accepts_seeds
+        if accepts_seeds and not traits.uses_global_rng and collate_fn in (identity_collate, default_collate):
+            seed = None  # no code is left that could draw from the generators
+        transform = None
+        if isinstance(dataset, TransformedDataset):
+            dataset, transform = dataset.dataset, dataset.transformed
         vars(self).update(
             _fastdata_dataset=dataset,
             _fastdata_collate_fn=collate_fn,
             _fastdata_seed=seed,
             _fastdata_batched=batched,
-            _fastdata_whole=whole,
+            _fastdata_getitems=batched and traits.has_getitems,
+            _fastdata_fetcher=fetcher,
             _fastdata_transform=transform,
-            _fastdata_source=source,
+            _fastdata_source=source if accepts_seeds or transform is not None else None,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -155,31 +143,26 @@ class SeededDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._fastdata_dataset)
 
-    def __getitem__(self, ask: Any) -> Any:
-        """Load the batch that was asked for; torch calls this without batching."""
+    def __getitem__(self, request: Any) -> Any:
+        """Load the batch of a request; torch calls this without batching."""
         began = perf_counter()
-        if not isinstance(ask, BatchRequest):  # a worker_init_fn that tries a sample
-            return self._fastdata_dataset[ask]
-        info, seed = get_worker_info(), self._fastdata_seed
+        if not isinstance(request, BatchRequest):  # a worker_init_fn that tries a sample
+            return self._fastdata_dataset[request]
+        info, seed, source = get_worker_info(), self._fastdata_seed, self._fastdata_source
         state = random_state() if info is None and seed is not None else None
         try:
-            start = None if seed is None else stream(seed, ask.epoch, ask.cycle)
-            transform, whole = self._fastdata_transform, self._fastdata_whole
-            seeds = None
-            if transform is not None or (whole is not None and whole.accepts_seeds):
-                seeds = _seeds_of(ask, stream(self._fastdata_source, ask.epoch, ask.cycle))
-            samples, slowest, slowest_s = _load(
-                whole or self._fastdata_dataset, ask, start, batched=self._fastdata_batched, seeds=seeds
-            )
+            start = None if seed is None else stream(seed, request.epoch, request.cycle)
+            seeds = None if source is None else _seeds_of(request, stream(source, request.epoch, request.cycle))
+            samples, slowest, slowest_s = _load(self, request, start, seeds)
             if start is not None:
-                seed_generators(mix(_seed_of(ask, 0, start) + BATCH))
+                seed_generators(mix(_seed_of(request, 0, start) + BATCH))
             batch = self._fastdata_collate_fn(samples)
-            if transform is not None:
-                batch = transform(batch, seeds)
+            if self._fastdata_transform is not None:
+                batch = self._fastdata_transform(batch, seeds)
             worker = -1 if info is None else info.id
             # The clock is read after all that the batch took.
-            times = LoadTimes(began, perf_counter(), len(ask.indices), slowest, slowest_s, worker)
-            return WorkerOutput(ask.number, batch, times)
+            times = LoadTimes(began, perf_counter(), len(request.indices), slowest, slowest_s, worker)
+            return WorkerOutput(request.number, batch, times)
         finally:
             if state is not None:
                 set_random_state(state)
@@ -189,202 +172,56 @@ class SeededDataset(Dataset[Any]):
 
 
 def _load(
-    dataset: Any, ask: BatchRequest, start: int | None, *, batched: bool, seeds: Words | None = None
+    wrapper: SeededDataset, request: BatchRequest, start: int | None, seeds: Words | None
 ) -> tuple[Any, int, float]:
-    """Load the samples of a batch; no method, or the view would hide a name of the dataset's.
+    """Load the samples of a batch; no method, or the wrapper would hide a name of the dataset's.
 
     Args:
-        dataset: The user's, or a ``BatchFetcher``.
-        ask: What is asked of it.
+        wrapper: Has the user's dataset.
+        request: The batch.
         start: Start of the epoch's seeds; None leaves the generators alone.
-        batched: Whether the ask has a batch of indices.
-        seeds: Seeds of the samples, for a ``BatchFetcher`` that takes them.
+        seeds: Seeds of the samples, for a dataset that takes them.
 
     Returns:
-        The samples, the place of the slowest (-1 = unknown), and its time (s).
+        The samples, the position of the slowest (-1 = unknown), and its time (s).
     """
-    if type(dataset) is BatchFetcher:
+    dataset, fetcher, indices = wrapper._fastdata_dataset, wrapper._fastdata_fetcher, request.indices
+    if fetcher is None and wrapper._fastdata_batched and not wrapper._fastdata_getitems:
+        return _load_one_by_one(dataset, request, start)
+    before = perf_counter()
+    if start is not None:
+        seed_generators(_seed_of(request, 0, start))
+    if fetcher is not None:
+        return fetcher.batch(indices, seeds), -1, 0.0
+    if wrapper._fastdata_getitems:
+        return dataset.__getitems__(indices), -1, 0.0
+    return dataset[indices[0]], 0, perf_counter() - before
+
+
+def _load_one_by_one(dataset: Any, request: BatchRequest, start: int | None) -> tuple[list[Any], int, float]:
+    samples, slowest, slowest_s, before = [], -1, -1.0, perf_counter()
+    for position, index in enumerate(request.indices):
         if start is not None:
-            seed_generators(_seed_of(ask, 0, start))
-        return dataset.batch(ask.indices, seeds), -1, 0.0
-    indices, before = ask.indices, perf_counter()
-    whole = batched and has_getitems(dataset)
-    if whole or not batched:
-        if start is not None:
-            seed_generators(_seed_of(ask, 0, start))
-        if whole:
-            return dataset.__getitems__(indices), -1, 0.0
-        return dataset[indices[0]], 0, perf_counter() - before
-    samples, slowest, slowest_s = [], -1, -1.0
-    for place, index in enumerate(indices):
-        if start is not None:
-            seed_generators(_seed_of(ask, place, start))
+            seed_generators(_seed_of(request, position, start))
         samples.append(dataset[index])
         # One reading per sample: it ends this one and begins the next. Seeding is inside, some microseconds.
         now = perf_counter()
         if now - before > slowest_s:
-            slowest, slowest_s = place, now - before
+            slowest, slowest_s = position, now - before
         before = now
     return samples, slowest, max(slowest_s, 0.0)
 
 
-def _seed_of(ask: BatchRequest, place: int, start: int) -> int:
+def _seed_of(request: BatchRequest, position: int, start: int) -> int:
     """The seed of one sample of a batch."""
-    return sample_seed(start, sample_number(ask.indices[place]), ask.occurrences[place] if ask.occurrences else 0)
+    occurrence = request.occurrences[position] if request.occurrences else 0
+    return sample_seed(start, sample_number(request.indices[position]), occurrence)
 
 
-def _seeds_of(ask: BatchRequest, start: int) -> Words:
+def _seeds_of(request: BatchRequest, start: int) -> Words:
     """The seeds of all samples of a batch."""
-    numbers = as_array(ask.indices)
+    numbers = as_array(request.indices)
     if numbers is None:
-        numbers = np.array([sample_number(key) & WORD for key in ask.indices], dtype=np.uint64).view(np.int64)
-    return sample_seeds(start, numbers, None if ask.occurrences is None else np.array(ask.occurrences, dtype=np.int64))
-
-
-def has_getitems(dataset: Any) -> bool:
-    """Whether a dataset has a ``__getitems__`` of its own, which torch calls once per batch.
-
-    Args:
-        dataset: Any dataset. A ``Subset`` only hands the call on, so what it is a part of counts.
-    """
-    if isinstance(dataset, Subset):
-        if type(dataset).__getitem__ is not Subset.__getitem__:
-            return False  # the user's own way to a sample; torch advises to write __getitems__ as a loop over it
-        if type(dataset).__getitems__ is Subset.__getitems__:
-            return has_getitems(dataset.dataset)
-    return callable(getattr(dataset, "__getitems__", None))
-
-
-def uses_global_rng(dataset: Any) -> bool:
-    """Whether loading a sample may use random numbers.
-
-    Args:
-        dataset: Any dataset. torch's own views are looked through.
-
-    Returns:
-        False for torch's TensorDataset and for classes that say ``uses_global_rng = False`` themselves (a
-        subclass has to say so again: it may transform). So may a ``Subset`` with a ``__getitem__`` of its own.
-    """
-    if isinstance(dataset, TransformedDataset):
-        return dataset.draws_from_generators or uses_global_rng(dataset.dataset)
-    if isinstance(dataset, Subset) and only_chooses(type(dataset)):
-        return uses_global_rng(dataset.dataset)
-    if type(dataset) is ConcatDataset:
-        # It asks its parts for one sample at a time, without a seed.
-        return any(uses_global_rng(part) or accepts_seeds(part) for part in dataset.datasets)
-    return not (type(dataset) is TensorDataset or vars(type(dataset)).get("uses_global_rng") is False)
-
-
-def seed_generators(word: int) -> None:
-    """Seed the global generators of Python, NumPy and torch (CPU).
-
-    NumPy and torch both run a Mersenne Twister that takes 32 bits; they get different halves, or their numbers would
-    be the same ones.
-
-    Args:
-        word: 64 bits.
-    """
-    random.seed(word)
-    np.random.seed(word >> 32)
-    torch.default_generator.manual_seed(word & 0xFFFFFFFF)
-
-
-RandomState = dict[str, Any]
-
-
-def random_state() -> RandomState:
-    """The state of the three global generators."""
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.default_generator.get_state(),
-    }
-
-
-def set_random_state(state: RandomState) -> None:
-    """Put the three global generators into a state that ``random_state`` gave."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.default_generator.set_state(state["torch"])
-
-
-def save_generators(rank: int, device: torch.device | None = None) -> dict[str, Any]:
-    """The training process's generators in a form that a checkpoint may hold: integers and tensors.
-
-    Args:
-        rank: Global rank whose generators they are.
-        device: The model's device; a CUDA device's own generator is saved too (awaits a GPU).
-    """
-    state = random_state()
-    version, words, gauss = state["python"]
-    kind, key, position, has_gauss, cached_gaussian = state["numpy"]
-    saved: dict[str, Any] = {
-        "rank": rank,
-        "python": [version, torch.tensor(words), gauss],
-        "numpy": [kind, torch.from_numpy(key.astype(np.int64)), position, has_gauss, cached_gaussian],
-        "torch": state["torch"],
-    }
-    if device is not None and device.type == "cuda":
-        saved["cuda"] = torch.cuda.get_rng_state(device)
-    return saved
-
-
-def load_generators(saved: Mapping[str, Any], device: torch.device | None = None) -> None:
-    """Continue with the random numbers that followed when ``save_generators`` was called.
-
-    Args:
-        saved: What it gave.
-        device: The model's device.
-    """
-    version, words, gauss = saved["python"]
-    kind, key, position, has_gauss, cached_gaussian = saved["numpy"]
-    set_random_state(
-        {
-            "python": (version, tuple(words.tolist()), gauss),
-            "numpy": (kind, key.numpy().astype(np.uint32), position, has_gauss, cached_gaussian),
-            "torch": saved["torch"].cpu(),
-        }
-    )
-    if "cuda" in saved and device is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(saved["cuda"].cpu(), device)
-
-
-def drawn_apart(source: Iterable[Any], word: int) -> Iterator[Any]:
-    """Draw from an iterable that may use the global generators, which have states of their own meanwhile.
-
-    Args:
-        source: A sampler without a length, which may never end: it can only be drawn as it is asked.
-        word: 64 bits that the generators are seeded from at its beginning.
-
-    Yields:
-        What the source gives.
-    """
-    with seeded_generators(word):
-        iterator = iter(source)
-        inside = random_state()
-    while True:
-        outside = random_state()
-        set_random_state(inside)
-        try:
-            item = next(iterator)
-            inside = random_state()
-        except StopIteration:
-            return
-        finally:
-            set_random_state(outside)
-        yield item
-
-
-@contextlib.contextmanager
-def seeded_generators(word: int) -> Iterator[None]:
-    """Seed the three global generators for a while, and put them back.
-
-    Args:
-        word: 64 bits.
-    """
-    state = random_state()
-    try:
-        seed_generators(word)
-        yield
-    finally:
-        set_random_state(state)
+        numbers = np.array([sample_number(key) & WORD for key in request.indices], dtype=np.uint64).view(np.int64)
+    occurrences = None if request.occurrences is None else np.array(request.occurrences, dtype=np.int64)
+    return sample_seeds(start, numbers, occurrences)

@@ -1,11 +1,11 @@
-"""Iterable datasets: which elements belong to this rank and this worker, and what nobody can promise for them.
+"""Iterable datasets: which elements belong to this rank and this worker, and what cannot be promised for them.
 
 torch gives every worker of every rank a copy of an IterableDataset and lets each read all of it. Dealing the elements
 out is the dataset's own affair; ``shard`` is the one line that does it. In words: ``docs/iterable.md``.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from numbers import Integral
@@ -20,7 +20,7 @@ __all__ = ["SetShard", "iterable_warning", "shard"]
 
 T = TypeVar("T")
 
-TOLD = "fastdata_share"
+SHARE_ATTRIBUTE = "fastdata_share"
 """The attribute of a worker's dataset under which ``SetShard`` leaves (rank, ranks)."""
 
 END: Any = object()
@@ -41,9 +41,9 @@ def shard(items: Iterable[T], *, share: tuple[int, int] | None = None, even: boo
     Args:
         items: The elements, all of them. A stream is read as far as the next own element, with ``even`` at most one
             round over the ranks (``ranks`` elements) further than without.
-        share: (rank, ranks). None asks, in this order: what a loader of this package told its worker, else
-            ``torch.distributed`` where it is initialized, else ``RANK`` and ``WORLD_SIZE`` of the environment; where
-            nothing is said there is one rank.
+        share: (rank, ranks). None asks, in this order: what a loader of this package left in its worker, else
+            ``torch.distributed`` where it is initialized, else ``RANK`` and ``WORLD_SIZE`` of the environment; without
+            any of them there is one rank.
         even: Leave out the last round over the ranks if it is incomplete (at most ranks - 1 elements, the same ones
             whatever the workers), so that every rank gets equally many elements. Under DDP a rank that makes one step
             more than the others waits for them forever.
@@ -53,7 +53,7 @@ def shard(items: Iterable[T], *, share: tuple[int, int] | None = None, even: boo
 
     Raises:
         FastDataError: ``items`` is not iterable, a single text or a set; a share that cannot be; a worker of one of
-            several ranks that nobody told which.
+            several ranks that cannot find out which.
     """
     _check_items(items)
     return _own(items, None if share is None else _checked(share, "share"), even)
@@ -80,11 +80,11 @@ def _nth(iterator: Iterator[Any], number: int) -> Any:
 
 
 def _find_share() -> tuple[int, int]:
-    """(rank, ranks) of this process; what was said outweighs what can be found out."""
+    """(rank, ranks) of this process; what ``SetShard`` left outweighs what can be found out."""
     info = get_worker_info()
-    told = None if info is None else getattr(info.dataset, "__dict__", {}).get(TOLD)
-    if told is not None:
-        return _checked(told, TOLD)
+    share = None if info is None else getattr(info.dataset, "__dict__", {}).get(SHARE_ATTRIBUTE)
+    if share is not None:
+        return _checked(share, SHARE_ATTRIBUTE)
     if distributed.is_available() and distributed.is_initialized():  # also in a forked worker: a copy of its rank
         return distributed.get_rank(), distributed.get_world_size()
     rank, ranks = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
@@ -140,7 +140,7 @@ def _checked(share: Any, name: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class SetShard:
-    """A ``worker_init_fn`` that tells ``shard`` the rank: a spawned worker knows no torch.distributed.
+    """A ``worker_init_fn`` that gives ``shard`` the rank: a spawned worker knows no torch.distributed.
 
     It leaves ``fastdata_share = (rank, ranks)`` on the worker's own copy of the dataset.
     """
@@ -149,8 +149,6 @@ class SetShard:
     """Global rank, 0 <= rank < ranks."""
     ranks: int
     """Ranks that share the data (count)."""
-    then: Callable[[int], Any] | None = None
-    """The user's own ``worker_init_fn``."""
 
     def __post_init__(self) -> None:
         _checked((self.rank, self.ranks), "(rank, ranks)")
@@ -162,19 +160,15 @@ class SetShard:
             FastDataError: The dataset takes no attributes.
         """
         info = get_worker_info()
-        if info is not None:
-            self._leave_on(info.dataset)
-        if self.then is not None:
-            self.then(worker_id)
-
-    def _leave_on(self, dataset: Any) -> None:
+        if info is None:
+            return
         try:
             # Past a __setattr__ of the user's, such as that of a frozen dataclass. torch's own Dataset classes have a
             # __dict__, so only a foreign class with __slots__ refuses.
-            object.__setattr__(dataset, TOLD, (int(self.rank), int(self.ranks)))
+            object.__setattr__(info.dataset, SHARE_ATTRIBUTE, (int(self.rank), int(self.ranks)))
         except (AttributeError, TypeError) as error:
             raise FastDataError(
-                f"{type(dataset).__name__} takes no attributes, so its workers cannot be told their rank.",
+                f"{type(info.dataset).__name__} takes no attributes, so its workers cannot know their rank.",
                 expected="a dataset with a __dict__.",
                 fix="inherit from torch.utils.data.IterableDataset, or leave out __slots__.",
             ) from error
@@ -192,10 +186,10 @@ def iterable_warning(dataset: object, *, ranks: int, workers: int) -> str:
         Two or three sentences.
     """
     readers = [f"{count} {name}" for count, name in ((ranks, "ranks"), (workers, "workers")) if count > 1]
-    whole = f"Unless it deals itself out, each of the {' x '.join(readers)} reads all of it. " if readers else ""
+    repeats = f"Unless it deals itself out, each of the {' x '.join(readers)} reads all of it. " if readers else ""
     return (
         f"{type(dataset).__name__} is an IterableDataset: order and random values are its own, another number of "
-        f"workers or ranks gives other batches, and a restart in mid-epoch begins the stream anew. {whole}"
+        f"workers or ranks gives other batches, and a restart in mid-epoch begins the stream again. {repeats}"
         "lightning_fastdata.shard() in its __iter__ gives each element to one rank and worker; only a map-style "
         "dataset keeps order and place as well."
     )

@@ -1,4 +1,4 @@
-"""A worker died all the same: what the machine's own counters say about why, and the flag to change."""
+"""Why a worker died: what the machine's own counters say, and the flag to change."""
 
 import errno
 import re
@@ -7,27 +7,27 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware
 from lightning_fastdata.planning.preflight import FILES_FIX, RAM_FIX, SHM_FIX, amount
 
-__all__ = ["WorkerDiedError", "explained"]
+__all__ = ["WorkerDiedError", "diagnose_crash"]
 
 FULL_SHARE = 0.1
-"""Less of /dev/shm free than this counts as full: what the dead worker had begun is already given back."""
+"""Less of /dev/shm free than this share counts as full: what the dead worker had begun is already free again."""
 
 
 class WorkerDiedError(FastDataError, RuntimeError):
     """Worker processes ended for want of memory, shared memory or open files; torch's own error is its cause."""
 
 
-def explained(error: BaseException, loader: str, before: Hardware | None, now: Hardware) -> WorkerDiedError | None:
-    """Say what made a worker end, where that can be known.
+def diagnose_crash(error: BaseException, loader: str, before: Hardware | None, now: Hardware) -> WorkerDiedError | None:
+    """Why a worker died, where the machine shows it.
 
     Args:
         error: What torch raised in the training process.
         loader: The loader's options, for the message.
-        before: The machine when the workers were started; None = not looked at.
+        before: The machine when the workers were started; None = not known.
         now: The machine after the error.
 
     Returns:
-        An error to raise from the given one; None for any other error, such as one of the dataset's own.
+        An error to raise from torch's; None for any other error, such as one of the dataset's own.
     """
     text = str(error)
     if getattr(error, "errno", None) == errno.EMFILE or "ancdata" in text or "Too many open files" in text:

@@ -639,7 +639,7 @@ def test_a_worker_lost_in_mid_step_is_explained(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     module = FastDataModule(Sized(400), batch_size=4, num_workers=1)
     loader = module.train_dataloader()
-    loader._before = Hardware(cpu_limits=(Limit("1", 1.0, "quota"),), oom_kills=0)
+    loader._hardware_at_start = Hardware(cpu_limits=(Limit("1", 1.0, "quota"),), oom_kills=0)
     after = Hardware(cpu_limits=(Limit("1", 1.0, "quota"),), oom_kills=1)
     monkeypatch.setattr(resumable, "probe", lambda: after)
     module.trainer = type("Training", (), {"train_dataloader": loader})()

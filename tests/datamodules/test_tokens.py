@@ -257,7 +257,7 @@ def test_no_generator_is_seeded_for_it(shards):
     state = torch.get_rng_state()
     loader = module(shards[0]).train_dataloader()
     list(loader)
-    assert not loader.sameness.seeds_samples
+    assert not loader.determinism.seeds_samples
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -12,9 +12,9 @@ from torchvision.transforms import v2
 from lightning_fastdata import TensorDataModule
 from lightning_fastdata.datamodules.transforms import RandomCrop, RandomHorizontalFlip, SampleRandom, ToFloat
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loaders.batch_fetch import TransformedDataset, fetches_batches
-from lightning_fastdata.loaders.build import is_in_memory
+from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.order import sample_seeds, stream
+from lightning_fastdata.loaders.transformed_dataset import TransformedDataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 IMAGES = torch.randint(0, 256, (30, 3, 8, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -204,7 +204,7 @@ def test_a_dataset_of_ones_own():
 def test_the_view_of_a_dataset_answers_for_it():
     """Also after pickling, as for a worker that is spawned."""
     view = pickle.loads(pickle.dumps(TransformedDataset(Whole(), ALL[:1])))
-    assert (view.note, len(view), fetches_batches(view), is_in_memory(view)) == ("mine", 30, True, True)
+    assert (view.note, len(view), traits_of(view).batched_fetch, traits_of(view).in_memory) == ("mine", 30, True, True)
     with pytest.raises(AttributeError):
         view.nothing  # noqa: B018
 

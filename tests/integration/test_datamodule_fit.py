@@ -15,10 +15,11 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Weighted
 from lightning_fastdata import FastDataModule, TensorDataModule, auto_dataloader
 from lightning_fastdata.datamodules.arrays import ArrayDataset
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loaders.order import epoch_order, mix, sample_seed, stream
+from lightning_fastdata.loaders.order import epoch_order, sample_seed, stream
 from lightning_fastdata.loaders.planned import PlannedDataLoader
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
 from lightning_fastdata.loaders.samplers import EpochSampler
+from lightning_fastdata.loaders.splitmix import mix
 
 NO_SPLIT = "ignore:Total length of `list` across ranks is zero"  # Lightning's word for a split without data
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

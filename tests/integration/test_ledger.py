@@ -15,7 +15,7 @@ from monitor_cases import EvalNet, Net, Sleeper, SlowCallback, quiet_monitor, qu
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_fastdata.hardware.detect import probe
-from lightning_fastdata.loaders.build import build_loader
+from lightning_fastdata.loaders.build import LoaderRequest, build_loader
 from lightning_fastdata.planning.options import LoaderOptions
 from lightning_fastdata.planning.plan import Workload, make_plan
 from lightning_fastdata.results.stats import ACCOUNTS
@@ -243,7 +243,7 @@ def test_the_saving_of_persistent_workers_is_measured_for_any_torch_loader(persi
 def test_our_loaders_say_how_long_their_workers_took_to_start():
     monitor, options = quiet_monitor(), LoaderOptions(num_workers=2, persistent_workers=False)
     plan = make_plan(options, probe(), Workload())
-    loader = build_loader(Samples(), plan, seed=1)
+    loader = build_loader(LoaderRequest(Samples(), arguments={"shuffle": False}, seed=1), plan)
     quiet_trainer(monitor, max_epochs=3).fit(Net(0.003), loader)
     boundary = monitor.summary().boundary
     assert boundary.saving_is_exact

@@ -43,7 +43,7 @@ def test_workers_get_their_cpus_back(bound_to_one_cpu):
     seen = []
     loader = auto_dataloader(Mask(), batch_size=8, num_workers=1, worker_init_fn=seen.append)
     assert next(iter(loader)).tolist() == [bound_to_one_cpu] * 8
-    assert loader.worker_init_fn.then == seen.append
+    assert loader.worker_init_fn.functions[-1] == seen.append
 
 
 def test_without_a_binding_nothing_is_touched(monkeypatch):

@@ -20,7 +20,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 import lightning_fastdata.callbacks.monitor.instrumentation as listening_module
 from lightning_fastdata.callbacks.monitor.fetch_probe import FetchProbe
 from lightning_fastdata.hardware.detect import probe
-from lightning_fastdata.loaders.build import build_loader
+from lightning_fastdata.loaders.build import LoaderRequest, build_loader
 from lightning_fastdata.planning.options import LoaderOptions
 from lightning_fastdata.planning.plan import Workload, make_plan
 from lightning_fastdata.results.run_file import read_run
@@ -198,7 +198,7 @@ def test_the_loader_stays_the_users_own():
 
 def planned(dataset, workers):
     plan = make_plan(LoaderOptions(num_workers=workers, persistent_workers=False), probe(), Workload())
-    return build_loader(dataset, plan, seed=1, shuffle=True)
+    return build_loader(LoaderRequest(dataset, seed=1), plan)
 
 
 @three_tries

@@ -10,8 +10,9 @@ from torch.utils.data import BatchSampler, Dataset, RandomSampler, Subset, Weigh
 
 from lightning_fastdata import auto_dataloader
 from lightning_fastdata.datamodules.splits import SplitView, split_dataset
-from lightning_fastdata.loaders.batch_fetch import as_array, batch_fetcher, fetches_batches
+from lightning_fastdata.loaders.batch_fetch import as_array, batch_fetcher
 from lightning_fastdata.loaders.batch_requests import InlineBatches
+from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.order import epoch_order, sample_seed, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -56,7 +57,7 @@ def test_indices_come_as_one_array():
     """int64, in the order of the epoch, and the loader says which samples it gave."""
     data = Numbers()
     loader = make(data)
-    found = [(batch.tolist(), loader.last_given.indices) for batch in loader]
+    found = [(batch.tolist(), loader.last_served.indices) for batch in loader]
     assert {(type(asked), str(asked.dtype)) for asked in data.asked} == {(np.ndarray, "int64")}
     assert [len(batch) for batch, _ in found] == [4, 4, 2]
     assert all(batch == given and type(given) is list for batch, given in found)
@@ -126,8 +127,8 @@ def test_seeds_are_handed_over(view):
 
 def test_who_gives_whole_batches():
     """A kind of Subset that fetches in its own way gives samples."""
-    assert fetches_batches(Subset(Numbers(), [1]))
-    assert not fetches_batches(Cut(Numbers(), [1]))
+    assert traits_of(Subset(Numbers(), [1])).batched_fetch
+    assert not traits_of(Cut(Numbers(), [1])).batched_fetch
     assert batch_fetcher(Cut(Numbers(), [1])) is None
     assert batch_fetcher(range(3)) is None
 
@@ -162,7 +163,7 @@ def test_a_dataset_may_do_with_its_array_what_it_likes():
 
     loader = make(Sorts())
     order = epoch_order(7, 0, 10).tolist()
-    assert [loader.last_given.indices for _ in loader] == [order[:4], order[4:8], order[8:]]
+    assert [loader.last_served.indices for _ in loader] == [order[:4], order[4:8], order[8:]]
 
 
 def test_passes_beside_each_other():

@@ -2,33 +2,28 @@
 
 import gc
 import inspect
-import pickle
 import weakref
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
     BatchSampler,
-    ConcatDataset,
     DataLoader,
     Dataset,
     IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
-    StackDataset,
     Subset,
     TensorDataset,
     WeightedRandomSampler,
 )
 
-from lightning_fastdata.datamodules.splits import SplitView
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.loaders.build import build_loader, check_kwargs, is_in_memory
+from lightning_fastdata.loaders.build import LoaderRequest, build_loader, check_kwargs
 from lightning_fastdata.loaders.order import epoch_order
 from lightning_fastdata.loaders.planned import PlannedDataLoader
-from lightning_fastdata.loaders.samplers import EpochSampler
+from lightning_fastdata.loaders.trainer_context import TrainerContext
 from lightning_fastdata.planning.options import FIELDS, LoaderPlan, Reason
 
 
@@ -67,6 +62,16 @@ def plan(workers=0, persistent=False, source="rule", **changes):
     return LoaderPlan(**{**values, **changes})
 
 
+def build(dataset=None, decided=None, *, seed=42, deterministic=True, epoch=0, rank=0, share=None, **arguments):
+    """A loader of training data in the order of the data, with torch's batch size."""
+    context = TrainerContext(epoch=epoch, rank=rank, share=share)
+    arguments = {"shuffle": False, **arguments}
+    request = LoaderRequest(
+        dataset or Squares(), arguments=arguments, seed=seed, deterministic=deterministic, context=context
+    )
+    return build_loader(request, decided or plan())
+
+
 def indices(loader):
     return [index for batch in loader for index in batch.tolist()]
 
@@ -83,65 +88,31 @@ def epochs(loader, numbers):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")  # torch's, on two cores
-@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (1, False), (3, True)])
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (3, True)])
 def test_seed_and_epoch_decide_the_order_whatever_the_workers(workers, persistent):
-    """0, 1 or 3 workers, kept alive or not: the same batches in the same order, epoch by epoch."""
-    loader = build_loader(Squares(), plan(workers, persistent), batch_size=4, shuffle=True, seed=3)
+    """None, or 3 that are kept alive: the same batches in the same order, epoch by epoch."""
+    loader = build(Squares(), plan(workers, persistent), batch_size=4, shuffle=True, seed=3)
     expected = [epoch_order(3, epoch, 20).tolist() for epoch in range(3)]
     assert epochs(loader, range(3)) == expected
     assert expected[0] != expected[1]
 
 
-def test_a_run_resumed_at_epoch_2_sees_what_it_would_have_seen():
-    """The order of an epoch does not depend on the epochs before it, nor on who called for them."""
-    whole = epochs(build_loader(Squares(), plan(), shuffle=True, seed=5), range(4))
-    torch.manual_seed(99)
-    resumed = build_loader(Squares(), plan(), shuffle=True, seed=5, epoch=2)
-    assert [indices(resumed), *epochs(resumed, [3])] == whole[2:]
-
-
-def test_another_seed_gives_another_order():
-    """The seed is not forgotten on the way."""
-    loaders = [build_loader(Squares(), plan(), shuffle=True, seed=seed) for seed in (1, 2)]
-    assert indices(loaders[0]) != indices(loaders[1])
-
-
-def test_without_shuffling_the_order_is_that_of_the_data():
-    """Evaluation sees the samples as they lie."""
-    assert indices(build_loader(Squares(), plan(), batch_size=3)) == list(range(20))
-
-
-def test_the_last_batch_is_kept_unless_dropped():
-    """20 samples in batches of 8."""
-    kept, dropped = (build_loader(Squares(), plan(), batch_size=8, drop_last=drop) for drop in (False, True))
-    assert [len(batch) for batch in kept] == [8, 8, 4]
-    assert [len(batch) for batch in dropped] == [8, 8]
-    assert (len(kept), len(dropped)) == (3, 2)
-
-
-def test_the_sampler_is_as_long_as_the_data_and_pickles():
-    """Lightning asks for its length; ddp_spawn may carry it."""
-    sampler = pickle.loads(pickle.dumps(EpochSampler(7, 3, 1)))
-    assert len(sampler) == 7
-    assert list(sampler) == epoch_order(3, 1, 7).tolist()
-
-
 # Random state
 
 
-@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, True)])
 def test_torchs_global_random_state_is_not_used_up(workers, persistent):
     """Otherwise dropout and initialization would depend on settings that should change nothing."""
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    loader = build_loader(Squares(), plan(workers, persistent), batch_size=4, shuffle=True)
+    loader = build(Squares(), plan(workers, persistent), batch_size=4, shuffle=True)
     for _ in range(2):
         indices(loader)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def drawn(rank=0, seed=1, epoch=0, workers=1, dataset=None, **kwargs):
-    loader = build_loader(
+    loader = build(
         dataset or Noise(4), plan(workers), batch_size=4, shuffle=True, seed=seed, rank=rank, epoch=epoch, **kwargs
     )
     return sorted(next(iter(loader)).tolist())
@@ -182,38 +153,26 @@ def test_a_collate_function_of_the_users_is_seeded_whatever_the_data(workers):
 def test_data_that_draws_nothing_is_not_seeded():
     """Seeding costs time, for rows of a tensor more than loading them."""
     unseeded = [TensorDataset(torch.zeros(4)), Subset(TensorDataset(torch.zeros(4)), [1])]
-    assert [build_loader(data, plan()).sameness.seeds_samples for data in unseeded] == [False, False]
-    assert build_loader(Noise(), plan()).sameness.seeds_samples
+    assert [build(data).determinism.seeds_samples for data in unseeded] == [False, False]
+    assert build(Noise()).determinism.seeds_samples
     for collate_fn in (None, torch.utils.data.default_collate):
-        assert not build_loader(unseeded[0], plan(), collate_fn=collate_fn).sameness.seeds_samples
-
-
-def test_each_rank_draws_its_share_of_the_same_batches():
-    """Two ranks with batches of 4 together see the batches of 8, sample by sample."""
-    whole = list(build_loader(Squares(21), plan(), batch_size=8, shuffle=True))
-    ranks = [
-        build_loader(Squares(21), plan(), batch_size=4, shuffle=True, rank=rank, share=(rank, 2)) for rank in (0, 1)
-    ]
-    pairs = zip(*ranks, strict=True)
-    for batch, (zero, one) in zip(whole, pairs, strict=True):
-        assert (batch[0::2].tolist(), batch[1::2].tolist()) == (zero.tolist(), one.tolist())
+        assert not build(unseeded[0], collate_fn=collate_fn).determinism.seeds_samples
 
 
 def test_drop_last_leaves_out_an_incomplete_global_batch():
     """23 samples for two ranks with batches of 4: two steps each, not the third that one rank could still fill."""
     for rank in (0, 1):
-        loader = build_loader(Squares(23), plan(), batch_size=4, drop_last=True, rank=rank, share=(rank, 2))
+        loader = build(Squares(23), batch_size=4, drop_last=True, rank=rank, share=(rank, 2))
         assert indices(loader) == list(range(16))[rank::2]
         assert len(loader) == 2
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_a_loader_left_in_mid_epoch_is_freed_at_once(shuffle):
+def test_a_loader_left_in_mid_epoch_is_freed_at_once():
     """Without waiting for the garbage collector, which takes torch's queues apart before it shuts workers down.
 
     Those then miss their last message, and the training process waits 5 s for each of them.
     """
-    loader = build_loader(Squares(), plan(), batch_size=4, shuffle=shuffle)
+    loader = build(batch_size=4, shuffle=True)
     freed, batches = weakref.ref(loader), iter(loader)
     next(batches)
     gc.disable()
@@ -229,7 +188,7 @@ def test_a_loader_left_in_mid_epoch_is_freed_at_once(shuffle):
 
 def test_the_plan_arrives_in_the_loader():
     """The decided options are those of the loader; it is a torch DataLoader."""
-    loader = build_loader(Squares(), plan(2, True, prefetch_factor=5), batch_size=4)
+    loader = build(Squares(), plan(2, True, prefetch_factor=5), batch_size=4)
     assert isinstance(loader, DataLoader)
     assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (2, 5, True)
 
@@ -247,7 +206,7 @@ def test_a_sampler_of_the_users_replaces_shuffling():
     """A WeightedRandomSampler that knows only sample 3 gives only sample 3."""
     weights = [float(index == 3) for index in range(20)]
     sampler = WeightedRandomSampler(weights, 6)
-    loader = build_loader(Squares(), plan(), batch_size=2, shuffle=True, sampler=sampler)
+    loader = build(batch_size=2, shuffle=True, sampler=sampler)
     assert loader.sampler is sampler
     assert indices(loader) == [3] * 6
 
@@ -261,7 +220,7 @@ class ShuffledBatches(BatchSampler):
 
 
 class WithoutLength(Sampler):
-    """Nobody knows how long it will go on, so it cannot be drawn in advance."""
+    """It may go on for ever, so it cannot be drawn in advance."""
 
     def __iter__(self):
         for _ in range(20):
@@ -284,48 +243,43 @@ def test_a_sampler_of_the_users_draws_from_generators_of_its_own(own):
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        loader = build_loader(Squares(), plan(), seed=5, **own)
+        loader = build(seed=5, **own)
         found.append([indices(loader), indices(loader)])
         assert torch.equal(torch.get_rng_state(), before)
     assert found[0] == found[1]
     assert found[0][0] != found[0][1]
-    assert indices(build_loader(Squares(), plan(), seed=6, **own)) != found[0][0]
+    assert indices(build(seed=6, **own)) != found[0][0]
 
 
 def test_a_batch_sampler_of_the_users_replaces_batching():
     """batch_size, shuffle and drop_last step aside, as torch demands."""
     batches = BatchSampler(range(6), batch_size=3, drop_last=False)
-    loader = build_loader(Squares(), plan(), batch_size=7, shuffle=True, drop_last=True, batch_sampler=batches)
+    loader = build(batch_size=7, shuffle=True, drop_last=True, batch_sampler=batches)
     assert [batch.tolist() for batch in loader] == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_an_iterable_is_read_as_it_comes():
     """It cannot be shuffled from outside; nothing is injected."""
-    loader = build_loader(Stream(), plan(), batch_size=5, shuffle=True)
+    loader = build(Stream(), batch_size=5, shuffle=True)
     assert [batch.tolist() for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
 
 def test_a_generator_of_the_users_is_kept():
     """dataloader_kwargs win."""
     generator = torch.Generator()
-    assert build_loader(Squares(), plan(), generator=generator).generator is generator
-
-
-def test_the_dataset_still_answers():
-    """loader.dataset is the user's own."""
-    assert build_loader(Squares(), plan()).dataset.classes == ("even", "odd")
+    assert build(generator=generator).generator is generator
 
 
 def test_a_timeout_does_not_stop_a_loader_without_workers():
     """With "auto" the machine decides whether there are workers; a timeout for them must not crash without any."""
-    assert indices(build_loader(Squares(4), plan(), timeout=60)) == [0, 1, 2, 3]
-    assert build_loader(Squares(4), plan(1), timeout=60).timeout == 60
+    assert indices(build(Squares(4), timeout=60)) == [0, 1, 2, 3]
+    assert build(Squares(4), plan(1), timeout=60).timeout == 60
 
 
 def test_a_timeout_with_no_workers_of_the_users_is_refused():
     """Two values of the user that cannot go together."""
     with pytest.raises(FastDataError, match="num_workers=0 together with timeout=60"):
-        build_loader(Squares(4), plan(source="user"), timeout=60)
+        build(Squares(4), plan(source="user"), timeout=60)
 
 
 def test_shuffling_data_without_a_length_is_refused():
@@ -336,58 +290,39 @@ def test_shuffling_data_without_a_length_is_refused():
             return index
 
     with pytest.raises(FastDataError, match="Endless has no length"):
-        build_loader(Endless(), plan(), shuffle=True)
-    assert indices(build_loader(Endless(), plan(), sampler=[5, 6])) == [5, 6]
+        build(Endless(), shuffle=True)
+    assert indices(build(Endless(), sampler=[5, 6])) == [5, 6]
 
 
 @pytest.mark.parametrize(
-    ("name", "near"),
+    ("kwargs", "words", "fix"),
     [
-        ("num_worker", "num_workers"),
-        ("pinmemory", "pin_memory"),
-        ("colate_fn", "collate_fn"),
-        ("batchsize", "batch_size"),
+        ({"num_worker": 1}, "'num_worker'", "num_workers"),
+        ({"batchsize": 1}, "'batchsize'", "batch_size"),
+        ({"dataset": []}, "'dataset'", ""),
+        ({"completely_unknown": 1}, "'completely_unknown'", "remove it"),
+        ({"sampler": [1], "shuffle": True}, "sampler together with shuffle=True", ""),
+        ({"batch_sampler": [[1]], "batch_size": 4}, "batch_sampler together with batch_size=4", ""),
+        ({"batch_sampler": [[1]], "shuffle": True}, "batch_sampler together with shuffle=True", ""),
+        ({"batch_sampler": [[1]], "drop_last": True}, "batch_sampler together with drop_last=True", ""),
+        ({"batch_sampler": [[1]], "sampler": [1]}, "batch_sampler together with sampler=", ""),
+        ({"batch_size": 0}, "batch_size=0", ""),
+        ({"batch_size": -4}, "batch_size=-4", ""),
+        ({"batch_size": True}, "batch_size=True", ""),
+        ({"batch_size": 2.5}, "batch_size=2.5", ""),
+        ({"timeout": -1}, "timeout=-1", ""),
+        ({"num_workers": -1}, "num_workers=-1", ""),
+        ({"prefetch_factor": 0}, "prefetch_factor=0", ""),
+        ({"pin_memory": "yes"}, "pin_memory='yes'", ""),
     ],
 )
-def test_a_mistyped_argument_offers_the_nearest(name, near):
-    """The message has the name that was given and the one that was meant."""
-    with pytest.raises(FastDataError) as caught:
-        check_kwargs({name: 1})
-    assert repr(name) in caught.value.what
-    assert near in caught.value.fix
-
-
-@pytest.mark.parametrize("name", ["dataset", "self", "completely_unknown"])
-def test_what_is_no_argument_is_refused(name):
-    """The dataset is no further argument, and what resembles nothing is to be removed."""
-    with pytest.raises(FastDataError, match=name):
-        check_kwargs({name: 1})
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "words"),
-    [
-        ({"sampler": [1], "shuffle": True}, "sampler together with shuffle=True"),
-        ({"batch_sampler": [[1]], "batch_size": 4}, "batch_sampler together with batch_size=4"),
-        ({"batch_sampler": [[1]], "shuffle": True}, "batch_sampler together with shuffle=True"),
-        ({"batch_sampler": [[1]], "drop_last": True}, "batch_sampler together with drop_last=True"),
-        ({"batch_sampler": [[1]], "sampler": [1]}, "batch_sampler together with sampler="),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": -4}, "batch_size=-4"),
-        ({"batch_size": True}, "batch_size=True"),
-        ({"batch_size": 2.5}, "batch_size=2.5"),
-        ({"timeout": -1}, "timeout=-1"),
-        ({"num_workers": -1}, "num_workers=-1"),
-        ({"prefetch_factor": 0}, "prefetch_factor=0"),
-        ({"pin_memory": "yes"}, "pin_memory='yes'"),
-    ],
-)
-def test_arguments_that_cannot_work_are_refused_at_once(kwargs, words):
-    """One FastDataError with the value, before any data is read, not torch's own or silence."""
+def test_arguments_that_cannot_work_are_refused_at_once(kwargs, words, fix):
+    """One FastDataError with the value, before any data is read, not torch's own; a mistyped name gets the nearest."""
     with pytest.raises(FastDataError) as caught:
         check_kwargs(kwargs)
     assert words in caught.value.what
     assert caught.value.fix
+    assert fix in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -417,44 +352,3 @@ def test_a_plain_batch_sampler_under_several_ranks_is_refused():
     check_kwargs({"batch_sampler": mine}, world_size=2)
     with pytest.raises(FastDataError, match="BatchSampler on 2 ranks"):
         check_kwargs({"batch_sampler": plain}, world_size=2)
-
-
-# In memory
-
-
-class Held(Squares):
-    in_memory = True
-
-
-@pytest.mark.parametrize(
-    ("dataset", "held"),
-    [
-        (TensorDataset(torch.ones(3)), True),
-        (Held(), True),
-        (Subset(Held(), [1]), True),
-        (SplitView(Subset(TensorDataset(torch.ones(3)), [0, 1]), [1]), True),
-        (ConcatDataset([Held(), TensorDataset(torch.ones(2))]), True),
-        (ConcatDataset([Held(), Squares()]), False),
-        (StackDataset(Held(4), Squares(4)), False),
-        (Squares(), False),
-        (Subset(Squares(), [1]), False),
-        (Stream(), False),
-        (np.arange(3), False),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_data_in_memory_is_recognised_through_views(dataset, held):
-    """TensorDataset and whatever says in_memory = True, also inside Subset and ConcatDataset."""
-    assert is_in_memory(dataset) is held
-
-
-def test_a_mock_is_not_in_memory():
-    """An attribute that merely exists is no True."""
-
-    class Anything:
-        def __getattr__(self, name):
-            if name in ("dataset", "datasets"):
-                raise AttributeError(name)
-            return "yes"
-
-    assert not is_in_memory(Anything())

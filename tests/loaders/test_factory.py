@@ -10,15 +10,11 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, Limit
 from lightning_fastdata.loaders import factory
-from lightning_fastdata.loaders.factory import (
-    TrainerContext,
-    auto_dataloader,
-    planning_for,
-    resolve_seed,
-    trainer_context,
-)
+from lightning_fastdata.loaders.build import LoaderRequest
+from lightning_fastdata.loaders.factory import auto_dataloader, make_loader, resolve_seed
 from lightning_fastdata.loaders.samplers import EpochSampler
 from lightning_fastdata.loaders.sharding import SetShard
+from lightning_fastdata.loaders.trainer_context import TrainerContext, trainer_context
 
 # torch counts the CPUs of this machine, not those the tests pretend
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -56,7 +52,7 @@ class FakeTrainer:
         self.__dict__.update(changes)
 
 
-# Facts
+# What is read off a Trainer
 
 
 def test_without_a_trainer_nothing_is_assumed():
@@ -64,7 +60,7 @@ def test_without_a_trainer_nothing_is_assumed():
     assert trainer_context(None) == TrainerContext()
 
 
-def test_the_facts_of_a_trainer():
+def test_what_is_known_of_a_trainer():
     """Each is read from the public attribute that holds it."""
     trainer = FakeTrainer(
         device="meta",
@@ -102,7 +98,7 @@ def test_the_facts_of_a_trainer():
     ],
 )
 def test_who_deals_the_samples(dealt, wanted, share):
-    """A rank takes its share where there are several and the user did not keep the dealing to himself."""
+    """A rank takes its share where there are several and the user did not keep the dealing for a sampler."""
     connector = types.SimpleNamespace(use_distributed_sampler=wanted)
     trainer = FakeTrainer(distributed_sampler_kwargs=dealt, _accelerator_connector=connector)
     assert trainer_context(trainer).share == share
@@ -118,8 +114,7 @@ def test_a_real_trainer_has_what_is_read():
     from lightning.pytorch import Trainer
 
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=3)
-    facts = trainer_context(trainer)
-    assert facts == TrainerContext(device_type="cpu", local_world_size=1, max_epochs=3)
+    assert trainer_context(trainer) == TrainerContext(device_type="cpu", local_world_size=1, max_epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -153,19 +148,20 @@ def test_seed_everything_is_followed():
 # Plans
 
 
-def planned(dataset=None, facts=None, split="train", requested=None, **more):
-    more = {"batch_size": 4, "parts": {}, "hardware": EIGHT, **more}
-    return planning_for(
-        Squares() if dataset is None else dataset, facts or TrainerContext(), split, requested or {}, **more
-    ).plan()
+def planned(dataset=None, context=None, split="train", **arguments):
+    """The plan of a loader, with torch's batch size unless one is passed."""
+    plans = []
+    dataset = Squares() if dataset is None else dataset
+    make_loader(LoaderRequest(dataset, split, arguments, context=context or TrainerContext()), plans.append)
+    return plans[0]
 
 
 def test_the_number_of_batches_is_known_from_the_dataset():
     """100 samples in batches of 50 need no more than two workers; without a length nothing is assumed."""
-    assert planned(batch_size=50, samples=100).num_workers == 2
-    assert auto_dataloader(Squares(), batch_size=50).num_workers == 2
+    assert auto_dataloader(Squares(), batch_size=50).num_workers == planned(batch_size=50).num_workers == 2
     assert planned(batch_size=None).num_workers == 6
-    assert planned(Stream()).num_workers == 1
+    with pytest.warns(UserWarning, match="IterableDataset"):
+        assert planned(Stream()).num_workers == 1
 
 
 def test_a_dataset_without_a_length_can_be_planned():
@@ -175,7 +171,7 @@ def test_a_dataset_without_a_length_can_be_planned():
         def __getitem__(self, index):
             return index
 
-    assert planned(Endless()).num_workers == 6
+    assert planned(Endless(), sampler=[1, 2], batch_size=None).num_workers == 6
 
 
 def test_a_sample_is_never_loaded_to_plan():
@@ -188,18 +184,19 @@ def test_a_sample_is_never_loaded_to_plan():
     planned(Untouchable())
 
 
-def test_the_size_of_a_sample_is_taken_where_it_is_told():
+def test_the_size_of_a_sample_is_taken_where_the_dataset_says_it(monkeypatch):
     """sample_bytes times the batch size against 64 MiB of shared memory."""
     dataset = Squares()
     dataset.sample_bytes = 2**20
     small = Hardware(cpu_limits=EIGHT.cpu_limits, shm_free_bytes=64 * 2**20)
-    plan = planned(dataset, batch_size=16, hardware=small)
+    monkeypatch.setattr(factory, "probe", lambda *, local_world_size=None: small)
+    plan = planned(dataset, batch_size=16)
     assert plan.num_workers * plan.prefetch_factor == 2
     assert "a batch is 16 MiB" in plan.reasons["num_workers"].text
 
 
 @pytest.mark.parametrize(
-    ("split", "facts", "persistent"),
+    ("split", "context", "persistent"),
     [
         ("train", TrainerContext(max_epochs=10), True),
         ("train", TrainerContext(max_epochs=1), False),
@@ -211,21 +208,21 @@ def test_the_size_of_a_sample_is_taken_where_it_is_told():
         ("test", TrainerContext(fitting=False), False),
     ],
 )
-def test_workers_live_on_only_where_they_serve_again(split, facts, persistent):
+def test_workers_live_on_only_where_they_serve_again(split, context, persistent):
     """One epoch, or one pass of evaluation: no. Validation within a fit is read more than once, also in one epoch."""
-    assert planned(facts=facts, split=split).persistent_workers is persistent
+    assert planned(context=context, split=split).persistent_workers is persistent
 
 
 def test_pickling_is_tried_only_where_workers_are_spawned(monkeypatch):
     """A large dataset must not be pickled for a loader that forks, or has no workers."""
-    asked = []
-    monkeypatch.setattr(factory, "spawn_problem", lambda parts: asked.append(sorted(parts)))
+    tried = []
+    monkeypatch.setattr(factory, "spawn_problem", lambda parts: tried.append(sorted(parts)))
     monkeypatch.setattr(factory, "default_start_method", lambda: "fork")
     planned()
-    planned(requested={"num_workers": 0})
-    assert asked == []
-    planned(requested={"multiprocessing_context": "spawn"}, parts={"collate_fn": len})
-    assert asked == [["collate_fn", "dataset"]]
+    planned(num_workers=0)
+    assert tried == []
+    planned(multiprocessing_context="spawn", collate_fn=len)
+    assert tried == [["collate_fn", "dataset"]]
 
 
 # The loader
@@ -286,23 +283,23 @@ def test_batches_of_the_users_own():
     assert loader.num_workers == 6
 
 
-def told_in(caplog):
+def plans_in(caplog):
     return [record.getMessage() for record in caplog.records if "Data loading for" in record.getMessage()]
 
 
-def test_a_plan_is_told_once_for_a_trainer(caplog):
-    """A Trainer that reloads its loaders every epoch does not repeat itself; another run is told again."""
-    import lightning.pytorch  # noqa: F401 (its messages are what the plan is told through)
+def test_a_plan_is_logged_once_for_a_trainer(caplog):
+    """A Trainer that reloads its loaders every epoch does not repeat itself; another run logs its own."""
+    import lightning.pytorch  # noqa: F401 (its logger is the one that is used)
 
     caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")
     trainer = FakeTrainer(reload_dataloaders_every_n_epochs=1)
     for epoch in range(3):
         trainer.current_epoch = epoch
         auto_dataloader(Squares(), trainer=trainer)
-    assert len(told_in(caplog)) == 1
-    assert "num_workers=6" in told_in(caplog)[0]
+    assert len(plans_in(caplog)) == 1
+    assert "num_workers=6" in plans_in(caplog)[0]
     auto_dataloader(Squares(), trainer=FakeTrainer())
-    assert len(told_in(caplog)) == 2
+    assert len(plans_in(caplog)) == 2
 
 
 @pytest.mark.parametrize(
@@ -313,6 +310,9 @@ def test_a_plan_is_told_once_for_a_trainer(caplog):
         ({"num_workers": -1}, "num_workers=-1"),
         ({"loaders": 0}, "loaders=0"),
         ({"loaders": True}, "loaders=True"),
+        ({"deterministic": 1}, "deterministic=1"),
+        ({"seed": True}, "seed=True"),
+        ({"seed": -1}, "seed=-1"),
         ({"num_workers": 0, "prefetch_factor": 2}, "num_workers=0 together with prefetch_factor=2"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"sampler": [0], "shuffle": True}, "sampler together with shuffle"),
@@ -340,25 +340,25 @@ def test_dropping_the_only_batch_of_all_ranks_is_refused(batch_size, refused):
 
 
 @pytest.mark.parametrize(
-    ("length", "kwargs", "told"),
+    ("length", "kwargs", "repeats"),
     [
-        (16, {}, ""),
-        (17, {}, "1 of its samples are repeats"),
-        (18, {}, ""),
-        (17, {"drop_last": True}, ""),
-        (17, {"sampler": list(range(17))}, ""),
+        (16, {}, 0),
+        (17, {}, 1),
+        (18, {}, 0),
+        (17, {"drop_last": True}, 0),
+        (17, {"sampler": list(range(17))}, 0),
     ],
 )
-def test_repeated_samples_are_spoken_of(caplog, length, kwargs, told):
+def test_repeated_samples_are_logged(caplog, length, kwargs, repeats):
     """The one thing that a number of ranks changes; not where a user's sampler leaves the dealing to Lightning."""
-    import lightning.pytorch  # noqa: F401 (its messages are what it is told through)
+    import lightning.pytorch  # noqa: F401 (its logger is the one that is used)
 
     caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")
     trainer = FakeTrainer(world_size=2, num_devices=2, distributed_sampler_kwargs={"num_replicas": 2, "rank": 0})
     auto_dataloader(range(length), trainer=trainer, batch_size=4, num_workers=0, **kwargs)
-    said = [record.getMessage() for record in caplog.records if "repeats" in record.getMessage()]
-    assert len(said) == bool(told)
-    assert all(text.startswith("train: ") and told in text for text in said)
+    lines = [record.getMessage() for record in caplog.records if "repeats" in record.getMessage()]
+    assert len(lines) == repeats
+    assert all("train: the last batch is 1 short of a sample for each of the 2 ranks" in line for line in lines)
 
 
 def test_no_data_is_refused():
@@ -367,7 +367,7 @@ def test_no_data_is_refused():
         auto_dataloader([])
 
 
-def test_every_pass_is_an_epoch_where_nobody_counts():
+def test_every_pass_is_an_epoch_where_epochs_are_not_counted():
     """In a loop of one's own each pass has its own order, and a second loader repeats them."""
 
     def passes():
@@ -396,13 +396,6 @@ def test_a_wrapper_of_the_users_own_may_compute():
     assert auto_dataloader(Subset(TensorDataset(torch.zeros(100)), range(50))).num_workers == 0
 
 
-@pytest.mark.parametrize("seed", [-1, "x", 1.5, True])
-def test_a_seed_that_is_none_is_refused(seed):
-    """Before torch or NumPy say something less helpful."""
-    with pytest.raises(FastDataError, match="seed="):
-        auto_dataloader(Squares(), seed=seed)
-
-
 def test_a_context_object_is_taken_as_torch_takes_it():
     """Its start method says all of it."""
     import multiprocessing
@@ -411,20 +404,16 @@ def test_a_context_object_is_taken_as_torch_takes_it():
     assert loader.multiprocessing_context.get_start_method() == "fork"
 
 
-def test_a_stream_on_several_ranks_is_spoken_of():
-    """Each rank would read all of it."""
-    with pytest.warns(UserWarning, match="each of the 2 ranks reads all of it"):
-        auto_dataloader(Stream(), trainer=FakeTrainer(world_size=2, num_devices=2))
-
-
 # Iterable datasets
 
 
 def test_what_cannot_be_promised_for_a_stream_is_said_once():
     """Order, random numbers and resume are its own affair; the warning names it and the way out."""
-    with pytest.warns(UserWarning, match=r"Stream is an IterableDataset.*shard\(\)") as said:
+    with pytest.warns(UserWarning, match=r"Stream is an IterableDataset.*shard\(\)") as warned:
         auto_dataloader(Stream(), batch_size=2)
-    assert len(said) == 1
+    assert len(warned) == 1
+    with pytest.warns(UserWarning, match="each of the 2 ranks reads all of it"):
+        auto_dataloader(Stream(), trainer=FakeTrainer(world_size=2, num_devices=2))
 
 
 def test_evaluation_on_a_stream_is_only_warned_of_repeats(recwarn):
@@ -436,24 +425,9 @@ def test_evaluation_on_a_stream_is_only_warned_of_repeats(recwarn):
 
 
 @pytest.mark.filterwarnings("ignore:.*is an IterableDataset")
-def test_workers_of_a_stream_are_told_their_share():
+def test_workers_of_a_stream_know_their_share():
     """A spawned worker knows neither torch.distributed nor its rank."""
     trainer = FakeTrainer(world_size=2, global_rank=1)
     loader = auto_dataloader(Stream(), trainer=trainer, batch_size=2, num_workers=2)
     assert loader.worker_init_fn == SetShard(1, 2)
     assert auto_dataloader(Stream(), trainer=FakeTrainer(), batch_size=2, num_workers=2).worker_init_fn is None
-
-
-# Ranks
-
-
-def test_repeats_that_make_ranks_even_are_said(capsys, caplog):
-    """21 samples in batches of 4 x 5: the last batch has one sample for four ranks."""
-    dealt = {"num_replicas": 4, "rank": 0}
-    trainer = FakeTrainer(world_size=4, distributed_sampler_kwargs=dealt)
-    with caplog.at_level("INFO"):
-        auto_dataloader(list(range(21)), trainer=trainer, batch_size=5, num_workers=0)
-    assert "3 short of a sample for each of the 4 ranks" in caplog.text + capsys.readouterr().err
-    caplog.clear()
-    auto_dataloader(list(range(24)), trainer=trainer, batch_size=5, num_workers=0)
-    assert "short of a sample" not in caplog.text + capsys.readouterr().err

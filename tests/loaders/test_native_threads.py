@@ -1,4 +1,6 @@
-"""One native thread in a worker: asked of a real OpenBLAS in a real worker, and of made-up libraries."""
+"""What a worker does first: one native thread, seen in a real OpenBLAS in a real worker, and its CPUs."""
+
+import pickle
 
 import numpy  # its OpenBLAS is the pool that is looked at
 import pytest
@@ -7,7 +9,13 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from torch.utils.data import Dataset, IterableDataset
 
 from lightning_fastdata.loaders.factory import auto_dataloader
-from lightning_fastdata.loaders.native_threads import LimitNativeThreads, limit_native_threads
+from lightning_fastdata.loaders.native_threads import (
+    LimitNativeThreads,
+    RestoreAffinity,
+    chain_init_fns,
+    limit_native_threads,
+)
+from lightning_fastdata.loaders.sharding import SetShard
 
 
 def blas_threads():
@@ -89,10 +97,26 @@ def test_only_imported_libraries_are_touched():
         assert calls[2:] == [("numba", 1)]
 
 
-def test_what_the_user_wants_is_called():
-    """With the worker's number."""
-    seen = []
-    with threadpool_limits(None):
-        LimitNativeThreads(seen.append)(7)
-        LimitNativeThreads()(7)
-    assert seen == [7]
+def test_functions_are_chained_in_turn():
+    """The user's last; one alone stays itself, none is None, and a chain travels to a spawned worker."""
+    order = []
+    chain_init_fns(None, lambda number: order.append(("ours", number)), lambda number: order.append(("own", number)))(7)
+    assert order == [("ours", 7), ("own", 7)]
+    assert chain_init_fns(None, three_for_blas) is three_for_blas
+    assert chain_init_fns(None, None) is None
+    chain = chain_init_fns(LimitNativeThreads(), SetShard(1, 2), RestoreAffinity((0,)))
+    assert pickle.loads(pickle.dumps(chain)) == chain
+
+
+def test_a_worker_gets_the_cpus_of_the_process_back(monkeypatch):
+    """Unless its cpuset has become narrower meanwhile."""
+    cpus = []
+    monkeypatch.setattr("os.sched_setaffinity", lambda process, mask: cpus.append((process, mask)), raising=False)
+    RestoreAffinity((1, 3))(0)
+    assert cpus == [(0, (1, 3))]
+
+    def refuse(process, mask):
+        raise OSError
+
+    monkeypatch.setattr("os.sched_setaffinity", refuse, raising=False)
+    RestoreAffinity((1, 3))(0)

@@ -17,7 +17,6 @@ from lightning_fastdata.loaders.order import (
     derive_seed,
     epoch_order,
     loader_seed,
-    mix,
     padding,
     rank_share,
     sample_seed,
@@ -25,6 +24,7 @@ from lightning_fastdata.loaders.order import (
     split_indices,
     stream,
 )
+from lightning_fastdata.loaders.splitmix import mix
 
 GAMMA = 0x9E3779B97F4A7C15
 """What SplitMix64 adds at each step."""

@@ -28,10 +28,11 @@ from torch.utils.data import (
 
 from lightning_fastdata import auto_dataloader
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.loaders.determinism import Determinism
 from lightning_fastdata.loaders.order import epoch_order
-from lightning_fastdata.loaders.resumable import Determinism, ResumableDataLoader
+from lightning_fastdata.loaders.resumable import ResumableDataLoader
+from lightning_fastdata.loaders.rng import random_state
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler
-from lightning_fastdata.loaders.seeded_dataset import random_state
 
 SEED, LENGTH = 7, 22
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -102,7 +103,7 @@ def test_set_epoch_decides_the_epoch():
     loader = make()
     loader.sampler.set_epoch(5)
     assert plain(loader) == plain(loader)
-    assert loader.last_given.epoch == 5
+    assert loader.last_served.epoch == 5
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "in order", "weighted", "batches", "single", "drop_last"])
@@ -206,15 +207,17 @@ def test_the_model_goes_on_with_its_random_numbers():
 
 def ranked(rank, ranks, batch_size, dataset, **kwargs):
     sampler = RankSampler(len(dataset), SEED, ranks, rank, batch_size=batch_size, shuffle=True, **kwargs)
-    sameness = Determinism(seed=SEED, ranks=ranks, rank=rank)
+    determinism = Determinism(seed=SEED, ranks=ranks, rank=rank)
     drop_last = kwargs.get("drop_last", False)
-    return ResumableDataLoader(dataset, sameness=sameness, batch_size=batch_size, sampler=sampler, drop_last=drop_last)
+    return ResumableDataLoader(
+        dataset, determinism=determinism, batch_size=batch_size, sampler=sampler, drop_last=drop_last
+    )
 
 
 def one_process(dataset, drop_last=False):
     return ResumableDataLoader(
         dataset,
-        sameness=Determinism(seed=SEED),
+        determinism=Determinism(seed=SEED),
         batch_size=8,
         sampler=EpochSampler(len(dataset), SEED),
         drop_last=drop_last,
@@ -287,13 +290,13 @@ def test_each_rank_goes_on_with_random_numbers_of_its_own():
 def test_what_was_given_last():
     """Epoch, number, samples and repeats of the last batch."""
     loader = ranked(1, 2, 4, Noisy(9))
-    given = [loader.last_given for _ in loader]
+    given = [loader.last_served for _ in loader]
     order = epoch_order(SEED, 0, 9).tolist()
     assert [(batch.epoch, batch.cycle, batch.number, batch.indices, batch.padded) for batch in given] == [
         (0, 0, 0, order[1:8:2], 0),
         (0, 0, 1, [order[0]], 1),
     ]
-    assert make().last_given is None
+    assert make().last_served is None
 
 
 # Iterators
@@ -372,7 +375,7 @@ def test_copies_and_pickles(begun, hooked):
         next(iter(usual))
     expected = plain(usual)
     for other in (copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
-        assert other.sameness.trainer() is None
+        assert other.determinism.trainer() is None
         assert plain(other) == expected
 
 
@@ -384,11 +387,11 @@ def test_a_trainer_is_not_kept_alive():
 
     loader, trainer = make(), Trainer()
     loader.attach_trainer(trainer)
-    assert loader.sameness.trainer() is trainer
+    assert loader.determinism.trainer() is trainer
     del trainer
     gc.collect()
-    assert loader.sameness.trainer() is None
-    assert loader.sameness.seed == SEED
+    assert loader.determinism.trainer() is None
+    assert loader.determinism.seed == SEED
 
 
 # Samplers of the user's
@@ -578,7 +581,7 @@ def test_workers_change_nothing():
 def test_workers_that_deliver_out_of_order_are_counted_right():
     """in_order=False: each batch is known by the number it was asked for."""
     loader = make(num_workers=2, in_order=False)
-    seen = [(loader.last_given, numbers(batch)) for batch in loader]
+    seen = [(loader.last_served, numbers(batch)) for batch in loader]
     assert sorted(given.number for given, _ in seen) == list(range(6))
     assert all(given.indices == got for given, got in seen)
 
@@ -765,10 +768,10 @@ class Sleeping(Noisy):
 def test_a_loader_says_how_its_last_batch_was_loaded(workers):
     """Batch by batch; what began a pass comes with its first one."""
     loader = make(Sleeping(12), shuffle=False, num_workers=workers)
-    assert loader.last_fetch is None
+    assert loader.last_loaded is None
     for epoch in range(2):
         begun = time.perf_counter()
-        seen = [loader.last_fetch for _ in loader]
+        seen = [loader.last_loaded for _ in loader]
         over = time.perf_counter()
         assert [(each.epoch, each.number, each.times.samples) for each in seen] == [(epoch, n, 4) for n in range(3)]
         assert {each.worker for each in seen} == ({0, 1} if workers else {None})
@@ -782,22 +785,22 @@ def test_a_loader_says_how_its_last_batch_was_loaded(workers):
 
 def test_beginning_a_pass_is_timed_as_a_whole(monkeypatch):
     """Finding its place and drawing its order included."""
-    find = ResumableDataLoader._find_place
-    monkeypatch.setattr(ResumableDataLoader, "_find_place", lambda *args: time.sleep(0.02) or find(*args))
+    find = ResumableDataLoader._next_pass
+    monkeypatch.setattr(ResumableDataLoader, "_next_pass", lambda *args: time.sleep(0.02) or find(*args))
     loader = make()
     next(iter(loader))
-    began, ended = loader.last_fetch.pass_began
+    began, ended = loader.last_loaded.pass_began
     assert ended - began >= 0.02
 
 
 def test_the_slowest_sample_goes_by_the_samplers_index():
     loader = make(Sleeping(12), sampler=[3, 9, 1], batch_size=3)
     next(iter(loader))
-    assert loader.last_fetch.slowest_index == 9
-    assert loader.last_fetch.times.slowest == 1
+    assert loader.last_loaded.slowest_index == 9
+    assert loader.last_loaded.times.slowest == 1
     loader = make(Sleeping(12), sampler=[9, 3], batch_size=None)
     next(iter(loader))
-    assert (loader.last_fetch.slowest_index, loader.last_fetch.times.samples) == (9, 1)
+    assert (loader.last_loaded.slowest_index, loader.last_loaded.times.samples) == (9, 1)
 
 
 def test_of_whole_batches_no_sample_is_the_slowest():
@@ -807,7 +810,7 @@ def test_of_whole_batches_no_sample_is_the_slowest():
 
     loader = make(Whole(12))
     next(iter(loader))
-    assert loader.last_fetch.slowest_index is None
+    assert loader.last_loaded.slowest_index is None
 
 
 def test_an_iterator_shows_what_it_reads_from():
@@ -817,25 +820,25 @@ def test_an_iterator_shows_what_it_reads_from():
     assert (one.inner, one.fetched) == (None, None)
     next(one)
     assert type(one.inner).__module__ == "torch.utils.data.dataloader"
-    assert one.fetched is loader.last_fetch
+    assert one.fetched is loader.last_loaded
     first = one.fetched
     next(other)
     assert one.fetched is first
-    assert other.fetched is loader.last_fetch is not first
+    assert other.fetched is loader.last_loaded is not first
 
 
-def test_what_is_read_by_hand_leaves_the_last_fetch_alone(monkeypatch):
+def test_what_is_read_by_hand_leaves_the_last_loaded_alone(monkeypatch):
     loader = make()
     next(iter(loader))
-    before = loader.last_fetch
+    before = loader.last_loaded
     monkeypatch.setattr("lightning_fastdata.compat.lightning_loops.reads_outside_trainer", lambda *args: True)
     outside_trainer = iter(loader)
     next(outside_trainer)
-    assert loader.last_fetch is before
+    assert loader.last_loaded is before
     assert outside_trainer.fetched is None
 
 
 def test_a_loader_that_has_fetched_pickles():
     loader = make()
     next(iter(loader))
-    assert pickle.loads(pickle.dumps(loader)).last_fetch == loader.last_fetch
+    assert pickle.loads(pickle.dumps(loader)).last_loaded == loader.last_loaded

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fastdata.loaders.order import mix, sample_seed, sample_seeds, stream
+from lightning_fastdata.loaders.order import sample_seed, sample_seeds, stream
 from lightning_fastdata.loaders.sample_rng import SampleRandom
+from lightning_fastdata.loaders.splitmix import mix
 
 START = stream(7, 2)
 INDICES = np.array([3, 0, 41, 9, 2**40, -5])

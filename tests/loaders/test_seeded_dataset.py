@@ -12,21 +12,20 @@ from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, Tenso
 from lightning_fastdata.datamodules.arrays import ArrayDataset, RowDataset
 from lightning_fastdata.datamodules.splits import SplitView
 from lightning_fastdata.loaders import seeded_dataset
-from lightning_fastdata.loaders.order import BATCH, mix, sample_seed, stream
+from lightning_fastdata.loaders.dataset_traits import traits_of
+from lightning_fastdata.loaders.order import BATCH, sample_seed, stream
 from lightning_fastdata.loaders.planned import identity_collate
-from lightning_fastdata.loaders.sample_keys import sample_number
-from lightning_fastdata.loaders.seeded_dataset import (
-    BatchRequest,
-    SeededDataset,
-    has_getitems,
+from lightning_fastdata.loaders.rng import (
     load_generators,
     random_state,
     save_generators,
     seed_generators,
     seeded_generators,
     set_random_state,
-    uses_global_rng,
 )
+from lightning_fastdata.loaders.sample_keys import sample_number
+from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
+from lightning_fastdata.loaders.splitmix import mix
 
 
 def draw():
@@ -314,8 +313,8 @@ def test_who_loads_whole_batches():
         SplitView(Subset(WholeNoise(), [1]), [0]),
     ]
     single = [Noise(), RowDataset(rows), Subset(Noise(), [1]), SplitView(Noise(), [1]), range(3), [1, 2]]
-    assert all(has_getitems(dataset) for dataset in whole)
-    assert not any(has_getitems(dataset) for dataset in single)
+    assert all(traits_of(dataset).has_getitems for dataset in whole)
+    assert not any(traits_of(dataset).has_getitems for dataset in single)
 
 
 class Transformed(TensorDataset):
@@ -348,8 +347,8 @@ def test_which_datasets_draw_no_random_numbers():
     may_draw = [Noise(), Transformed(torch.zeros(4)), TransformedArrays((torch.zeros(4),)), [0], range(4)]
     may_draw += [Subset(Noise(), [0]), SplitView(Transformed(torch.zeros(4)), [0]), TransformedPart(tensors, [0])]
     may_draw += [ConcatDataset([tensors, Noise()]), Concatenated([tensors]), StackDataset(tensors)]
-    assert not any(uses_global_rng(dataset) for dataset in plain)
-    assert all(uses_global_rng(dataset) for dataset in may_draw)
+    assert not any(traits_of(dataset).uses_global_rng for dataset in plain)
+    assert all(traits_of(dataset).uses_global_rng for dataset in may_draw)
 
 
 def test_a_class_may_say_that_it_draws_none():
@@ -361,8 +360,8 @@ def test_a_class_may_say_that_it_draws_none():
     class Louder(Quiet):
         pass
 
-    assert not uses_global_rng(Quiet())
-    assert uses_global_rng(Louder())
+    assert not traits_of(Quiet()).uses_global_rng
+    assert traits_of(Louder()).uses_global_rng
 
 
 def test_a_part_with_transforms_of_its_own_is_seeded():
@@ -561,7 +560,7 @@ def test_seeds_follow_from_the_run_whatever_becomes_of_the_generators():
 )
 def test_generators_are_seeded_where_seeds_do_not_reach(dataset, collate_fn, batched):
     """Sample by sample, without batching, and for a collate function of the user's."""
-    assert seeded_dataset.uses_global_rng(dataset) or not batched or collate_fn is list
+    assert traits_of(dataset).uses_global_rng or not batched or collate_fn is list
     drawn = []
 
     def collate(samples):

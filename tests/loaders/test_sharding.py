@@ -21,7 +21,7 @@ class Stream(IterableDataset):
 
 
 @pytest.fixture(autouse=True)
-def nobody_says_anything(monkeypatch):
+def no_rank_in_the_environment(monkeypatch):
     """No rank in the environment, whatever the tests themselves run under."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -215,10 +215,10 @@ def test_a_worker_of_a_single_rank_does_not(as_worker, monkeypatch):
     assert list(shard(range(6))) == [1, 4]
 
 
-# Telling
+# SetShard
 
 
-def test_a_dataset_inside_another_finds_what_was_told(as_worker):
+def test_a_dataset_inside_another_finds_the_share(as_worker):
     """It is left on the dataset the loader has, and looked for there."""
 
     class Wrapper(IterableDataset):
@@ -234,25 +234,9 @@ def test_a_dataset_inside_another_finds_what_was_told(as_worker):
     assert list(outer) == [3]
 
 
-def test_the_users_function_runs_afterwards(as_worker):
-    """With the worker's id, after the rank was told."""
-    dataset, seen = Stream(), []
-    as_worker(2, 3, dataset)
-    SetShard(0, 2, then=lambda worker: seen.append((worker, dataset.fastdata_share)))(2)
-    assert seen == [(2, (0, 2))]
-
-
-def test_outside_a_worker_it_tells_nobody(as_worker):
-    """Called by hand in the training process, only the user's function runs."""
-    seen = []
-    as_worker(0, 0)
-    SetShard(1, 2, then=seen.append)(5)
-    assert seen == [5]
-
-
 def test_it_travels_to_a_spawned_worker():
-    """By pickle, with the user's function."""
-    assert pickle.loads(pickle.dumps(SetShard(1, 2, then=print))) == SetShard(1, 2, then=print)
+    assert pickle.loads(pickle.dumps(SetShard(1, 2))) == SetShard(1, 2)
+    SetShard(1, 2)(0)  # outside a worker it changes nothing
 
 
 @dataclass(frozen=True)
@@ -271,7 +255,7 @@ class Forwarding(Stream):
 
 
 @pytest.mark.parametrize("kind", [Frozen, Forwarding])
-def test_datasets_that_guard_their_attributes_are_told_too(as_worker, kind):
+def test_datasets_that_guard_their_attributes_get_it_too(as_worker, kind):
     """Classes of torch have a __dict__ whatever a subclass says."""
     dataset = kind()
     as_worker(0, 1, dataset)

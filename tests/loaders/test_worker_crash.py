@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_fastdata.hardware.detect import Hardware, Limit
-from lightning_fastdata.loaders.worker_crash import WorkerDiedError, explained
+from lightning_fastdata.loaders.worker_crash import WorkerDiedError, diagnose_crash
 
 MIB = 2**20
 BEFORE = Hardware(
@@ -47,7 +47,7 @@ TOO_MANY = RuntimeError("Too many open files. Communication with the workers is 
 )
 def test_what_the_counters_say(error, changes, words, fix):
     """The cause, the loader, torch's own words and the flag to change."""
-    found = explained(error, "num_workers=4, prefetch_factor=2", BEFORE, replace(BEFORE, **changes))
+    found = diagnose_crash(error, "num_workers=4, prefetch_factor=2", BEFORE, replace(BEFORE, **changes))
     assert isinstance(found, WorkerDiedError)
     assert isinstance(found, RuntimeError), "whoever catches torch's error catches this one"
     assert words in found.what
@@ -62,5 +62,5 @@ def test_what_the_counters_say(error, changes, words, fix):
 )
 def test_what_nothing_explains_stays_torchs_own(error):
     """No counter rose and nothing is full: a guess would mislead."""
-    assert explained(error, "num_workers=4", BEFORE, BEFORE) is None
-    assert explained(error, "num_workers=4", None, replace(BEFORE, oom_kills=9)) is None
+    assert diagnose_crash(error, "num_workers=4", BEFORE, BEFORE) is None
+    assert diagnose_crash(error, "num_workers=4", None, replace(BEFORE, oom_kills=9)) is None

@@ -15,7 +15,7 @@ from lightning_fastdata.callbacks.audit.digest import read_vector
 from lightning_fastdata.callbacks.audit.session import NOTHING, AuditSession
 from lightning_fastdata.callbacks.guard import guarded
 from lightning_fastdata.errors import FastDataError, check_bool
-from lightning_fastdata.loaders.order import Words
+from lightning_fastdata.loaders.splitmix import Words
 from lightning_fastdata.results.audit_file import append_epoch, check_writable, start_file
 
 if TYPE_CHECKING:

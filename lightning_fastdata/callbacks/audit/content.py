@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from lightning_fastdata.callbacks.audit.digest import NotMeasured
-from lightning_fastdata.loaders.order import Words
+from lightning_fastdata.loaders.splitmix import Words
 
 __all__ = ["content_words"]
 

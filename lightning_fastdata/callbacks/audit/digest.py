@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_fastdata.loaders.order import WORD, Words, mix, mix_all
 from lightning_fastdata.loaders.sample_keys import sample_number
+from lightning_fastdata.loaders.splitmix import WORD, Words, mix, mix_all
 from lightning_fastdata.results.audit_lines import EpochDigest
 
 __all__ = ["BatchSums", "EpochSums", "NotMeasured", "read_vector", "sum_of_samples", "sum_of_words"]

@@ -1,4 +1,4 @@
-"""Which samples the Trainer's loaders gave for a batch, by duck typing on ``last_given``."""
+"""Which samples the Trainer's loaders served for a batch, by duck typing on ``last_served``."""
 
 from typing import Any
 
@@ -33,29 +33,29 @@ class ServedSamples:
         """
         samples = total = 0
         for number, loader in enumerate(self.loaders):
-            given = getattr(loader, "last_given", None)
-            if given is None:
+            served = getattr(loader, "last_served", None)
+            if served is None:
                 raise NotMeasured(_why_silent(loader))
-            position = (given.epoch, given.cycle, given.number)
+            position = (served.epoch, served.cycle, served.number)
             if position == self._before[number]:
                 continue  # it has ended, and the others continue without it
             self._before[number] = position
-            _check_position(loader, given, batch)
-            samples += len(given.indices)
-            total += sum_of_samples((given.epoch, number, given.cycle, batch), given.indices)
+            _check_position(loader, served, batch)
+            samples += len(served.indices)
+            total += sum_of_samples((served.epoch, number, served.cycle, batch), served.indices)
         return samples, total % 2**64
 
 
 def _why_silent(loader: Any) -> str:
     name = type(loader).__name__
-    if hasattr(loader, "last_given"):
-        return f"{name} has given no batch yet"
+    if hasattr(loader, "last_served"):
+        return f"{name} has served no batch yet"
     return f"{name} does not say which samples its batches hold; loaders of FastDataModule and auto_dataloader do"
 
 
-def _check_position(loader: Any, given: Any, batch: int) -> None:
+def _check_position(loader: Any, served: Any, batch: int) -> None:
     # A shorter loader counts from 0 each time it restarts.
-    position = given.number + (given.cycle * len(loader) if given.cycle else 0)
+    position = served.number + (served.cycle * len(loader) if served.cycle else 0)
     if position == batch + 1:
         raise NotMeasured("Lightning reads one batch ahead, as it does where a loader has no length")
     if position != batch:

@@ -9,7 +9,7 @@ from uuid import uuid4
 from lightning_fastdata.callbacks.audit.content import content_words
 from lightning_fastdata.callbacks.audit.digest import BatchSums, EpochSums, NotMeasured, sum_of_words
 from lightning_fastdata.callbacks.audit.served_samples import ServedSamples
-from lightning_fastdata.loaders.order import Words
+from lightning_fastdata.loaders.splitmix import Words
 from lightning_fastdata.results.audit_lines import SCHEMA
 
 __all__ = ["NOTHING", "AuditSession"]

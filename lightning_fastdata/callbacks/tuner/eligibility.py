@@ -6,7 +6,6 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     DistributedSampler,
-    IterableDataset,
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
@@ -15,10 +14,9 @@ from torch.utils.data import (
     default_convert,
 )
 
+from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.open_handles import open_handle
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
-from lightning_fastdata.loaders.samplers import length_of
-from lightning_fastdata.loaders.seeded_dataset import uses_global_rng
 from lightning_fastdata.loaders.trainer_context import iter_loaders
 
 __all__ = [
@@ -81,11 +79,11 @@ def reason_untunable(loader: Any) -> str | None:
     """
     if not isinstance(loader, DataLoader):
         return f"{type(loader).__name__} is no torch DataLoader"
-    if isinstance(loader.dataset, IterableDataset):
+    traits = traits_of(loader.dataset)
+    if traits.is_iterable:
         return "an IterableDataset decides itself what each worker loads: other workers would change the data"
-    length = length_of(loader.dataset)
-    if not length:
-        return f"{type(loader.dataset).__name__} has {'no length' if length is None else '0 samples'}"
+    if not traits.length:
+        return f"{type(loader.dataset).__name__} has {'no length' if traits.length is None else '0 samples'}"
     handle = open_handle(loader.dataset)
     if handle is not None:
         return (
@@ -148,8 +146,8 @@ def _may_change_randomness(loader: DataLoader[Any]) -> bool:
     torch seeds each worker by its number, and without workers samples draw from the training process's generators, as
     dropout does; so may a sampler of the user's, batch by batch. Our loaders seed each sample.
     """
-    draws = uses_global_rng(loader.dataset) or loader.collate_fn not in (default_collate, default_convert)
+    draws = traits_of(loader.dataset).uses_global_rng or loader.collate_fn not in (default_collate, default_convert)
     if isinstance(loader, ResumableDataLoader):
-        return not loader.sameness.seeds_samples and draws
+        return not loader.determinism.seeds_samples and draws
     own_sampler = type(loader.sampler) not in _SAMPLERS or type(loader.batch_sampler) not in (BatchSampler, type(None))
     return draws or own_sampler

@@ -65,13 +65,13 @@ def source_of(loader: DataLoader[Any]) -> Source:
             expected="map-style data (__len__ and __getitem__) that worker processes can load.",
             fix="change what is named; docs/iterable.md says what helps an iterable dataset.",
         )
-    sameness = loader.sameness if isinstance(loader, ResumableDataLoader) else None
+    determinism = loader.determinism if isinstance(loader, ResumableDataLoader) else None
     return Source(
         dataset=loader.dataset,
         batch_size=batch_size_of(loader) or 1,
         collate_fn=loader.collate_fn,
         batched=loader.batch_sampler is not None,
-        seed=sameness.source if sameness is not None and sameness.seeds_samples else None,
+        seed=determinism.source if determinism is not None and determinism.seeds_samples else None,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
         pin_memory=loader.pin_memory,

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lightning_fastdata.loaders.order import mix
+from lightning_fastdata.loaders.splitmix import mix
 
 __all__ = ["Box", "CenterCrop", "RandomCrop", "SampleRng", "resized"]
 

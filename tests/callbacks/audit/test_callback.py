@@ -25,14 +25,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`dataloader_iter`"),
 ]
 
-GIVEN = namedtuple("GIVEN", "epoch cycle number indices")
+SERVED = namedtuple("SERVED", "epoch cycle number indices")
 
 
 class TellingLoader:
-    """The contract with the package's loaders and nothing else: ``last_given``, and a length or none."""
+    """The contract with the package's loaders and nothing else: ``last_served``, and a length or none."""
 
     def __init__(self, batches=5, size=4, start=0, sized=True):
-        self.batches, self.size, self.start, self.last_given = batches, size, start, None
+        self.batches, self.size, self.start, self.last_served = batches, size, start, None
         self.sampler = self
         self.epoch = self.cycle = 0
         self.sized = sized
@@ -48,8 +48,8 @@ class TellingLoader:
     def __iter__(self):
         cycle = self.cycle
         for number in range(self.batches):
-            indices = [self.start + number * self.size + place for place in range(self.size)]
-            self.last_given = GIVEN(self.epoch, cycle, number, indices)
+            indices = [self.start + number * self.size + offset for offset in range(self.size)]
+            self.last_served = SERVED(self.epoch, cycle, number, indices)
             yield torch.tensor(indices, dtype=torch.float32)
         self.cycle += 1
 

@@ -11,7 +11,7 @@ from lightning_fastdata.callbacks.audit.digest import (
     sum_of_samples,
     sum_of_words,
 )
-from lightning_fastdata.loaders.order import mix
+from lightning_fastdata.loaders.splitmix import mix
 
 
 def epoch_of(batches, *, epoch=0, first_batch=0, content=None):

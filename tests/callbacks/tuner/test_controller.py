@@ -1,6 +1,5 @@
 """The decisions within a run, against made-up machines that behave like the model, and others that do not."""
 
-
 import pytest
 
 from lightning_fastdata.callbacks.tuner.controller import Controller

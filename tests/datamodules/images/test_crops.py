@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import v2
 
 from lightning_fastdata.datamodules.images.crops import Box, RandomCrop, SampleRng, resized
-from lightning_fastdata.loaders.order import mix
+from lightning_fastdata.loaders.splitmix import mix
 
 DRAWN = 4000
 

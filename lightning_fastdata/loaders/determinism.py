@@ -1,0 +1,63 @@
+"""What decides the batches of a loader, beside its dataset and its sampler."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lightning_fastdata.loaders.order import RANK, derive_seed, stream
+from lightning_fastdata.loaders.progress import LoaderProgress
+from lightning_fastdata.loaders.rng import load_generators, seed_generators
+from lightning_fastdata.loaders.splitmix import mix
+
+__all__ = ["Determinism", "no_trainer"]
+
+
+def no_trainer() -> None:
+    """The Trainer of a loader that has none."""
+
+
+@dataclass(frozen=True)
+class Determinism:
+    """The seed of a loader, what of it depends on epoch and rank, and whom to ask for the epoch."""
+
+    seed: int
+    """The run's seed, >= 0."""
+    name: str | None = None
+    """The loader's name where several are read together; None = alone."""
+    seeds_samples: bool = True
+    """Whether every sample gets its own random numbers; False leaves the generators alone."""
+    counts_epochs: bool = True
+    """Whether epochs differ, as in training; False serves every pass with the random numbers of epoch 0."""
+    ranks: int = 1
+    """Ranks that share a global batch (count)."""
+    rank: int = 0
+    """Global rank of this process."""
+    trainer: Callable[[], Any] = field(default=no_trainer, compare=False)
+    """Returns the Trainer, or None without one; a loader does not keep its Trainer alive."""
+
+    @property
+    def source(self) -> int:
+        """The seed this loader draws from."""
+        return derive_seed(self.seed, self.name)
+
+    def restore_generators(
+        self, saved: Mapping[str, Any], progress: LoaderProgress, device: torch.device | None
+    ) -> None:
+        """Continue with the training process's random numbers that followed when a checkpoint was written.
+
+        Args:
+            saved: The loader's state in the checkpoint. Its ``generators`` are those of rank 0, for Lightning saves no
+                other; without them nothing is restored.
+            progress: Where the checkpoint was written.
+            device: The model's device.
+        """
+        generators = saved.get("generators")
+        if generators is None:
+            return
+        if generators["rank"] == self.rank:
+            load_generators(generators, device)
+        else:  # another rank draws neither the numbers of rank 0 nor those of the run's start
+            start = stream(self.source, progress.epoch, progress.batches_consumed)
+            seed_generators(mix(mix(start + RANK) + self.rank))
