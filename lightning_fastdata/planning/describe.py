@@ -1,15 +1,12 @@
 """A plan in words."""
 
-from lightning_fastdata.planning.plan import LoaderPlan
+from lightning_fastdata.planning.options import NEED_WORKERS, LoaderPlan
 
 __all__ = ["plan_lines"]
 
-NEED_WORKERS = ("prefetch_factor", "persistent_workers", "multiprocessing_context")
-"""Options that say nothing when there are no workers."""
-
 
 def plan_lines(split: str, plan: LoaderPlan) -> list[str]:
-    """The plan of one loader, one line per option that says something, and per limit that is near.
+    """The plan of one loader, one line per option that has an effect, and per limit that is near.
 
     Args:
         split: The name to put in the heading, such as "train".

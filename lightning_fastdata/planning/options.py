@@ -1,13 +1,12 @@
-"""The nouns of planning: what the user wishes, what a loader has to do, and what was decided, with reasons."""
+"""The nouns of planning: the options of a loader, its work, and what was decided, with reasons."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
-from numbers import Integral
 from types import MappingProxyType
 from typing import Any, Literal
 
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_bool, check_int
 
 __all__ = ["LoaderOptions", "LoaderPlan", "Pool", "Reason", "Split", "Workload"]
 
@@ -16,6 +15,10 @@ Auto = Literal["auto"]
 PINNING_DEVICES = ("cuda", "xpu")
 """Device types for which Lightning copies without blocking from page-locked memory."""
 FIELDS = ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers", "multiprocessing_context")
+NEED_WORKERS = ("persistent_workers", "prefetch_factor", "multiprocessing_context")
+"""Options that have no effect without workers."""
+MOST = 4096
+"""More workers or batches than any machine runs; what a cap is when nothing binds (count)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """The user's wishes; ``"auto"`` leaves the decision to the plan. The names are those of torch's DataLoader."""
+    """What the user asks for; ``"auto"`` leaves the decision to the plan. The names are those of torch's DataLoader."""
 
     num_workers: int | Auto = "auto"
     """Worker processes of this loader (count); 0 loads in the training process."""
@@ -46,19 +49,19 @@ class LoaderOptions:
     multiprocessing_context: str | Auto | None = "auto"
     """Start method of the workers: "fork", "spawn" or "forkserver"; None is the platform's default."""
 
+    def is_set(self, name: str) -> bool:
+        """Whether the user asks for something that needs workers, by one of ``NEED_WORKERS``."""
+        return getattr(self, name) not in ("auto", None, False)
+
     def __post_init__(self) -> None:
-        _check_count("num_workers", self.num_workers, least=0, most=4096)
-        if self.prefetch_factor is not None:
-            _check_count("prefetch_factor", self.prefetch_factor, least=1, most=4096)
-        for name in ("num_workers", "prefetch_factor"):
-            if isinstance(getattr(self, name), Integral):  # NumPy's whole numbers become Python's
-                object.__setattr__(self, name, int(getattr(self, name)))
+        workers = check_int("num_workers", self.num_workers, 0, MOST, allow=("auto",))
+        prefetch = check_int("prefetch_factor", self.prefetch_factor, 1, MOST, allow=("auto", None))
+        object.__setattr__(self, "num_workers", workers)
+        object.__setattr__(self, "prefetch_factor", prefetch)
         for name in ("pin_memory", "persistent_workers"):
-            value = getattr(self, name)
-            if not (isinstance(value, bool) or value == "auto"):
-                raise FastDataError(f"{name}={value!r}.", expected='True, False or "auto".', fix=f'pass {name}="auto".')
+            check_bool(name, getattr(self, name), allow=("auto",))
         context = self.multiprocessing_context
-        if isinstance(context, BaseContext):  # what DataLoader also takes; its name says all of it
+        if isinstance(context, BaseContext):  # DataLoader takes one too; its start method is all that matters
             context = context.get_start_method()
             object.__setattr__(self, "multiprocessing_context", context)
         if context not in (None, "auto", "fork", "spawn", "forkserver"):
@@ -99,7 +102,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Workload:
-    """What one loader has to do and where; everything optional is unknown unless said."""
+    """What one loader has to do and where; what is not passed is not known."""
 
     split: Split = "train"
     """Which part of the data it serves."""
@@ -184,12 +187,3 @@ class LoaderPlan:
             name: {"value": getattr(self, name), "source": self.reasons[name].source, "reason": self.reasons[name].text}
             for name in FIELDS
         }
-
-
-def _check_count(name: str, value: object, *, least: int, most: int) -> None:
-    if value == "auto":
-        return
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
-        raise FastDataError(
-            f"{name}={value!r}.", expected=f'an integer from {least} to {most}, or "auto".', fix=f'pass {name}="auto".'
-        )

@@ -1,14 +1,23 @@
-"""From the user's wishes and the machine's limits to one decided value per loader option, each with its reason.
+"""From the user's options and the machine's limits to one decided value per loader option, each with its reason.
 
 Pure arithmetic on frozen data: no torch, no Trainer, no file is read here. A plan never decides anything that
 changes results: batch size, ``drop_last`` and order are not its business.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware
-from lightning_fastdata.planning.options import PINNING_DEVICES, LoaderOptions, LoaderPlan, Reason, Split, Workload
+from lightning_fastdata.planning.options import (
+    NEED_WORKERS,
+    PINNING_DEVICES,
+    LoaderOptions,
+    LoaderPlan,
+    Reason,
+    Split,
+    Workload,
+)
 from lightning_fastdata.planning.workers import decide_workers
 
 __all__ = ["LoaderOptions", "LoaderPlan", "Planning", "Reason", "Split", "Workload", "make_plan"]
@@ -38,19 +47,17 @@ class Planning:
             why: What was measured, one sentence for a person.
 
         Returns:
-            The plan. What the user has set is as he set it.
+            The plan. The user's own values stay.
 
         Raises:
             FastDataError: See ``make_plan``.
         """
-        options, found = self.options, Reason("measured", why)
-        reasons: dict[str, Reason] = {}
-        if options.num_workers == "auto":
-            options, reasons = replace(options, num_workers=num_workers), {"num_workers": found}
-        if options.prefetch_factor == "auto" and prefetch_factor is not None:
-            options, reasons = replace(options, prefetch_factor=prefetch_factor), {**reasons, "prefetch_factor": found}
-        plan = make_plan(options, self.hardware, self.workload)
-        return replace(plan, reasons={**plan.reasons, **reasons})
+        values = {"num_workers": num_workers, "prefetch_factor": prefetch_factor}
+        measured: dict[str, Any] = {
+            name: value for name, value in values.items() if getattr(self.options, name) == "auto" and value is not None
+        }
+        plan = make_plan(replace(self.options, **measured), self.hardware, self.workload)
+        return replace(plan, reasons={**plan.reasons, **dict.fromkeys(measured, Reason("measured", why))})
 
 
 def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) -> LoaderPlan:
@@ -77,8 +84,8 @@ def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) ->
         options, hardware, workload, start_method
     )
     if workers == 0:
-        asked = f"you set {context!r}, but " if context_reason.source == "user" and context else ""
-        context, context_reason = None, Reason("rule", f"{asked}no worker processes are started")
+        set_by_user = f"you set {context!r}, but " if context_reason.source == "user" and context else ""
+        context, context_reason = None, Reason("rule", f"{set_by_user}no worker processes are started")
     pin, pin_reason = _decide_pinning(options, workload, workers)
     persistent, persistent_reason = _decide_persistence(options, workload, workers, pin)
     return LoaderPlan(
@@ -102,12 +109,8 @@ def _check_pairs(options: LoaderOptions) -> None:
     """Refuse two values of the user that torch would refuse later, or ignore."""
     if options.num_workers != 0:
         return
-    for name, requested in (
-        ("persistent_workers", options.persistent_workers is True),
-        ("prefetch_factor", isinstance(options.prefetch_factor, int)),
-        ("multiprocessing_context", options.multiprocessing_context not in (None, "auto")),
-    ):
-        if requested:
+    for name in NEED_WORKERS:
+        if options.is_set(name):
             raise FastDataError(
                 f"num_workers=0 together with {name}={getattr(options, name)!r}.",
                 expected=f"{name} only with worker processes: with 0 workers there is nothing it could apply to.",

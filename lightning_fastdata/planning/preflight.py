@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning_fastdata.hardware.detect import Hardware
-from lightning_fastdata.planning.options import Pool
+from lightning_fastdata.planning.options import MOST, Pool
 
 __all__ = ["Cap", "Demand", "Pool", "Preflight", "Resource", "ResourceCaps", "amount", "preflight", "resource_caps"]
 
 Resource = Literal["shm", "ram", "files"]
 
 USED_SHARE = 0.5
-"""Share of free memory, shared memory and file descriptors that "auto" may take; the rest is for everybody else."""
+"""Share of free memory, shared memory and file descriptors that "auto" may take; the rest is for other processes."""
 ASSUMED_SAMPLE_BYTES = 3 * 224 * 224 * 4
 """Stand-in for an unknown sample size: one 224 x 224 RGB image as float32."""
 ASSUMED_BATCH_SIZE = 32
@@ -30,8 +30,6 @@ FILES_PER_WORKER = 8
 """Pipes and sockets of one worker in the training process (count); 4 to 6 measured with torch 2.15, rounded up."""
 SURE_FILES_PER_WORKER = 4
 """The least of them (count, measured with 6 workers under fork, forkserver and spawn)."""
-MOST = 4096
-"""More workers or batches than anybody asks for; what a cap says when nothing binds (count)."""
 
 SHM_FIX = "enlarge it with docker run --shm-size=8g (Kubernetes: an emptyDir of medium: Memory)"
 RAM_FIX = "more memory (docker run --memory, resources.limits.memory, the job's --mem)"
@@ -46,7 +44,7 @@ LABELS: dict[Resource, str] = {"shm": "/dev/shm", "ram": "memory", "files": "ope
 
 @dataclass(frozen=True)
 class Demand:
-    """What one resource of the machine would have to give."""
+    """What workers take of one resource of the machine."""
 
     name: Resource
     """Which one: /dev/shm, memory, or open files."""
@@ -60,7 +58,7 @@ class Demand:
     """What is taken at least once the queues are full, from measured or declared figures alone (the same unit)."""
     allowed: int
     """What ``least`` must not exceed: what is free, swap included; for several ranks, of whom some may have begun to
-    take their part, the whole."""
+    take their share, all there is."""
     sure: str
     """How ``least`` comes about."""
 
@@ -104,7 +102,7 @@ class Preflight:
     """The demands on everything whose limit is known."""
 
     demands: tuple[Demand, ...]
-    """One for each of /dev/shm, memory and open files; left out where the machine does not tell what is free."""
+    """One for each of /dev/shm, memory and open files; left out where it is not known what is free."""
 
     @property
     def fatal(self) -> Demand | None:
@@ -131,7 +129,7 @@ class Cap:
 
 @dataclass(frozen=True)
 class _Room:
-    """What one resource gives a pool, which takes ``workers x (per_worker + prefetch x per_batch)`` of it."""
+    """What one resource has for a pool, which takes ``workers x (per_worker + prefetch x per_batch)`` of it."""
 
     name: Resource
     room: float
@@ -155,7 +153,7 @@ class ResourceCaps:
     """How many workers and batches ahead fit into the share of the machine that "auto" may take."""
 
     rooms: tuple[_Room, ...]
-    """What each resource gives."""
+    """One for each resource."""
 
     def workers(self, prefetch: int) -> Cap:
         """The most workers.
@@ -166,8 +164,8 @@ class ResourceCaps:
         Returns:
             The most workers (count), 0 when not even one fits.
         """
-        found = [(room.room // max(1e-9, room.per_worker + prefetch * room.per_batch), room) for room in self.rooms]
-        return _least(found, prefetch)
+        fits = [(room.room // max(1e-9, room.per_worker + prefetch * room.per_batch), room) for room in self.rooms]
+        return _tightest(fits, prefetch)
 
     def prefetch(self, workers: int) -> Cap:
         """The deepest prefetch.
@@ -178,51 +176,30 @@ class ResourceCaps:
         Returns:
             The most batches each may prepare ahead (count), 0 when that many workers do not fit with even one.
         """
-        found = [((room.room / workers - room.per_worker) // max(1e-9, room.per_batch), room) for room in self.rooms]
-        return _least(found, 1)
+        fits = [((room.room / workers - room.per_worker) // max(1e-9, room.per_batch), room) for room in self.rooms]
+        return _tightest(fits, 1)
 
 
 def resource_caps(
-    hardware: Hardware,
-    *,
-    batch_bytes: int | None = None,
-    tensors_per_batch: int | None = None,
-    worker_bytes: int | None = None,
-    pin_memory: bool = False,
-    batch_size: int | None = None,
-    other_pool: Pool | None = None,
-    parts: int = 1,
+    hardware: Hardware, sizes: Pool, other_pool: Pool | None = None, *, shared_by: int = 1
 ) -> ResourceCaps:
     """What the machine allows one loader: half of what is free, for all ranks of the node together.
 
     Args:
         hardware: What this process may use.
-        batch_bytes: Size of one collated batch; None = not known, then a 224 x 224 float image per sample is assumed.
-        tensors_per_batch: Tensors in it (count); None = not known, then 4. 0 under torch's ``file_system`` strategy.
-        worker_bytes: Private memory of one worker; None = not measured, then 512 MiB.
-        pin_memory: Whether batches are copied to page-locked memory, so that they may be in memory twice.
-        batch_size: Samples per batch (count), for the assumption alone; None = 32.
+        sizes: What a worker and a batch take; its own numbers of workers and batches do not matter.
         other_pool: Workers of another split that live at the same time and come first; None = there are none.
-        parts: Loaders that share what is then left in equal parts (count).
+        shared_by: Loaders that share what is then left equally (count).
 
     Returns:
         The most workers for a given prefetch and the most prefetch for given workers, each with its sentence.
     """
-    pool = Pool(
-        1,
-        1,
-        batch_bytes=batch_bytes,
-        tensors_per_batch=tensors_per_batch,
-        worker_bytes=worker_bytes,
-        pin_memory=pin_memory,
-        batch_size=batch_size,
-    )
     rooms = []
     for name, free in _free(hardware).items():
         ranks = 1 if name == "files" else hardware.local_world_size
         taken = _expected(name, other_pool) if other_pool else 0
-        room = max(0.0, (USED_SHARE * free / ranks - taken) / parts)
-        rooms.append(_Room(name, room, *_unit(name, pool), free=free, about_batch=_about_batch(pool)))
+        room = max(0.0, (USED_SHARE * free / ranks - taken) / shared_by)
+        rooms.append(_Room(name, room, *_unit(name, sizes), free=free, about_batch=_about_batch(sizes)))
     return ResourceCaps(tuple(rooms))
 
 
@@ -271,9 +248,9 @@ def _demand(name: Resource, free: int, pools: Sequence[Pool], hardware: Hardware
     sure = pools if filled_together else pools[:1]
     least = sum(_at_least(name, pool) for pool in sure)
     swap = (hardware.swap_free_bytes or 0) if name == "ram" else 0
-    bounds, whole = [(least, free + swap, 1)], _whole(name, hardware)
-    if ranks > 1 and whole is not None:
-        bounds.append((ranks * least, whole + swap, ranks))
+    bounds, size = [(least, free + swap, 1)], _size_of(name, hardware)
+    if ranks > 1 and size is not None:
+        bounds.append((ranks * least, size + swap, ranks))
     least, allowed, sure_ranks = max(bounds, key=lambda bound: bound[0] - bound[1])
     return Demand(
         name=name,
@@ -286,7 +263,7 @@ def _demand(name: Resource, free: int, pools: Sequence[Pool], hardware: Hardware
     )
 
 
-def _whole(name: Resource, hardware: Hardware) -> int | None:
+def _size_of(name: Resource, hardware: Hardware) -> int | None:
     """The size of what the ranks of a node share."""
     if name == "shm":
         return hardware.shm_total_bytes
@@ -330,11 +307,9 @@ def _at_least(name: Resource, pool: Pool) -> int:
     return pool.num_workers * SURE_FILES_PER_WORKER + (pool.tensors_per_batch or 0 if pool.in_flight else 0)
 
 
-def _least(found: list[tuple[float, _Room]], prefetch: int) -> Cap:
-    if not found:
-        return Cap(MOST, None, "")
-    most, room = min(found, key=lambda pair: pair[0])
-    if most >= MOST:
+def _tightest(fits: list[tuple[float, _Room]], prefetch: int) -> Cap:
+    most, room = min(fits, key=lambda pair: pair[0], default=(MOST, None))
+    if room is None or most >= MOST:
         return Cap(MOST, None, "")
     return Cap(max(0, int(most)), room.name, room.reason(prefetch))
 
@@ -351,8 +326,8 @@ def _about_batch(pool: Pool) -> str:
     )
 
 
-def _of_ranks(ranks: int, parts: Iterable[str]) -> str:
-    text = " + ".join(parts) or "no workers"
+def _of_ranks(ranks: int, terms: Iterable[str]) -> str:
+    text = " + ".join(terms) or "no workers"
     return f"{ranks} ranks x ({text})" if ranks > 1 else text
 
 

@@ -44,6 +44,8 @@ class WorkerChoice(NamedTuple):
     """What comes near a limit of the machine, a line each."""
 
 
+WIN_A_WORKER = ("persistent_workers", "prefetch_factor")
+"""Options of the user for which "auto" starts a worker where it would take none."""
 NOTHING_AHEAD = Reason("rule", "0 workers prefetch nothing")
 
 
@@ -164,11 +166,8 @@ def _at_least_one_if_asked(
     options: LoaderOptions, workload: Workload, workers: int, reason: Reason, problem: str | None
 ) -> tuple[int, Reason]:
     """A user's persistent_workers=True or prefetch_factor=n wins over an "auto" that would take 0 workers."""
-    for name, requested in (
-        ("persistent_workers", options.persistent_workers is True),
-        ("prefetch_factor", isinstance(options.prefetch_factor, int)),
-    ):
-        if requested and workers == 0:
+    for name in WIN_A_WORKER:
+        if options.is_set(name) and workers == 0:
             if problem:
                 raise FastDataError(
                     f"{name}={getattr(options, name)!r} for the {workload.split} loader, but {problem}.",
@@ -198,23 +197,25 @@ def _batches(workload: Workload) -> int | None:
 
 
 def _caps_of_auto(options: LoaderOptions, hardware: Hardware, workload: Workload) -> ResourceCaps:
-    """What a loader may take whose workers nobody has set."""
-    shared = 2 if workload.concurrent_pool and workload.other_pool is None else 1
+    """What a loader may take whose workers "auto" decides."""
+    pools = 2 if workload.concurrent_pool and workload.other_pool is None else 1
     together = workload.loaders if workload.split == "train" else 1  # those of evaluation follow each other
-    return resource_caps(
-        hardware,
+    return resource_caps(hardware, _workers_of(options, workload), workload.other_pool, shared_by=pools * together)
+
+
+def _workers_of(options: LoaderOptions, workload: Workload, num_workers: int = 1, prefetch_factor: int = 1) -> Pool:
+    """Workers of a loader, and what they and their batches take."""
+    automatic = options.pin_memory == "auto"
+    return Pool(
+        num_workers,
+        prefetch_factor,
         batch_bytes=workload.batch_bytes,
         tensors_per_batch=workload.tensors_per_batch,
         worker_bytes=workload.worker_bytes,
-        pin_memory=_may_pin(options, workload),
+        pin_memory=workload.device_type in PINNING_DEVICES if automatic else bool(options.pin_memory),
         batch_size=workload.batch_size,
-        other_pool=workload.other_pool,
-        parts=shared * together,
+        batches=_batches(workload),
     )
-
-
-def _may_pin(options: LoaderOptions, workload: Workload) -> bool:
-    return workload.device_type in PINNING_DEVICES if options.pin_memory == "auto" else options.pin_memory
 
 
 def _fit(
@@ -245,7 +246,7 @@ def _fit(
 def _fit_prefetch(
     choice: WorkerChoice, options: LoaderOptions, hardware: Hardware, workload: Workload
 ) -> tuple[WorkerChoice, set[Resource | None]]:
-    """The user's workers are never lowered; a prefetch he left open is, where the size of a batch is known."""
+    """The user's workers are never lowered; an automatic prefetch is, where the size of a batch is known."""
     if options.prefetch_factor != "auto" or workload.batch_bytes is None:
         return choice, set()
     known = replace(
@@ -259,9 +260,9 @@ def _fit_prefetch(
 
 
 def _refuse_without_room(options: LoaderOptions, reason: Reason) -> None:
-    """A wish of the user's for a worker, where not one fits."""
-    for name in ("persistent_workers", "prefetch_factor"):
-        if getattr(options, name) not in ("auto", None, False):
+    """The user asks for what needs a worker, and not one fits."""
+    for name in WIN_A_WORKER:
+        if options.is_set(name):
             raise FastDataError(
                 f"{name}={getattr(options, name)!r} needs a worker process, but none fits: {reason.text}.",
                 fix=f'make room as named above, or leave {name} at "auto".',
@@ -275,35 +276,26 @@ def _run_preflight(
     workload: Workload,
     lowered: set[Resource | None],
 ) -> WorkerChoice:
-    """Check a choice before it flies: refuse what is sure to end in a bus error, EMFILE or OOM, tell what is near."""
+    """Refuse a choice that is sure to end in a bus error, EMFILE or OOM; add a warning for each limit that is near."""
     workers, prefetch = choice.num_workers, choice.prefetch_factor
     if workers == 0 or prefetch is None:
         return choice
-    pool = Pool(
-        workers,
-        prefetch,
-        batch_bytes=workload.batch_bytes,
-        tensors_per_batch=workload.tensors_per_batch,
-        worker_bytes=workload.worker_bytes,
-        pin_memory=_may_pin(options, workload),
-        batch_size=workload.batch_size,
-        batches=_batches(workload),
-    )
+    pool = _workers_of(options, workload, workers, prefetch)
     other = None if workload.other_pool_started else workload.other_pool
     together = other is not None and _full_together(workload, pool, other)
-    flight = preflight(hardware, pool, other, filled_together=together)
-    fatal = flight.fatal
+    checked = preflight(hardware, pool, other, filled_together=together)
+    fatal = checked.fatal
     if fatal is not None and options.num_workers != "auto" and not workload.replaces_loader:
         others = "training's" if workload.split == "val" else "validation's"
         beside = f" beside {others} {other.num_workers}" if other and together else ""
         raise FastDataError(
             f"num_workers={workers} with prefetch_factor={prefetch} for the {workload.split} loader{beside}: "
             f"{LABELS[fatal.name]} would have to hold {amount(fatal.name, fatal.least)} ({fatal.sure}).",
-            expected=f"at most {amount(fatal.name, fatal.allowed)}, what there is (else {FAILURE_MODES[fatal.name]}).",
+            expected=f"at most {amount(fatal.name, fatal.allowed)}; more ends in {FAILURE_MODES[fatal.name]}.",
             fix=f'{fatal.fix}; or a smaller prefetch_factor, or num_workers="auto".',
         )
-    told = [demand.line for demand in flight.demands if demand.name in lowered or demand in flight.warnings]
-    return choice._replace(warnings=tuple(told))
+    lines = [demand.line for demand in checked.demands if demand.name in lowered or demand in checked.warnings]
+    return choice._replace(warnings=tuple(lines))
 
 
 def _full_together(workload: Workload, pool: Pool, other: Pool) -> bool:

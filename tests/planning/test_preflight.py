@@ -76,8 +76,10 @@ def test_memory_of_dev_shm_is_charged_to_the_memory_limit():
 def test_what_is_not_known_is_left_out():
     """Outside Linux /dev/shm tells nothing; then nothing is claimed."""
     assert preflight(machine(), Pool(1000, 100, batch_bytes=GIB)).demands == ()
-    assert resource_caps(machine(), batch_bytes=GIB).workers(2) == resource_caps(machine()).prefetch(3)
-    assert resource_caps(machine()).workers(2).most == MOST
+    assert resource_caps(machine(), Pool(1, 1, batch_bytes=GIB)).workers(2) == resource_caps(
+        machine(), Pool(1, 1)
+    ).prefetch(3)
+    assert resource_caps(machine(), Pool(1, 1)).workers(2).most == MOST
 
 
 def test_an_empty_limit():
@@ -91,13 +93,13 @@ def test_an_empty_limit():
 def test_caps_say_what_limits():
     """Half of what is free, for this pool after the other one, and the sentence with the flag."""
     hardware = machine(shm_free_bytes=64 * MIB, ram_available_bytes=64 * GIB, open_file_limit=1024)
-    most = resource_caps(hardware, batch_bytes=4 * MIB, tensors_per_batch=2, worker_bytes=100 * MIB)
+    most = resource_caps(hardware, Pool(1, 1, batch_bytes=4 * MIB, tensors_per_batch=2, worker_bytes=100 * MIB))
     assert (most.workers(2).most, most.workers(2).name) == (4, "shm")
     assert "64 MiB free in /dev/shm, a batch is 4 MiB: enlarge it with docker run --shm-size" in most.workers(2).reason
     assert [most.prefetch(workers).most for workers in (1, 2, 8, 9)] == [8, 4, 1, 0]
-    beside = resource_caps(hardware, batch_bytes=4 * MIB, other_pool=Pool(2, 2, batch_bytes=4 * MIB))
+    beside = resource_caps(hardware, Pool(1, 1, batch_bytes=4 * MIB), Pool(2, 2, batch_bytes=4 * MIB))
     assert beside.workers(2).most == 2
-    assert resource_caps(hardware, batch_bytes=4 * MIB, parts=2).workers(2).most == 2
+    assert resource_caps(hardware, Pool(1, 1, batch_bytes=4 * MIB), shared_by=2).workers(2).most == 2
 
 
 def test_what_caps_allow_fits():
@@ -119,7 +121,7 @@ def test_what_caps_allow_fits():
             "pin_memory": generator.random() < 0.5,
         }
         other = generator.choice([None, Pool(2, 2, batch_bytes=MIB)])
-        most, given = resource_caps(hardware, **load, other_pool=other), generator.choice([1, 2, 5])
+        most, given = resource_caps(hardware, Pool(1, 1, **load), other), generator.choice([1, 2, 5])
 
         def fits(workers, prefetch, hardware=hardware, load=load, other=other):
             found = preflight(hardware, Pool(workers, prefetch, **load), other)

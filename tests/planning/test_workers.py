@@ -316,7 +316,7 @@ def test_fatal_shared_memory_of_the_user_is_refused():
         decide(machine(16, shm_free_bytes=64 * MIB), options, batch_bytes=8 * MIB)
     assert "num_workers=8 with prefetch_factor=4 for the train loader" in caught.value.what
     assert "/dev/shm would have to hold 256 MiB (32 batches under way x 8 MiB)" in caught.value.what
-    assert caught.value.expected == "at most 64 MiB, which is what there is (else a bus error)."
+    assert caught.value.expected == "at most 64 MiB; more ends in a bus error."
     assert "--shm-size" in caught.value.fix
 
 

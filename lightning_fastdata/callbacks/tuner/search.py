@@ -142,15 +142,15 @@ def limits_for(hardware: Hardware, source: Source, probe: Probe, other_pool: Poo
         probe: What one worker took.
         other_pool: Workers of another split that live at the same time; None = there are none.
     """
-    fits = resource_caps(
-        hardware,
+    sizes = Pool(
+        1,
+        1,
         batch_bytes=probe.batch_bytes,
         tensors_per_batch=probe.batch_tensors,
         worker_bytes=probe.worker_bytes,
         pin_memory=source.pin_memory,
-        other_pool=other_pool,
     )
-    return Limits(hardware.cpus_per_rank, fits, source.batches)
+    return Limits(hardware.cpus_per_rank, resource_caps(hardware, sizes, other_pool), source.batches)
 
 
 class _Search:

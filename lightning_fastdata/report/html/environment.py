@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lightning_fastdata.planning.describe import NEED_WORKERS
+from lightning_fastdata.planning.options import NEED_WORKERS
 from lightning_fastdata.report.html.tags import Html, facts, join, section, table, tag
 from lightning_fastdata.report.units import NOT_MEASURED, count, seconds
 from lightning_fastdata.results.summary import RunSummary

@@ -151,10 +151,10 @@ def test_a_given_depth_stays_and_a_needed_worker_too():
 def test_shared_memory_bounds_what_is_tried():
     """The resource_caps of the pre-flight hold for neighbors as well."""
     from lightning_fastdata.hardware.detect import Hardware, Limit
-    from lightning_fastdata.planning.preflight import resource_caps
+    from lightning_fastdata.planning.preflight import Pool, resource_caps
 
     hardware = Hardware(cpu_limits=(Limit("mask", 16.0, "affinity"),), shm_free_bytes=64 * 2**20)
-    limits = Limits(16, resource_caps(hardware, batch_bytes=8 * 2**20, tensors_per_batch=1))
+    limits = Limits(16, resource_caps(hardware, Pool(1, 1, batch_bytes=8 * 2**20, tensors_per_batch=1)))
     controller = Controller(probe(1.0), limits, Setting(0, None))
 
     def world(setting):

@@ -12,7 +12,7 @@ from lightning_fastdata.callbacks.tuner.throughput_model import (
     throughput_limit,
 )
 from lightning_fastdata.hardware.detect import Hardware, Limit
-from lightning_fastdata.planning.preflight import resource_caps
+from lightning_fastdata.planning.preflight import Pool, resource_caps
 from lightning_fastdata.results.tuning import Consumer, Probe
 
 
@@ -110,7 +110,7 @@ def machine(**figures):
 
 def test_shared_memory_bounds_the_depth_and_then_the_workers():
     """64 MiB, half of it ours, in batches of 5 MiB: six under way."""
-    fits = resource_caps(machine(shm_free_bytes=64 * 2**20), batch_bytes=5 * 2**20, tensors_per_batch=1)
+    fits = resource_caps(machine(shm_free_bytes=64 * 2**20), Pool(1, 1, batch_bytes=5 * 2**20, tensors_per_batch=1))
     limits = Limits(16, fits)
     assert limits.prefetch_factors(1) == (2, 3, 4, 6)
     assert limits.prefetch_factors(4) == (1,)
