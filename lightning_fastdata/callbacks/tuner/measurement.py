@@ -132,7 +132,7 @@ def probe_undisturbed(source: Source, fresh: FreshIndices, budget_s: float) -> t
 
 def _start_allowance_s(source: Source) -> float:
     """Time beyond any budget that a worker has to start: under spawn and forkserver it imports torch first (s)."""
-    method = _method(source.multiprocessing_context) or multiprocessing.get_start_method()
+    method = _method(source.loader.multiprocessing_context) or multiprocessing.get_start_method()
     return 0.0 if method == "fork" else SPAWN_S
 
 
@@ -274,9 +274,11 @@ def run_inline(source: Source, fresh: FreshIndices, *, step_s: float, budget_s: 
         The trial; with ``verdict`` and without a time where it came to nothing.
     """
     trial = Trial(0, None, step_s=None, predicted_step_s=None)
-    context: Any = multiprocessing.get_context(_method(source.multiprocessing_context))
+    context: Any = multiprocessing.get_context(_method(source.loader.multiprocessing_context))
     here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_inline_child, args=(there, source, fresh, step_s, budget_s), daemon=True)
+    child = context.Process(
+        target=_inline_child, args=(there, source.samples(), source.batch_size, fresh, step_s, budget_s), daemon=True
+    )
     try:
         child.start()
         there.close()
@@ -302,19 +304,18 @@ def _method(context: Any) -> str | None:
     return context if context is None or isinstance(context, str) else context.get_start_method()
 
 
-def _inline_child(pipe: Any, source: Source, fresh: FreshIndices, step_s: float, budget_s: float) -> None:
+def _inline_child(
+    pipe: Any, samples: SeededDataset, batch_size: int, fresh: FreshIndices, step_s: float, budget_s: float
+) -> None:
     """Run in the child: a forked process must not use the thread pool that its parent had."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     torch.set_num_threads(1)
-    view = SeededDataset(
-        source.dataset, source.collate_fn, source.seed, batched=source.batched, source=source.seed or 0
-    )
-    batches = (view[request] for request in requests_for(source, fresh))
+    batches = (samples[request] for request in requests_for(batch_size, fresh))
     ends = time.perf_counter() + budget_s
     try:
         _consume(batches, step_s, steps=1, until=ends)
         steps, waits = _consume(batches, step_s, steps=STEPS, at_least_s=TRIAL_S, until=ends)
-        pipe.send((steps, waits, (len(steps) + 1) * source.batch_size))
+        pipe.send((steps, waits, (len(steps) + 1) * batch_size))
     except Exception as error:
         pipe.send(_in_words(error, "0 workers"))
 

@@ -129,8 +129,7 @@ def _source(dataset: Any, batch_size: int | None = None) -> Source:
             raise FastDataError(
                 f"{type(dataset).__name__}: {error}.", expected="a map-style dataset, or one torch DataLoader."
             ) from error
-    source = source_of(loader)
-    return source if batch_size is None else replace(source, batch_size=batch_size)
+    return source_of(loader, batch_size)
 
 
 def limits_for(hardware: Hardware, source: Source, probe: Probe, other_pool: Pool | None = None) -> Limits:
@@ -148,7 +147,7 @@ def limits_for(hardware: Hardware, source: Source, probe: Probe, other_pool: Poo
         batch_bytes=probe.batch_bytes,
         tensors_per_batch=probe.batch_tensors,
         worker_bytes=probe.worker_bytes,
-        pin_memory=source.pin_memory,
+        pin_memory=source.loader.pin_memory,
     )
     return Limits(hardware.cpus_per_rank, resource_caps(hardware, sizes, other_pool), source.batches)
 

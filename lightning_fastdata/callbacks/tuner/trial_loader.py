@@ -1,8 +1,7 @@
 """What a loader loads, taken out of it so that trials load the same in processes of their own."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,38 +21,42 @@ MOST_PERMUTED = 1_000_000
 """Samples whose order is drawn at once (count); of more, trials load a small share anyway."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """The part of a loader that decides what a worker does."""
+class Source(NamedTuple):
+    """What to load: the dataset of a loader, with the loader's options."""
 
-    dataset: Any
-    """The user's map-style dataset."""
+    loader: DataLoader[Any]
+    """It is not read itself."""
     batch_size: int
     """Samples of a batch (count)."""
-    collate_fn: Callable[[Any], Any]
-    """Makes a batch of samples."""
-    batched: bool = True
-    """False for a loader without batching, whose batches are single samples."""
-    seed: int | None = None
-    """Seeds every sample, as our loaders do, which takes time as well; None leaves the generators alone."""
-    worker_init_fn: Callable[[int], Any] | None = None
-    """Runs in a worker first."""
-    multiprocessing_context: Any = None
-    """Start method of workers; None = the platform's default."""
-    pin_memory: bool = False
-    """Whether batches are copied into page-locked memory."""
+
+    @property
+    def dataset(self) -> Any:
+        """The user's map-style dataset."""
+        return self.loader.dataset
 
     @property
     def batches(self) -> int:
         """Batches of one pass over the dataset, the last, smaller one included (count)."""
         return -(-len(self.dataset) // self.batch_size)
 
+    def samples(self, view: type[SeededDataset] = SeededDataset) -> SeededDataset:
+        """The samples for a worker, seeded as by the loader: that takes time as well.
 
-def source_of(loader: DataLoader[Any]) -> Source:
+        Args:
+            view: The class, which may measure in the worker.
+        """
+        determinism = self.loader.determinism if isinstance(self.loader, ResumableDataLoader) else None
+        seed = determinism.source if determinism is not None and determinism.seeds_samples else None
+        batched = self.loader.batch_sampler is not None
+        return view(self.dataset, self.loader.collate_fn, seed, batched=batched, source=seed or 0)
+
+
+def source_of(loader: DataLoader[Any], batch_size: int | None = None) -> Source:
     """What a loader loads.
 
     Args:
         loader: It is not changed, and nothing is loaded.
+        batch_size: Samples of a batch (count); None = the loader's.
 
     Raises:
         FastDataError: It cannot be tuned.
@@ -65,17 +68,7 @@ def source_of(loader: DataLoader[Any]) -> Source:
             expected="map-style data (__len__ and __getitem__) that worker processes can load.",
             fix="change what is named; docs/iterable.md says what helps an iterable dataset.",
         )
-    determinism = loader.determinism if isinstance(loader, ResumableDataLoader) else None
-    return Source(
-        dataset=loader.dataset,
-        batch_size=batch_size_of(loader) or 1,
-        collate_fn=loader.collate_fn,
-        batched=loader.batch_sampler is not None,
-        seed=determinism.source if determinism is not None and determinism.seeds_samples else None,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        pin_memory=loader.pin_memory,
-    )
+    return Source(loader, batch_size or batch_size_of(loader) or 1)
 
 
 class FreshIndices:
@@ -113,11 +106,11 @@ class FreshIndices:
                 return index
 
 
-def requests_for(source: Source, fresh: FreshIndices) -> Iterator[BatchRequest]:
+def requests_for(batch_size: int, fresh: FreshIndices) -> Iterator[BatchRequest]:
     """Batches at random, without an end.
 
     Args:
-        source: What is loaded.
+        batch_size: Samples of a batch (count).
         fresh: Which samples.
 
     Yields:
@@ -125,7 +118,7 @@ def requests_for(source: Source, fresh: FreshIndices) -> Iterator[BatchRequest]:
     """
     number = 0
     while True:
-        yield BatchRequest(epoch=0, cycle=0, number=number, indices=fresh.take(source.batch_size), occurrences=None)
+        yield BatchRequest(epoch=0, cycle=0, number=number, indices=fresh.take(batch_size), occurrences=None)
         number += 1
 
 
@@ -150,16 +143,17 @@ def trial_loader(
         The loader; its batches are ``WorkerOutput``.
     """
     requests = RequestSampler()
-    requests.next_pass = requests_for(source, fresh)
-    samples = view(source.dataset, source.collate_fn, source.seed, batched=source.batched, source=source.seed or 0)
-    how: dict[str, Any] = {"batch_sampler": requests} if source.batched else {"sampler": requests, "batch_size": None}
+    requests.next_pass = requests_for(source.batch_size, fresh)
+    loader = source.loader
+    batched = loader.batch_sampler is not None
+    how: dict[str, Any] = {"batch_sampler": requests} if batched else {"sampler": requests, "batch_size": None}
     return PlannedDataLoader(
-        samples,
+        source.samples(view),
         collate_fn=identity_collate,
-        pin_memory=source.pin_memory and torch.accelerator.is_available(),
+        pin_memory=loader.pin_memory and torch.accelerator.is_available(),
         generator=torch.Generator(),
-        worker_init_fn=source.worker_init_fn,
-        multiprocessing_context=source.multiprocessing_context,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
         timeout=timeout_s,
         **how,
         **setting._asdict(),

@@ -172,8 +172,8 @@ class WindowTimer:
         self._left_out = setting.num_workers * (setting.prefetch_factor or 0) + 2
         self._length = FEWEST_BATCHES
         self._batches = 0
-        self._began = self._cpu_began = self._paused = 0.0
-        self._pauses: tuple[float, float] | None = None
+        self._began = self._cpu_began = 0.0
+        self._paused_at: tuple[float, float] | None = None
 
     def is_due(self, trainer: Any, next_step: Callable[[], int]) -> bool:
         """Count a batch; True where the window may be complete.
@@ -186,7 +186,7 @@ class WindowTimer:
         self._batches += 1
         if self._batches == self._left_out:
             self.first_step = next_step()
-            self._began, self._cpu_began, self._paused = self._clock(), self._cpu_clock(), 0.0
+            self._began, self._cpu_began = self._clock(), self._cpu_clock()
         return self._batches >= self._left_out + self._length * int(trainer.accumulate_grad_batches or 1)
 
     def is_long_enough(self, elapsed_s: float) -> bool:
@@ -203,7 +203,7 @@ class WindowTimer:
 
     def elapsed_s(self) -> float:
         """Time since it began, pauses left out (s)."""
-        return self._clock() - self._began - self._paused
+        return self._clock() - self._began
 
     def cpu_s(self) -> float:
         """CPU time of this process for a batch, pauses left out (s)."""
@@ -211,12 +211,12 @@ class WindowTimer:
 
     def pause(self) -> None:
         """Validation begins."""
-        self._pauses = self._clock(), self._cpu_clock()
+        self._paused_at = self._clock(), self._cpu_clock()
 
     def resume(self) -> None:
         """Validation has ended."""
-        if self._pauses is not None:
-            began, cpu_began = self._pauses
-            self._paused += self._clock() - began
-            self._cpu_began += self._cpu_clock() - cpu_began
-            self._pauses = None
+        if self._paused_at is not None:
+            clock_s, cpu_s = self._paused_at
+            self._began += self._clock() - clock_s
+            self._cpu_began += self._cpu_clock() - cpu_s
+            self._paused_at = None

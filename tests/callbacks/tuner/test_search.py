@@ -148,5 +148,5 @@ def test_a_dataset_with_an_open_file_is_not_tuned(tmp_path):
 def test_a_loader_brings_its_own_batches():
     """Batch size and collate function are those of the loader."""
     found = search._source(DataLoader(Slow(), 24, collate_fn=len))
-    assert (found.batch_size, found.collate_fn) == (24, len)
+    assert (found.batch_size, found.loader.collate_fn) == (24, len)
     assert search._source(DataLoader(Slow(), 24), 8).batch_size == 8
