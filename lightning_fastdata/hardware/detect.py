@@ -68,9 +68,6 @@ class Hardware:
     rank: int = 0
     """Number of this process in the whole training run, from 0."""
 
-    local_rank: int = 0
-    """Number of this process on this node, from 0."""
-
     world_size: int = 1
     """Processes in the whole training run."""
 
@@ -182,7 +179,6 @@ def probe(
         open_file_hard_limit=open_file_hard_limit,
         open_files=_count_open_files(files),
         rank=ranks.rank,
-        local_rank=ranks.local_rank,
         world_size=ranks.world_size,
         local_world_size=ranks.local_world_size,
         ranks_share_mask=share_mask,

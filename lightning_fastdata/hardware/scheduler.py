@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.hardware.limits import Limit
 from lightning_fastdata.hardware.sysfiles import parse_int, plain
 
@@ -20,14 +20,6 @@ Note = Callable[[str], None]
 _LOCAL_SIZE_MPI = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_LOCAL_SIZE", "PMI_LOCAL_SIZE")
 _WORLD_SIZE = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 _RANK = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
-_LOCAL_RANK = (
-    "LOCAL_RANK",
-    "OMPI_COMM_WORLD_LOCAL_RANK",
-    "MPI_LOCALRANKID",
-    "MV2_COMM_WORLD_LOCAL_RANK",
-    "PMI_LOCAL_RANK",
-    "SLURM_LOCALID",
-)
 _PER_NODE = (
     ("PBS ", "NCPUS"),
     ("PBS ", "PBS_NUM_PPN"),
@@ -76,9 +68,6 @@ class Ranks:
 
     rank: int = 0
     """Its number in the whole run, from 0."""
-
-    local_rank: int = 0
-    """Its number on this node, from 0."""
 
     world_size: int = 1
     """Processes of the run."""
@@ -144,12 +133,8 @@ def read_ranks(environ: Mapping[str, str], slurm: Slurm, local_world_size: int |
             torchrun's LOCAL_WORLD_SIZE, then MPI's (mpirun runs inside SLURM jobs, never around them), then SLURM's.
         note: Takes a line about a value that could not be read.
     """
-    if local_world_size is not None and local_world_size < 1:
-        raise FastDataError(
-            f"probe(local_world_size={local_world_size}): no ranks on this node.",
-            expected="a whole number above 0, or None to take it from the launcher's variables.",
-            fix="pass the number of processes that train on this node (trainer.num_devices).",
-        )
+    fix = "pass the number of processes that train on this node (trainer.num_devices)."
+    check_int("local_world_size", local_world_size, 1, allow=(None,), fix=fix)
     started: dict[Literal["torchrun", "mpi", "slurm"], int | None] = {
         "torchrun": _first_number(environ, ("LOCAL_WORLD_SIZE",), note),
         "mpi": _first_number(environ, _LOCAL_SIZE_MPI, note),
@@ -160,7 +145,6 @@ def read_ranks(environ: Mapping[str, str], slurm: Slurm, local_world_size: int |
     world = _first_number(environ, _WORLD_SIZE, note) or local
     return Ranks(
         rank=_first_number(environ, _RANK, note, least=0) or 0,
-        local_rank=_first_number(environ, _LOCAL_RANK, note, least=0) or 0,
         world_size=max(world, local),
         local_world_size=local,
         launcher=launcher if local > 1 and launcher and started[launcher] == local else None,

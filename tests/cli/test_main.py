@@ -157,12 +157,6 @@ def test_report_of_a_run_that_was_killed(run_file, capsys):
     assert summary["wait_s"] == pytest.approx(1.0)
 
 
-def test_report_of_no_file_names_it(tmp_path, capsys):
-    """A wrong path is one message on stderr and exit code 2."""
-    assert main.main(["report", str(tmp_path / "nowhere.jsonl")]) == 2
-    assert "nowhere.jsonl" in capsys.readouterr().err
-
-
 def test_report_says_what_the_file_lacks(run_file, capsys):
     """In the report itself, and still with exit code 0."""
     without_its_end(run_file)
@@ -369,8 +363,9 @@ def test_compare_as_json(pair, tmp_path, capsys):
 
 def test_compare_with_what_is_no_run_file(pair, audits, tmp_path, capsys):
     """Three lines and exit code 2, whichever of the two it is."""
-    assert main.main(["compare", pair[0], str(tmp_path / "nowhere.jsonl")]) == 2
-    assert "nowhere.jsonl" in capsys.readouterr().err
+    for command in (["report"], ["compare", pair[0]]):
+        assert main.main([*command, str(tmp_path / "nowhere.jsonl")]) == 2
+        assert "nowhere.jsonl" in capsys.readouterr().err
     assert main.main(["compare", audits[1], pair[1]]) == 2
     printed = capsys.readouterr()
     assert (printed.out, "  Fix: " in printed.err) == ("", True)

@@ -72,14 +72,6 @@ def test_a_new_loader_at_the_address_of_an_old_one_is_foreign():
             check(DataLoader(range(4)))
 
 
-def test_a_loader_that_lightning_builds_again_is_still_planned():
-    """Lightning makes a new object for a distributed sampler; the hint stays away from that too."""
-    again = type(PlannedDataLoader(range(4)))(range(4), batch_size=2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check(again)
-
-
 def test_someone_elses_patch_is_left_alone(many_cpus):
     """A function put over ours later is not thrown away when our last loader dies."""
     loader = PlannedDataLoader(range(4))
@@ -110,9 +102,5 @@ def test_lightning_without_such_a_check_is_no_error(monkeypatch):
         assert skip_worker_hint(loader) is False
     assert skip_worker_hint(loader) is True
     del loader
-
-
-def test_without_lightning_there_is_nothing_to_keep_away(monkeypatch):
-    """A program that uses torch alone imports nothing for it."""
-    monkeypatch.setattr(lightning_loops, "_CONNECTORS", ("lightning_is_not_loaded",))
+    monkeypatch.setattr(lightning_loops, "_CONNECTORS", ("lightning_is_not_loaded",))  # a program that uses torch alone
     assert skip_worker_hint(DataLoader(range(4))) is False

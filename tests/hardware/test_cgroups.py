@@ -178,14 +178,6 @@ def test_a_quota_file_that_says_nothing_usable(text, fake_root):
     assert text == "max" or ("cpu.max of the cgroup /a" in notes[0] and len(notes) == 1)
 
 
-def test_an_unreadable_quota_leaves_a_note(fake_root):
-    """A quota file that cannot be read is said, and the parent's quota still counts."""
-    root = fake_root(v2_tree("/a/b", {"/a/cpu.max": "300000 100000", "/a/b/cpu.max/x": ""}))
-    quotas, notes = quotas_of(root)
-    assert quotas == [3.0]
-    assert "/sys/fs/cgroup/a/b/cpu.max could not be read" in notes[0]
-
-
 def test_the_source_names_file_value_and_group(fake_root):
     """A limit is told with its numbers and with the group's own name, the mount's root included."""
     files = SystemFiles(fake_root(v2_tree("/pod/ctr", {"/cpu.max": "400000 100000"}, root="/pod/ctr")))

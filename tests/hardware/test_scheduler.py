@@ -82,20 +82,20 @@ def test_ranks_on_this_node(environ, told, local, launcher):
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({}, (0, 0, 1)),
-        (TORCHRUN, (5, 1, 8)),
-        ({"SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_NTASKS": "8"}, (6, 2, 8)),
+        ({}, (0, 1)),
+        (TORCHRUN, (5, 8)),
+        ({"SLURM_PROCID": "6", "SLURM_NTASKS": "8"}, (6, 8)),
         (
-            {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"},
-            (3, 1, 4),
+            {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"},
+            (3, 4),
         ),
-        ({"LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "2"}, (0, 0, 4)),
+        ({"LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "2"}, (0, 4)),
     ],
 )
 def test_place_among_the_ranks(environ, expected):
-    """Rank, local rank and world size come from the launcher; the world is never smaller than the node."""
+    """Rank and world size come from the launcher; the world is never smaller than the node."""
     ranks, _ = ranks_of(environ)
-    assert (ranks.rank, ranks.local_rank, ranks.world_size) == expected
+    assert (ranks.rank, ranks.world_size) == expected
 
 
 def test_no_ranks_is_an_error():

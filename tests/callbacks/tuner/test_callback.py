@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, WeightedRandomSampler, get_worker_info
 
-from lightning_fastdata import DataWaitMonitor, FastDataError, FastDataModule, LoaderTuner, auto_dataloader
+from lightning_fastdata import DataWaitMonitor, FastDataError, FastDataModule, LoaderTuner
 from lightning_fastdata.callbacks.tuner import measurement, session, window
 from lightning_fastdata.callbacks.tuner.throughput_model import Setting
 from lightning_fastdata.callbacks.tuner.worker_change import Original, change
@@ -342,18 +342,6 @@ def test_the_random_numbers_of_training_are_those_without_it():
     assert seen[0] == seen[1]
 
 
-def test_auto_dataloader_is_tuned_as_well():
-    """Loaders of ours in a DataModule or module of the user's."""
-
-    class OwnLoader(Model):
-        def train_dataloader(self):
-            return auto_dataloader(Waiting(), trainer=self.trainer, batch_size=16)
-
-    tuner = LoaderTuner()
-    made = fit(OwnLoader(), until=tuner)
-    assert made.train_dataloader.num_workers == tuner.result.num_workers >= 3
-
-
 def test_a_run_that_ends_before_its_verdict_says_so(lines):
     """Measured, changed, and over."""
     tuner = LoaderTuner()
@@ -421,14 +409,6 @@ def test_a_foreign_loader_comes_back_as_it_was():
     assert len(list(loader)) == 8  # torch refuses a timeout without workers
     change(loader, Setting(2, 3), None, original)
     assert dict(vars(loader)) == before
-
-
-def test_a_loader_with_a_timeout_loses_its_workers_without_harm():
-    """Torch refuses one without workers."""
-    loader = DataLoader(TensorDataset(torch.rand(3200, 2)), 32, num_workers=6, persistent_workers=True, timeout=30)
-    tuner = LoaderTuner()
-    fit(Model(), until=tuner, loader=loader)
-    assert loader.num_workers == tuner.result.num_workers <= 1
 
 
 class Lazy(Sampler):
