@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_cache"]
 
-UNITS = {
-    "": 1,
-    "b": 1,
-    **{f"{letter}{tail}": 1000**power for power, letter in enumerate("kmgt", 1) for tail in ("b", "")},
-    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
-}
 INTERRUPTED = 130
 """Exit code of a program that Ctrl-C has ended, as shells have it."""
 
@@ -91,15 +86,12 @@ def _add_cache_dir(parser: argparse.ArgumentParser) -> None:
 
 def _size(text: str) -> int:
     """A number of bytes, as a person types it."""
-    digits = text.strip().rstrip("kmgtibKMGTIB ")
-    unit = text.strip()[len(digits) :].strip().lower()
-    try:
-        size = int(float(digits) * UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        size = -1
-    if size < 0:
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?)\s*(?:([kmgt])(i?))?b?", text.strip().lower())
+    if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 20GB, 1.5GiB or a number of bytes")
-    return size
+    number, letter, binary = match.groups()
+    power = 1 + "kmgt".index(letter) if letter else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
 
 
 def _count(text: str) -> int:

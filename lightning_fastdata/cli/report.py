@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,12 +123,6 @@ def _write_html(arguments: argparse.Namespace, run: "RunFile", summary: "RunSumm
             expected="another file, which is overwritten",
             fix=f"Give --html {source.with_suffix('.html')}",
         )
-    if not out.parent.exists():
-        raise FastDataError(
-            f"--html {str(out)!r}: there is no folder {str(out.parent)!r}.",
-            expected="a file path in an existing folder",
-            fix=f"Make the folder (mkdir -p {shlex.quote(str(out.parent))}), or choose another path.",
-        )
     page = html_page(summary, run.records, title=source.name, problems=run.problems)
     try:
         # The file name of a sample may hold bytes that are no text.
@@ -138,7 +131,7 @@ def _write_html(arguments: argparse.Namespace, run: "RunFile", summary: "RunSumm
         raise FastDataError(
             f"--html {str(out)!r}: cannot write there ({error.strerror or error}).",
             expected="a file path in a folder that can be written",
-            fix="Choose another path.",
+            fix="Make its folder, or choose another path.",
         ) from error
 
 

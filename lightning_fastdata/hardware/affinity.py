@@ -51,7 +51,9 @@ def read_mask(files: SystemFiles, environ: Mapping[str, str], cpuset: CpuSet | N
             files.note("/proc/self/status has no usable Cpus_allowed_list; the affinity mask is not known from it.")
         return _mask_of_system_call() if files.is_real else None
     wider = _widest_mask(files, cpuset) if len(cpus) == 1 else None
-    binding = next((name for name in _BINDING_VARIABLES if _binds(environ.get(name, ""))), None)
+    binding = next(
+        (name for name in _BINDING_VARIABLES if environ.get(name, "").strip().lower() not in _NO_BINDING), None
+    )
     if binding is None or wider is None or len(wider.cpus) <= 1:
         return CpuSet(cpus, f"affinity mask {text}")
     files.note(
@@ -101,10 +103,6 @@ def count_physical_cores(files: SystemFiles, mask: CpuSet | None) -> int | None:
             return None
         cores.add(parsed)
     return len(cores)
-
-
-def _binds(value: str) -> bool:
-    return value.strip().lower() not in _NO_BINDING
 
 
 def _widest_mask(files: SystemFiles, cpuset: CpuSet | None) -> CpuSet | None:

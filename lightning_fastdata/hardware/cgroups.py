@@ -99,7 +99,7 @@ def read_cpu_quotas(files: SystemFiles, groups: Groups) -> tuple[Limit, ...]:
     """Every CPU quota on the chain, own group first; a level without one is left out."""
     limits = []
     for level in groups.cpu:
-        quota = _read_quota_v2(files, level) if level.is_v2 else _read_quota_v1(files, level)
+        quota = _read_quota(files, level)
         if quota is not None:
             quota_us, period_us = quota
             source = f"cgroup quota {quota_us}/{period_us} us at {plain(level.name)}"
@@ -233,30 +233,16 @@ def _parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part not in ("", "."))[:_MAX_DEPTH]
 
 
-def _read_quota_v2(files: SystemFiles, level: Level) -> tuple[int, int] | None:
-    text = files.read(f"{level.directory}/cpu.max")
-    if text is None or text.split(" ")[0] == "max":
-        return None
-    fields = text.split()
-    numbers = [parse_int(field) for field in fields]
-    return _checked_quota(files, level, "cpu.max", text, numbers)
-
-
-def _read_quota_v1(files: SystemFiles, level: Level) -> tuple[int, int] | None:
-    text = files.read(f"{level.directory}/cpu.cfs_quota_us")
+def _read_quota(files: SystemFiles, level: Level) -> tuple[int, int] | None:
+    """Quota and period, both positive, microseconds; None for no limit, and with a note for anything else."""
+    name = "cpu.max" if level.is_v2 else "cpu.cfs_quota_us"
+    text = files.read(f"{level.directory}/{name}")
     if text is None:
         return None
-    quota_us = parse_int(text)
-    if quota_us is not None and quota_us < 0:  # "-1" is how cgroup v1 says "no limit"
+    fields = text.split() if level.is_v2 else [text, files.read(f"{level.directory}/cpu.cfs_period_us")]
+    numbers = [parse_int(field) for field in fields]
+    if fields[:1] == ["max"] or (not level.is_v2 and (numbers[0] or 0) < 0):  # "-1" is how v1 says "no limit"
         return None
-    period = files.read(f"{level.directory}/cpu.cfs_period_us")
-    return _checked_quota(files, level, "cpu.cfs_quota_us", text, [quota_us, parse_int(period)])
-
-
-def _checked_quota(
-    files: SystemFiles, level: Level, name: str, text: str, numbers: list[int | None]
-) -> tuple[int, int] | None:
-    """Quota and period, both positive, microseconds; a note and None for anything else."""
     if len(numbers) == 2:
         quota_us, period_us = numbers
         if quota_us is not None and period_us is not None and quota_us > 0 and period_us > 0:

@@ -212,18 +212,9 @@ def test_html_with_half_a_character_is_written_all_the_same(run_file, tmp_path, 
     assert (tmp_path / "out.html").read_text() == r"x\udc80"
 
 
-def test_a_folder_that_is_not_there_is_named_and_not_made(run_file, tmp_path, html, capsys):
-    """It is a slip of the keys more often than not."""
-    assert main.main(["report", str(run_file), "--html", str(tmp_path / "dep" / "er" / "out.html")]) == 2
-    printed = capsys.readouterr().err
-    assert f"there is no folder {str(tmp_path / 'dep' / 'er')!r}." in printed.splitlines()[0]
-    assert f"mkdir -p {tmp_path / 'dep' / 'er'}" in printed
-    assert not (tmp_path / "dep").exists()
-
-
-@pytest.mark.parametrize("out", [".", "file/out.html", "run.jsonl", "deep/../run.jsonl"])
+@pytest.mark.parametrize("out", [".", "file/out.html", "no/folder/out.html", "run.jsonl", "deep/../run.jsonl"])
 def test_a_page_that_cannot_be_written_is_said(run_file, tmp_path, html, capsys, out):
-    """A folder, a path below a file, and the run file itself, which stays as it is."""
+    """A folder, a path below a file or in no folder, and the run file itself, which is not changed."""
     (tmp_path / "file").write_text("")
     (tmp_path / "deep").mkdir()
     before = run_file.read_text()
@@ -232,6 +223,7 @@ def test_a_page_that_cannot_be_written_is_said(run_file, tmp_path, html, capsys,
     assert "--html" in printed
     assert "  Fix: " in printed
     assert run_file.read_text() == before
+    assert not (tmp_path / "no").exists()
 
 
 def ranks(share):

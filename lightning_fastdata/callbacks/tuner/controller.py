@@ -122,7 +122,7 @@ class Controller:
         return settled._replace(change_to=setting_before)
 
     def advise(self, window: Window) -> str:
-        """What would be tried after a window, for a loader that stays as it is.
+        """What would be tried after a window, for a loader that is not changed.
 
         Args:
             window: Measured with the setting that is in force.
