@@ -305,7 +305,8 @@ def test_the_size_and_the_floors(capsys):
 
 def test_the_root_has_few_entries():
     """Beside ``__init__.py``, ``__main__.py`` and ``py.typed``."""
-    entries = {path.name for path in ROOT.iterdir()} - {"__init__.py", "__main__.py", "py.typed", "__pycache__"}
+    present = (path.name for path in ROOT.iterdir() if path.is_file() or any(path.rglob("*.py")))
+    entries = set(present) - {"__init__.py", "__main__.py", "py.typed"}
     assert len(entries) <= ROOT_ENTRIES, sorted(entries)
 
 
