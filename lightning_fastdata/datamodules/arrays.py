@@ -98,7 +98,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
             FastDataError: See ``FastDataModule``; or a transform for an IterableDataset.
         """
         if self.device_resident:
-            self._place(dataset, name or split)
+            self._place_arrays(dataset, name or split)
         transforms = self.train_transform if split == "train" else self.eval_transform
         if transforms:
             if isinstance(dataset, IterableDataset):
@@ -123,7 +123,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
                 if source is not None and isinstance(source.dataset, ArrayDataset):
                     source.dataset.move_back()
 
-    def _place(self, dataset: Any, name: str) -> None:
+    def _place_arrays(self, dataset: Any, name: str) -> None:
         """Copy the arrays of a loader to the device, or say why not."""
         from lightning_utilities.core.rank_zero import rank_zero_info
 

@@ -258,7 +258,7 @@ class _Reading:
             self.fault(number, "is cut off, as a run that is killed while it writes leaves it; left out")
 
     def note_schema(self, schema: Any) -> None:
-        """A file of a newer version is read as far as it is known."""
+        """A file of a newer version is read as far as its fields are known."""
         if type(schema) is not int:
             self.sentences.append(f"The header names no schema; the file is read as one of schema {SCHEMA}.")
         else:
