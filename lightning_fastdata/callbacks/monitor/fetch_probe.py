@@ -37,12 +37,6 @@ class WaitSplit(NamedTuple):
     handoff_s: float
     """It was there, and was pickled, pinned, taken out of the queue and unpickled (s)."""
 
-    def plus(self, other: "WaitSplit") -> "WaitSplit":
-        """The two added up."""
-        return WaitSplit(
-            self.inline_s + other.inline_s, self.blocked_s + other.blocked_s, self.handoff_s + other.handoff_s
-        )
-
 
 class FetchInfo(NamedTuple):
     """What a fetch was."""
@@ -204,6 +198,10 @@ def interpret(fetch: Fetch) -> FetchInfo:
 
 def _of_one(fetch: Fetch, was: _Look, now: _Look) -> FetchInfo:
     """A fetch that gave a batch of the only loader; the same as ``_of_several`` would find."""
+    if now.inline and not now.ours:
+        return FetchInfo(
+            False, False, WaitSplit(fetch.end - fetch.start, 0.0, 0.0), True, False, None, None, False, None, ()
+        )
     part = _part_of(was, now)
     loaded = [now.loaded] if now.loaded is not None and _has_stamp(was, now) else []
     ready = None if part is None else part.ready

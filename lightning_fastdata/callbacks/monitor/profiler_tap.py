@@ -147,8 +147,12 @@ class _IgnoredStops(_IgnoredLabels):
         slot = self.labels[label]
         if slot is None:
             self.ignore(label)
-        elif get_ident() == self.owner:
-            slot.stop(end, self.tap.on_error)
+        elif get_ident() == self.owner and slot.since is not None and slot.on_end is not None:
+            since, slot.since = slot.since, None  # as in ``_Slot.stop``, without a call
+            try:
+                slot.on_end(Interval(slot.kind, since, end))
+            except Exception as error:
+                self.tap.on_error(error)
 
 
 class ProfilerTap:

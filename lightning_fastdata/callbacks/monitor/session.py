@@ -22,7 +22,8 @@ from lightning_fastdata.callbacks.monitor.loader_info import (
 from lightning_fastdata.callbacks.monitor.optimizer_steps import OptimizerSteps
 from lightning_fastdata.callbacks.monitor.rank_exchange import RankExchange
 from lightning_fastdata.callbacks.monitor.run_info import RunInfo
-from lightning_fastdata.callbacks.monitor.step_meter import StepMeter, Window
+from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
+from lightning_fastdata.callbacks.monitor.wait_stats import Window
 from lightning_fastdata.compat.torch_internals import process_store
 from lightning_fastdata.results.diagnosis import diagnosed
 from lightning_fastdata.results.records import StageWait
@@ -39,7 +40,6 @@ _MOST_UNWRITTEN = 256
 _MOST_EVENTS = 4_096
 # A device's idle time is part of the wait, but for the resolution of events and the recording of them.
 _MOST_BEYOND_S = 1e-4
-_LATER = "The table at the end of the run says more."
 # A long epoch is sent to rank 0 in parts, or only its last 10,000 steps would be compared.
 _MOST_UNSENT = 5_000
 _STEPS = {"val": "validation_step", "test": "test_step", "predict": "predict_step"}
@@ -156,10 +156,11 @@ class MonitorSession:
         """What to try first, as far as can be said by now."""
         try:
             verdict = self.summary().verdict
+            advice = "" if verdict.level == "fine" else verdict.try_first
         except Exception as error:
             self.on_error(error)
-            return _LATER
-        return _LATER if verdict.level == "fine" or not verdict.try_first else verdict.try_first
+            advice = ""
+        return advice or "The table at the end of the run says more."
 
     def start_epoch(self, trainer: Any) -> None:
         """An epoch begins."""

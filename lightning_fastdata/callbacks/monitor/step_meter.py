@@ -7,38 +7,19 @@ accumulation, loaders that are read ahead, ``next`` inside the training step, an
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from operator import add
 
 from lightning_fastdata.callbacks.monitor.eval_stages import Stage
 from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, WaitSplit
 from lightning_fastdata.callbacks.monitor.ledger import Ledger
-from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadStats, WaitStats, load_s_of
+from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadStats, WaitStats, Window, load_s_of
 from lightning_fastdata.results.quantiles import Quantiles
 from lightning_fastdata.results.records import RECENT_STEPS, StageWait, StepRecord
 from lightning_fastdata.results.summary import Totals
 
-__all__ = ["FIRST_WAITS", "StepMeter", "Window"]
+__all__ = ["FIRST_WAITS", "StepMeter"]
 
 FIRST_WAITS = 100
-_NO_WAIT = WaitSplit(0.0, 0.0, 0.0)
-
-
-class Window(NamedTuple):
-    """The steps since the last report."""
-
-    steps: int = 0
-    """Steps (count)."""
-    wait_s: float = 0.0
-    """Sum of their waits (s)."""
-    wait_s_max: float = 0.0
-    """Largest of their waits (s)."""
-    train_s: float = 0.0
-    """Sum of their wall times (s)."""
-
-    @property
-    def wait_share(self) -> float:
-        """Ratio of the sums, not a mean of ratios."""
-        return min(1.0, self.wait_s / self.train_s) if self.train_s > 0 else 0.0
 
 
 @dataclass(slots=True)
@@ -47,7 +28,8 @@ class _Pending:
 
     wait: float = 0.0
     refill: float = 0.0
-    split: WaitSplit | None = _NO_WAIT
+    split: WaitSplit | None = None
+    split_is_known: bool = True
     ready: int | None = None
     load: float | None = None
     transfer: float | None = None
@@ -58,10 +40,14 @@ class _Pending:
     def add_fetch(self, took: float, info: FetchInfo | None) -> None:
         """One more fetch, and what is known of it."""
         self.wait += took
+        if info is None or info.split is None:
+            self.split_is_known = False
+        elif self.split is None:
+            self.split = info.split
+        else:
+            self.split = WaitSplit(*map(add, self.split, info.split))
         if info is None:
-            self.split = None
             return
-        self.split = None if self.split is None or info.split is None else self.split.plus(info.split)
         if info.ready is not None:
             self.ready = info.ready if self.ready is None else min(self.ready, info.ready)
         for batch in info.loaded:
@@ -215,37 +201,37 @@ class StepMeter:
                 self.first_waits.append((epoch, pending.wait))
         self._first_in_epoch = False
         window = self._window
-        self._window = Window(
-            window.steps + 1,
-            window.wait_s + pending.wait,
-            max(window.wait_s_max, pending.wait),
-            window.train_s + elapsed,
-        )
-        self._wait_s_max = max(self._wait_s_max, pending.wait)
+        window.steps += 1
+        window.wait_s += pending.wait
+        if pending.wait > window.wait_s_max:
+            window.wait_s_max = pending.wait
+        window.train_s += elapsed
+        if pending.wait > self._wait_s_max:
+            self._wait_s_max = pending.wait
         self._add_up(other)
 
     def _record(self, pending: _Pending, epoch: int, step: int, other: float, now: float) -> StepRecord:
-        fetches = self.fetches - self._fetches_before
-        inline_s, blocked_s, handoff_s = (pending.split if fetches else None) or (None, None, None)
+        inline_s, blocked_s, handoff_s = (pending.split_is_known and pending.split) or (None, None, None)
+        # By position, in the order of the fields: names would cost a microsecond more.
         return StepRecord(
-            epoch=epoch,
-            step=step,
-            samples=pending.samples,
-            wait_s=pending.wait if self.fetches else None,
-            transfer_s=pending.transfer,
-            compute_s=pending.compute,
-            other_s=other,
-            first_in_epoch=self._first_in_epoch,
-            batches=pending.batches,
-            fetches=fetches,
-            rank=self._rank,
-            end_s=now - self.ledger.accounts.began,
-            inline_s=inline_s,
-            blocked_s=blocked_s,
-            handoff_s=handoff_s,
-            refill_s=pending.refill,
-            queue_ready=pending.ready,
-            load_s=pending.load,
+            epoch,
+            step,
+            pending.samples,
+            pending.wait if self.fetches else None,
+            pending.transfer,
+            pending.compute,
+            other,
+            self._first_in_epoch,
+            pending.batches,
+            self.fetches - self._fetches_before,
+            self._rank,
+            now - self.ledger.accounts.began,
+            inline_s,
+            blocked_s,
+            handoff_s,
+            pending.refill,
+            pending.ready,
+            pending.load,
         )
 
     def end_tail(self, now: float) -> None:
