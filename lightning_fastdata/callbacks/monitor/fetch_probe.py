@@ -39,29 +39,29 @@ class WaitSplit(NamedTuple):
 
 
 class FetchInfo(NamedTuple):
-    """What a fetch was."""
+    """What a fetch was; the defaults stand for "nothing is known"."""
 
-    exhausted: bool
+    exhausted: bool = False
     """Whether it only found the loader at its end."""
-    from_workers: bool | None
+    from_workers: bool | None = None
     """Whether any of the loaders has worker processes; None where that cannot be known."""
-    split: WaitSplit | None
+    split: WaitSplit | None = None
     """Its time by cause; None where the loaders leave that open."""
-    exact: bool
+    exact: bool = False
     """Whether the split comes from stamps, or is all inline; else the whole fetch was given to one cause."""
-    head_of_line: bool
+    head_of_line: bool = False
     """Whether it was blocked for more than 1 ms although other batches of the same loader were ready."""
-    ready: int | None
+    ready: int | None = None
     """Batches that were ready when it began (count); of several loaders with workers, the least."""
-    capacity: int | None
+    capacity: int | None = None
     """``num_workers * prefetch_factor`` of that loader (count)."""
-    restarted: bool
+    restarted: bool = False
     """Whether a loader started again within the fetch, a shorter one of several: then its time is no steady wait. A
     loader that loads inline has nothing to start and does not count."""
-    worker_start_s: float | None
+    worker_start_s: float | None = None
     """From the beginning of a pass until its first batch began to load in a worker, as far as that lies in the fetch;
     several loaders added up (s). None where no pass began, and where loaders do not stamp it."""
-    loaded: tuple[LoadedBatch, ...]
+    loaded: tuple[LoadedBatch, ...] = ()
     """How its batches were loaded, for those of this package's loaders."""
 
 
@@ -199,9 +199,7 @@ def interpret(fetch: Fetch) -> FetchInfo:
 def _of_one(fetch: Fetch, was: _Look, now: _Look) -> FetchInfo:
     """A fetch that gave a batch of the only loader; the same as ``_of_several`` would find."""
     if now.inline and not now.ours:
-        return FetchInfo(
-            False, False, WaitSplit(fetch.end - fetch.start, 0.0, 0.0), True, False, None, None, False, None, ()
-        )
+        return FetchInfo(False, False, WaitSplit(fetch.end - fetch.start, 0.0, 0.0), True)
     part = _part_of(was, now)
     loaded = [now.loaded] if now.loaded is not None and _has_stamp(was, now) else []
     ready = None if part is None else part.ready

@@ -4,7 +4,6 @@ Lightning brackets every phase with ``trainer.profiler.start(name)`` and ``.stop
 these two are replaced on the profiler object itself, so that its type and its own report stay the same.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import get_ident
@@ -177,22 +176,21 @@ class ProfilerTap:
         on_interval: Mapping[str, OnInterval],
         *,
         on_error: OnError,
-        before: Mapping[str, Callable[[], None]] | None = None,
-        on_start: Mapping[str, Callable[[float], None]] | None = None,
-        labels: Mapping[str, str] | None = None,
-        on_opening: Callable[[str, float], None] | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        before: Mapping[str, Callable[[], None]],
+        on_start: Mapping[str, Callable[[float], None]],
+        labels: Mapping[str, str],
+        on_opening: Callable[[str, float], None],
+        clock: Callable[[], float],
     ) -> None:
         self.trainer = trainer
         self.clock = clock
         self.on_error = on_error
         self._on_opening = on_opening
-        before, on_start = before or {}, on_start or {}
         self._slots = {
             kind: _Slot(kind, on_interval.get(kind), before.get(kind), on_start.get(kind))
             for kind in on_interval.keys() | on_start.keys()
         }
-        self.labels = _Labels(self._slots, labels or {})
+        self.labels = _Labels(self._slots, labels)
         self.owner = 0
         self._profiler: Any = None
         self._start_there: Callable[[str], Any]
@@ -273,11 +271,10 @@ class ProfilerTap:
         slot = self._slots.get(_STAGES.get(stage, ""))
         if slot is None or get_ident() != self.owner:
             return _nothing, _nothing
-        if self._on_opening is not None:
-            try:
-                self._on_opening(_STAGES[stage], self.clock())
-            except Exception as error:
-                self.on_error(error)
+        try:
+            self._on_opening(_STAGES[stage], self.clock())
+        except Exception as error:
+            self.on_error(error)
         return lambda: slot.start(self.clock, self.on_error), lambda: slot.stop(self.clock(), self.on_error)
 
 

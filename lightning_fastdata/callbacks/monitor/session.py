@@ -79,7 +79,6 @@ class MonitorSession:
         self.events = EventBuffer(StepMeter(self.clock, rank=self.info.rank), self.on_error)
         self._fitting = False
         self._not_measured: tuple[str, ...] = ()
-        self._epoch = 0
         self._until_due = 0
         self._until_written = _MOST_UNWRITTEN
         self._silent = 0
@@ -164,8 +163,7 @@ class MonitorSession:
 
     def start_epoch(self, trainer: Any) -> None:
         """An epoch begins."""
-        self._epoch = trainer.current_epoch
-        self.meter.start_epoch(self._epoch)
+        self.meter.start_epoch(trainer.current_epoch)
 
     def end_epoch(self) -> None:
         """An epoch has ended: what no step used is added up, and the ranks exchange their steps."""
@@ -196,7 +194,7 @@ class MonitorSession:
             if len(self.events) > _MOST_EVENTS:
                 self.events.replay()
             return False
-        self.events.note(StepEnd(self._epoch, step, samples_in(batch), self.clock()))
+        self.events.note(StepEnd(step, samples_in(batch), self.clock()))
         if self._device is not None:
             self._device.end_step()
         self._until_written -= 1

@@ -37,17 +37,15 @@ class _Pending:
     batches: int = 0
     samples: int | None = 0
 
-    def add_fetch(self, took: float, info: FetchInfo | None) -> None:
+    def add_fetch(self, took: float, info: FetchInfo) -> None:
         """One more fetch, and what is known of it."""
         self.wait += took
-        if info is None or info.split is None:
+        if info.split is None:
             self.split_is_known = False
         elif self.split is None:
             self.split = info.split
         else:
             self.split = WaitSplit(*map(add, self.split, info.split))
-        if info is None:
-            return
         if info.ready is not None:
             self.ready = info.ready if self.ready is None else min(self.ready, info.ready)
         for batch in info.loaded:
@@ -64,20 +62,18 @@ class StepMeter:
     Args:
         clock: The monotonic clock in seconds that all times come from.
         rank: Rank that goes into the records.
-        keep: Records to keep (count); sums go on beyond it, so memory does not grow with the run.
-
     """
 
-    def __init__(self, clock: Callable[[], float], *, rank: int = 0, keep: int = RECENT_STEPS) -> None:
+    def __init__(self, clock: Callable[[], float], *, rank: int = 0) -> None:
         self._clock = clock
         self._rank = rank
         self.ledger = Ledger(clock())
         self.waits, self.loads, self.device = WaitStats(), LoadStats(), DeviceStats()
-        self.records: deque[StepRecord] = deque(maxlen=keep)
-        """The kept steps, oldest first."""
+        self.records: deque[StepRecord] = deque(maxlen=RECENT_STEPS)
+        """The latest steps, oldest first; sums go on beyond them."""
         self.fetches = 0
         self.steps = 0
-        self._new_records: deque[StepRecord] = deque(maxlen=keep)
+        self._new_records: deque[StepRecord] = deque(maxlen=RECENT_STEPS)
         self._epochs = 0
         self._samples: int | None = 0
         self._wait_s = self._other_s = self._tail_wait_s = self._wait_s_max = 0.0
@@ -105,7 +101,7 @@ class StepMeter:
 
     # Intervals: start and end on the meter's clock.
 
-    def train_fetch(self, start: float, end: float, info: FetchInfo | None = None) -> None:
+    def train_fetch(self, start: float, end: float, info: FetchInfo) -> None:
         """One ``next`` of the training loader, and what is known of it."""
         if self._away_since is not None:
             self.come_back(start)
@@ -116,13 +112,12 @@ class StepMeter:
         self._fetched += took
         if self._fetched_since is None:
             self._fetched_since = start
-        if info is not None and info.exhausted:  # no batch, so no wait for one
+        if info.exhausted:  # no batch, so no wait for one
             self.ledger.found_the_end(start, end)
             return
         self.fetches += 1
-        if info is not None:
-            for batch in info.loaded:
-                self.loads.add(batch)
+        for batch in info.loaded:
+            self.loads.add(batch)
         self._pending.add_fetch(took, info)
         if self.ledger.fetch(start, end, info):
             self._pending.refill += took
@@ -179,13 +174,13 @@ class StepMeter:
         else:
             pending.samples += samples
 
-    def close_step(self, epoch: int, step: int, now: float) -> None:
+    def close_step(self, step: int, now: float) -> None:
         """The optimizer step ended: make its record and start the next one."""
         elapsed = self._take_elapsed(now)
         self.ledger.end_step(now)
         pending, seen = self._pending, self.fetches > 0
         other = pending.rest_of(elapsed)
-        record = self._record(pending, epoch, step, other, now)
+        record = self._record(pending, step, other, now)
         self.records.append(record)
         self._new_records.append(record)
         self.steps += 1
@@ -198,7 +193,7 @@ class StepMeter:
             if seen:
                 if len(self.first_waits) == FIRST_WAITS:
                     del self.first_waits[1]
-                self.first_waits.append((epoch, pending.wait))
+                self.first_waits.append((self.ledger.epoch, pending.wait))
         self._first_in_epoch = False
         window = self._window
         window.steps += 1
@@ -210,11 +205,11 @@ class StepMeter:
             self._wait_s_max = pending.wait
         self._add_up(other)
 
-    def _record(self, pending: _Pending, epoch: int, step: int, other: float, now: float) -> StepRecord:
+    def _record(self, pending: _Pending, step: int, other: float, now: float) -> StepRecord:
         inline_s, blocked_s, handoff_s = (pending.split_is_known and pending.split) or (None, None, None)
         # By position, in the order of the fields: names would cost a microsecond more.
         return StepRecord(
-            epoch,
+            self.ledger.epoch,
             step,
             pending.samples,
             pending.wait if self.fetches else None,

@@ -48,15 +48,15 @@ class WaitStats:
         self._least: int | None = None
         self._capacity: int | None = None
 
-    def add(self, took: float, info: FetchInfo | None) -> None:
+    def add(self, took: float, info: FetchInfo) -> None:
         """One fetch.
 
         Args:
             took: Time in ``next`` (s).
-            info: What is known of it, or None.
+            info: What is known of it.
         """
         self.fetches += 1
-        if info is None or info.split is None:
+        if info.split is None:
             self._unknown_s += took
         else:
             inline_s, blocked_s, handoff_s = info.split
@@ -70,7 +70,7 @@ class WaitStats:
                 if info.head_of_line:
                     self._head_of_line += 1
                     self._head_of_line_s += blocked_s
-        if info is not None and info.ready is not None:
+        if info.ready is not None:
             self._seen += 1
             self._ready += info.ready
             self._least = info.ready if self._least is None else min(self._least, info.ready)
