@@ -5,7 +5,6 @@ to the total whatever was timed.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from lightning_fastdata.results.stats import ACCOUNTS
 
@@ -36,16 +35,6 @@ _LONGEST_LOOP_GAP_S = 0.02
 _ABSORBS = {"validation": ("callback",), "checkpoint": ("callback",), "callback": ("callback",)}
 
 
-class _Booked(NamedTuple):
-    """An interval that is in an account."""
-
-    start: float
-    took: float
-    kind: str
-    own: float
-    """What it took beside the intervals that lie in it (s)."""
-
-
 class Accounts:
     """Adds up where the time goes.
 
@@ -66,7 +55,9 @@ class Accounts:
         self._sums = dict.fromkeys(ACCOUNTS, 0.0)
         self._edge = began
         self._ended: float | None = None
-        self._within: list[_Booked] = []  # the intervals since the edge that lie in no other one so far
+        # (start, time taken, kind, own time) of the intervals since the edge that lie in no other one so far
+        self._within: list[tuple[float, float, str, float]] = []
+        self._within_s = 0.0  # what they took together
 
     def add(self, kind: str, start: float, end: float) -> None:
         """One interval that has ended.
@@ -78,17 +69,20 @@ class Accounts:
         """
         if self.phase == "startup" or self._ended is not None:
             return
-        start = max(start, self._edge)  # what lies before is in an account already
-        took = own = max(0.0, end - start)
+        if start < self._edge:  # what lies before is in an account already
+            start = self._edge
+        took = own = end - start if end > start else 0.0
         within, absorbed = self._within, _ABSORBS.get(kind, ())
-        while within and within[-1].start >= start:
-            inner = within.pop()
-            own -= inner.took
-            if inner.kind in absorbed:
-                self._sums[_ACCOUNT_OF[inner.kind]] -= inner.own
-                own += inner.own
+        while within and within[-1][0] >= start:
+            _, inner_took, inner_kind, inner_own = within.pop()
+            own -= inner_took
+            self._within_s -= inner_took
+            if inner_kind in absorbed:
+                self._sums[_ACCOUNT_OF[inner_kind]] -= inner_own
+                own += inner_own
         self._sums[_ACCOUNT_OF[kind]] += own
-        within.append(_Booked(start, took, kind, own))
+        within.append((start, took, kind, own))
+        self._within_s += took
 
     def enter(self, phase: str, now: float, *, began_before: bool = False) -> None:
         """From now on, time in no interval belongs to another phase; while the same one is on nothing changes.
@@ -102,8 +96,8 @@ class Accounts:
             return
         early = 0.0
         if began_before and self.phase == "loop":
-            idle_since = self._within[-1].start + self._within[-1].took if self._within else self._edge
-            early = max(0.0, now - idle_since - _LONGEST_LOOP_GAP_S)
+            start, took, _, _ = self._within[-1] if self._within else (self._edge, 0.0, "", 0.0)
+            early = max(0.0, now - start - took - _LONGEST_LOOP_GAP_S)
         self.settle(now)
         self._sums["unattributed_s"] -= early
         self._sums[_GAP_OF[phase]] += early
@@ -122,6 +116,7 @@ class Accounts:
             self.shutdown_s += gap if self.phase == "shutdown" else 0.0
             self._edge = now
             self._within.clear()
+            self._within_s = 0.0
 
     def close(self, now: float) -> None:
         """The total ends here; what comes later is not counted."""
@@ -131,13 +126,13 @@ class Accounts:
 
     def _gaps(self, now: float) -> tuple[float, float]:
         """Time in no interval since the edge (s): what belongs to the phase, and what is unknown."""
-        gap = now - self._edge - sum(inner.took for inner in self._within)
+        gap = now - self._edge - self._within_s
         if self.phase != "loop" or gap <= _LONGEST_LOOP_GAP_S:
             return gap, 0.0
         unknown, edge = 0.0, self._edge
-        for inner in self._within:
-            unknown += max(0.0, inner.start - edge - _LONGEST_LOOP_GAP_S)
-            edge = inner.start + inner.took
+        for start, took, _, _ in self._within:
+            unknown += max(0.0, start - edge - _LONGEST_LOOP_GAP_S)
+            edge = start + took
         unknown += max(0.0, now - edge - _LONGEST_LOOP_GAP_S)
         return gap - unknown, unknown
 

@@ -13,7 +13,7 @@ from lightning_fastdata.callbacks.monitor.console import end_progress_bar, print
 from lightning_fastdata.callbacks.monitor.live_metrics import LiveReport
 from lightning_fastdata.callbacks.monitor.run_info import RunInfo
 from lightning_fastdata.callbacks.monitor.session import MonitorSession
-from lightning_fastdata.callbacks.monitor.step_meter import Window
+from lightning_fastdata.callbacks.monitor.wait_stats import Window
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.results.records import SCHEMA, StepRecord
@@ -29,6 +29,8 @@ else:
 __all__ = ["DataWaitMonitorMixin", "only_measuring"]
 
 M = TypeVar("M", bound="DataWaitMonitorMixin")
+# The arguments by which checkpoints know a monitor, and what they are where you say nothing.
+_USUAL = {"log_every_n_steps": None, "prog_bar": True, "summary": True, "warn_above": 0.2, "max_warnings": 3}
 _STAGE_OF = {"validate": "val", "test": "test", "predict": "predict"}
 
 
@@ -83,7 +85,11 @@ class DataWaitMonitorMixin(Base):
         self._max_warnings = max_warnings
         self._device_events = bool(device_events)
         self._silent = False
-        self._state_key = self._make_state_key()
+        # Lightning writes it into a label at every hook, so the usual one is short. The file is left out: a run that
+        # goes on from a checkpoint is given another one, and is the same run all the same.
+        given = (log_every_n_steps, self._prog_bar, self._print_summary, warn_above, max_warnings)
+        changed = {name: value for (name, usual), value in zip(_USUAL.items(), given, strict=True) if value != usual}
+        self._state_key = f"{type(self).__qualname__}{changed or ''}"
         self._session: MonitorSession | None = None
 
     # Results.
@@ -149,8 +155,7 @@ class DataWaitMonitorMixin(Base):
         if to_file and self._save_to is not None:
             header = {**asdict(info), "hardware": hardware}  # for the report of a run that is killed
             sink = RunFileWriter(path_of_rank(self._save_to, info.rank), header)
-        interval = self._log_every_n_steps
-        interval = int(trainer.log_every_n_steps or 0) if interval is None else interval
+        interval = self._log_every_n_steps or int(trainer.log_every_n_steps or 0)
         monitors = [callback for callback in trainer.callbacks if isinstance(callback, DataWaitMonitorMixin)]
         return MonitorSession(
             info=info,
@@ -213,16 +218,11 @@ class DataWaitMonitorMixin(Base):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Report what is left of the epoch, however short it was."""
         if self._session is not None:
-            self._end_epoch(self._session)
-            self._report_window(self._session, trainer, step_offset=-1)
+            self._report_window(self._session, trainer, epoch_ended=True)
 
-    @guarded
-    def _end_epoch(self, session: MonitorSession) -> None:
-        session.end_epoch()
-
-    def _report_window(self, session: MonitorSession, trainer: Any, *, step_offset: int = 0) -> None:
+    def _report_window(self, session: MonitorSession, trainer: Any, *, epoch_ended: bool = False) -> None:
         # Warnings stay outside of the guard: where they are errors, they are the user's.
-        window, loss = self._publish_window(session, trainer, step_offset) or (None, None)
+        window, loss = self._publish_window(session, trainer, epoch_ended) or (None, None)
         if loss and trainer.is_global_zero:
             warnings.warn(f"DataWaitMonitor: {loss} The training is not affected.", stacklevel=2)
         if window is not None:
@@ -230,12 +230,14 @@ class DataWaitMonitorMixin(Base):
 
     @guarded
     def _publish_window(
-        self, session: MonitorSession, trainer: Any, step_offset: int
+        self, session: MonitorSession, trainer: Any, epoch_ended: bool
     ) -> tuple[Window, str | None] | None:
+        if epoch_ended:
+            session.end_epoch()
         window = session.take_window()
         if window is None:
             return None
-        session.live.report_window(trainer, window, to_loggers=session.interval > 0, step_offset=step_offset)
+        session.live.report_window(trainer, window, to_loggers=session.interval > 0, epoch_ended=epoch_ended)
         return window, session.loss()
 
     @guarded
@@ -354,19 +356,6 @@ class DataWaitMonitorMixin(Base):
     def state_key(self) -> str:
         """The monitor's name in a checkpoint; monitors with other arguments have other names."""
         return self._state_key
-
-    def _make_state_key(self) -> str:
-        # Lightning writes it into a label at every hook, so the usual one is short. The file is left out: a run that
-        # goes on from a checkpoint is given another one, and is the same run all the same.
-        given = {
-            "log_every_n_steps": (self._log_every_n_steps, None),
-            "prog_bar": (self._prog_bar, True),
-            "summary": (self._print_summary, True),
-            "warn_above": (self._warn_above, 0.2),
-            "max_warnings": (self._max_warnings, 3),
-        }
-        changed = {name: value for name, (value, default) in given.items() if value != default}
-        return f"{type(self).__qualname__}{changed or ''}"
 
     def state_dict(self) -> dict[str, Any]:
         """The sums of this run and of those before it, for a run that goes on from the checkpoint."""

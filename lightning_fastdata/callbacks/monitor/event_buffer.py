@@ -24,8 +24,6 @@ class MicroBatch(NamedTuple):
 class StepEnd(NamedTuple):
     """The last micro-batch of a step."""
 
-    epoch: int
-    """Epoch of the step, from 0."""
     step: int
     """Index of the step."""
     samples: int | None
@@ -99,7 +97,7 @@ class EventBuffer:
                 meter.train_fetch(event.start, event.end, interpret(event))
             elif isinstance(event, StepEnd):
                 meter.add_batch(event.samples)
-                meter.close_step(event.epoch, event.step, event.end)
+                meter.close_step(event.step, event.end)
             elif isinstance(event, MicroBatch):
                 meter.add_batch(event.samples)
             else:

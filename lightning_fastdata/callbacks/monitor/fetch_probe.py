@@ -37,39 +37,31 @@ class WaitSplit(NamedTuple):
     worker_transfer_s: float
     """It was there, and was pickled, pinned, taken out of the queue and unpickled (s)."""
 
-    def plus(self, other: "WaitSplit") -> "WaitSplit":
-        """The two added up."""
-        return WaitSplit(
-            self.main_process_s + other.main_process_s,
-            self.stalled_s + other.stalled_s,
-            self.worker_transfer_s + other.worker_transfer_s,
-        )
-
 
 class FetchInfo(NamedTuple):
-    """What a fetch was."""
+    """What a fetch was; the defaults stand for "nothing is known"."""
 
-    exhausted: bool
+    exhausted: bool = False
     """Whether it only found the loader at its end."""
-    from_workers: bool | None
+    from_workers: bool | None = None
     """Whether any of the loaders has worker processes; None where that cannot be known."""
-    split: WaitSplit | None
+    split: WaitSplit | None = None
     """Its time by cause; None where the loaders leave that open."""
-    exact: bool
+    exact: bool = False
     """Whether the split comes from stamps, or is all inline; else the whole fetch was given to one cause."""
-    head_of_line: bool
+    head_of_line: bool = False
     """Whether it was blocked for more than 1 ms although other batches of the same loader were ready."""
-    ready: int | None
+    ready: int | None = None
     """Batches that were ready when it began (count); of several loaders with workers, the least."""
-    capacity: int | None
+    capacity: int | None = None
     """``num_workers * prefetch_factor`` of that loader (count)."""
-    restarted: bool
+    restarted: bool = False
     """Whether a loader started again within the fetch, a shorter one of several: then its time is no steady wait. A
     loader that loads inline has nothing to start and does not count."""
-    worker_start_s: float | None
+    worker_start_s: float | None = None
     """From the beginning of a pass until its first batch began to load in a worker, as far as that lies in the fetch;
     several loaders added up (s). None where no pass began, and where loaders do not stamp it."""
-    loaded: tuple[LoadedBatch, ...]
+    loaded: tuple[LoadedBatch, ...] = ()
     """How its batches were loaded, for those of this package's loaders."""
 
 
@@ -184,8 +176,8 @@ class FetchProbe:
 _EXACT = ("inline", "stamped")
 
 
-class _Part(NamedTuple):
-    """One loader's part in a fetch."""
+class _LoaderSide(NamedTuple):
+    """One loader's side of a fetch."""
 
     kind: str
     """"inline", "stamped", "blocked", "handoff", or "unknown"."""
@@ -206,18 +198,20 @@ def interpret(fetch: Fetch) -> FetchInfo:
 
 def _of_one(fetch: Fetch, was: _Look, now: _Look) -> FetchInfo:
     """A fetch that gave a batch of the only loader; the same as ``_of_several`` would find."""
-    part = _part_of(was, now)
+    if now.inline and not now.ours:
+        return FetchInfo(False, False, WaitSplit(fetch.end - fetch.start, 0.0, 0.0), True)
+    side = _side_of(was, now)
     loaded = [now.loaded] if now.loaded is not None and _has_stamp(was, now) else []
-    ready = None if part is None else part.ready
-    split = None if part is None else _split([part], fetch)
+    ready = None if side is None else side.ready
+    split = None if side is None else _split([side], fetch)
     return FetchInfo(
         False,
         None if now.inline is None else not now.inline,
         split,
-        split is not None and part is not None and part.kind in _EXACT,
-        split is not None and part is not None and _is_head_of_line(part, fetch),
+        split is not None and side is not None and side.kind in _EXACT,
+        split is not None and side is not None and _is_head_of_line(side, fetch),
         ready,
-        None if part is None or ready is None else part.capacity,
+        None if side is None or ready is None else side.capacity,
         not now.inline and _restarted(was, now),
         _worker_start_s(loaded, fetch) if loaded else None,
         tuple(loaded),
@@ -232,16 +226,16 @@ def _of_several(fetch: Fetch) -> FetchInfo:
     )
     loaded = [now.loaded for was, now in pairs if now.loaded is not None and _has_stamp(was, now)]
     loaded = [] if fetch.raised else loaded
-    parts = [part for was, now in pairs if (part := _part_of(was, now)) is not None]
-    counted = [part for part in parts if part.ready is not None]
-    least = min(counted, key=lambda part: part.ready or 0, default=None)
-    split = None if fetch.raised else _split(parts, fetch)
+    sides = [side for was, now in pairs if (side := _side_of(was, now)) is not None]
+    counted = [side for side in sides if side.ready is not None]
+    least = min(counted, key=lambda side: side.ready or 0, default=None)
+    split = None if fetch.raised else _split(sides, fetch)
     return FetchInfo(
         exhausted=fetch.exhausted,
         from_workers=_from_workers(after),
         split=split,
-        exact=split is not None and all(part.kind in _EXACT for part in parts),
-        head_of_line=split is not None and any(_is_head_of_line(part, fetch) for part in parts),
+        exact=split is not None and all(side.kind in _EXACT for side in sides),
+        head_of_line=split is not None and any(_is_head_of_line(side, fetch) for side in sides),
         ready=None if least is None else least.ready,
         capacity=None if least is None else least.capacity,
         restarted=any(was is not None and not now.inline and _restarted(was, now) for was, now in pairs),
@@ -261,22 +255,22 @@ def _restarted(was: _Look, now: _Look) -> bool:
     return was.queue is not None and now.queue is not None and was.queue.turn != now.queue.turn
 
 
-def _part_of(was: _Look | None, now: _Look) -> _Part | None:
-    """A loader's part; None where it gave no batch: with the mode "max_size" a shorter one is at its end."""
+def _side_of(was: _Look | None, now: _Look) -> _LoaderSide | None:
+    """A loader's side of a fetch; None where it gave no batch: with the mode "max_size" a shorter one is at its end."""
     ready = _ready_before(was, now)
     capacity = None if now.queue is None else now.queue.capacity
     if now.ours:
         if not _has_stamp(was, now) or now.loaded is None:
             return None
         kind = "inline" if now.loaded.worker is None else "stamped"
-        return _Part(kind, now.loaded.times.ready_s, ready, capacity)
+        return _LoaderSide(kind, now.loaded.times.ready_s, ready, capacity)
     if now.inline:
-        return _Part("inline", 0.0, None, None)
+        return _LoaderSide("inline", 0.0, None, None)
     if was is None or was.queue is None or now.queue is None or _restarted(was, now):
-        return _Part("unknown", 0.0, ready, capacity)
+        return _LoaderSide("unknown", 0.0, ready, capacity)
     if was.queue.given == now.queue.given:
         return None
-    return _Part(_kind_of(was.queue, now.queue), 0.0, ready, capacity)
+    return _LoaderSide(_kind_of(was.queue, now.queue), 0.0, ready, capacity)
 
 
 def _ready_before(was: _Look | None, now: _Look) -> int | None:
@@ -299,26 +293,29 @@ def _kind_of(was: QueueState, now: QueueState) -> str:
     return "handoff" if taken <= was.in_queue else "blocked"
 
 
-def _split(parts: list[_Part], fetch: Fetch) -> WaitSplit | None:
+def _split(sides: list[_LoaderSide], fetch: Fetch) -> WaitSplit | None:
     """The time of a fetch by cause; None where its loaders leave that open."""
     took = fetch.end - fetch.start
-    kinds = {part.kind for part in parts}
+    kinds = {side.kind for side in sides}
     if kinds == {"inline"}:
         return WaitSplit(took, 0.0, 0.0)
     if kinds == {"blocked"}:
         return WaitSplit(0.0, took, 0.0)
     if kinds and kinds <= {"stamped", "handoff"}:
-        ready_s = max((part.ready_s for part in parts if part.kind == "stamped"), default=fetch.start)
+        ready_s = max(
+            (side.ready_s for side in sides if side.kind == "stamped"),
+            default=fetch.start,
+        )
         blocked = min(max(ready_s - fetch.start, 0.0), took)
         return WaitSplit(0.0, blocked, took - blocked)
     return None
 
 
-def _is_head_of_line(part: _Part, fetch: Fetch) -> bool:
+def _is_head_of_line(side: _LoaderSide, fetch: Fetch) -> bool:
     """Whether a loader's batch was not there though others were."""
-    if not part.ready or part.kind not in ("stamped", "blocked"):
+    if not side.ready or side.kind not in ("stamped", "blocked"):
         return False
-    return (min(part.ready_s, fetch.end) if part.kind == "stamped" else fetch.end) - fetch.start > STALL_S
+    return (min(side.ready_s, fetch.end) if side.kind == "stamped" else fetch.end) - fetch.start > STALL_S
 
 
 def _from_workers(after: tuple[_Look, ...]) -> bool | None:

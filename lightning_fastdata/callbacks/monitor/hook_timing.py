@@ -1,4 +1,4 @@
-"""Which of Lightning's hooks have somebody's code behind them, and what else of the user's runs between the labels."""
+"""Which of Lightning's hooks have code behind them, and calls of the user's objects that have no label."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,7 +23,7 @@ _AFTER_VALIDATION = "on_validation_end"
 def hook_labels(trainer: Any, pl_module: Any, monitor: Any) -> dict[str, str]:
     """The profiler labels of hooks that a callback, the module or the DataModule has written itself.
 
-    A label behind which nothing happens is not worth listening to: each costs some 5 us a step.
+    A label behind which nothing happens is left out: each costs some 5 us a step.
 
     Args:
         trainer: The Trainer, whose callbacks are complete.
@@ -58,22 +58,22 @@ class _Timed:
     """A method with a clock on both sides, in its place on the object."""
 
     def __init__(
-        self, owner: Any, name: str, heard: Callable[[float, float], None], clock: Callable[[], float]
+        self, owner: Any, name: str, on_call: Callable[[float, float], None], clock: Callable[[], float]
     ) -> None:
         self.inner = getattr(owner, name)
         self.was_own = name in vars(owner)
-        self._heard: Callable[[float, float], None] | None = heard
+        self._on_call: Callable[[float, float], None] | None = on_call
         self._clock = clock
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._heard is None:
+        if self._on_call is None:
             return self.inner(*args, **kwargs)
         start = self._clock()
         try:
             return self.inner(*args, **kwargs)
         finally:
-            if self._heard is not None:
-                self._heard(start, self._clock())
+            if self._on_call is not None:
+                self._on_call(start, self._clock())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What is pickled or copied with the object is the method as it was: clocks stay in this process."""
@@ -81,7 +81,7 @@ class _Timed:
 
     def leave(self, own: dict[str, Any], name: str) -> None:
         """Go away, from wherever others have put theirs on top in the meantime."""
-        self._heard = None  # where something foreign still calls us, it is handed on
+        self._on_call = None  # where something foreign still calls us, it is handed on
         above, top = None, own.get(name)
         while isinstance(top, _Timed) and top is not self:
             above, top = top, top.inner
@@ -100,14 +100,14 @@ def _as_it_was(method: Any) -> Any:
 
 
 def timed_calls(
-    owner: Any, names: Iterable[str], heard: Callable[[float, float], None], clock: Callable[[], float]
+    owner: Any, names: Iterable[str], on_call: Callable[[float, float], None], clock: Callable[[], float]
 ) -> Callable[[], None]:
     """Time calls of an object's methods, as long as they are not put back.
 
     Args:
         owner: The object; one that cannot have attributes of its own is left alone.
         names: Methods; those it does not have are passed over.
-        heard: Called with the start and end of each call (s), also of one that raised.
+        on_call: Called with the start and end of each call (s), also of one that raised.
         clock: A monotonic clock in seconds.
 
     Returns:
@@ -117,7 +117,7 @@ def timed_calls(
         own = vars(owner)
     except TypeError:
         return _nothing
-    put = {name: _Timed(owner, name, heard, clock) for name in names if callable(getattr(owner, name, None))}
+    put = {name: _Timed(owner, name, on_call, clock) for name in names if callable(getattr(owner, name, None))}
     own.update(put)
 
     def put_back() -> None:

@@ -131,17 +131,18 @@ class Instrumentation:
         return before
 
     def _on_train_fetch(self) -> OnInterval:
-        events, trainer, monitor = self._events, self._trainer, self._monitor
+        events, note, trainer, monitor = self._events, self._events.note, self._trainer, self._monitor
         probe, device = self.probe, self.device
 
         def on_fetch(interval: Interval) -> None:
+            _, start, end = interval
             if monitor not in trainer.callbacks:
-                events.meter.go_away(interval.start)
+                events.meter.go_away(start)
                 return
             if device is not None:
                 device.after_fetch()
-            fetch = probe.after(interval.start, interval.end)
-            events.note(fetch)
+            fetch = probe.after(start, end)
+            note(fetch)
             if device is not None and fetch.exhausted:
                 device.found_the_end()
 

@@ -47,16 +47,16 @@ class Ledger:
         if kind == "checkpoint":
             self._add_span(kind, start, end)
 
-    def fetch(self, start: float, end: float, info: FetchInfo | None) -> bool:
+    def fetch(self, start: float, end: float, info: FetchInfo) -> bool:
         """One ``next`` that gave a batch.
 
         Returns:
             Whether it filled an empty pipeline of workers, which is start-up or boundary, rather than went on reading.
         """
         accounts = self.accounts
-        from_workers = info is not None and bool(info.from_workers)
+        from_workers = bool(info.from_workers)
         if accounts.phase == "loop":
-            restarted = from_workers and info is not None and info.restarted
+            restarted = from_workers and info.restarted
             accounts.add("boundary" if restarted else "wait", start, end)
             self._restart_s += end - start if restarted else 0.0
             return restarted
@@ -65,7 +65,7 @@ class Ledger:
             self._iterator_s += accounts.booked_s("boundary_s") - self._booked_s
             if from_workers:
                 self._refill_s += end - start
-            if info is not None and info.worker_start_s is not None:
+            if info.worker_start_s is not None:
                 self._worker_start_s += info.worker_start_s
                 self._worker_starts += 1
             self._add_span("boundary", self._boundary_since, end if from_workers else start)

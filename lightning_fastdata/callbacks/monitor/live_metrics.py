@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lightning_fastdata.callbacks.monitor.step_meter import Window
+from lightning_fastdata.callbacks.monitor.wait_stats import Window
 from lightning_fastdata.compat.lightning_monitoring import logger_step, publish_metrics
 from lightning_fastdata.report.units import milliseconds
 from lightning_fastdata.results.records import StageWait
@@ -38,14 +38,14 @@ class LiveReport:
         self._windows = 0
         self._logger_failed = False
 
-    def report_window(self, trainer: Any, window: Window, *, to_loggers: bool, step_offset: int = 0) -> None:
+    def report_window(self, trainer: Any, window: Window, *, to_loggers: bool, epoch_ended: bool = False) -> None:
         """Report the steps since the last time.
 
         Args:
             trainer: The Trainer.
             window: The steps.
             to_loggers: Whether the Trainer's loggers get them too.
-            step_offset: Added to the loggers' step; -1 at the end of an epoch, as Lightning does itself.
+            epoch_ended: Whether it is the end of an epoch: there Lightning itself logs at the step before.
         """
         metrics = {
             "data_wait/train_s": window.wait_s / window.steps,
@@ -54,7 +54,7 @@ class LiveReport:
         }
         # Not pl_module.log: a metric logged once is carried along, and computed, at every later step.
         bar = {"data_wait": round(window.wait_share, 3)} if self._prog_bar else {}
-        self._publish(trainer, metrics, bar, to_loggers=to_loggers, step_offset=step_offset)
+        self._publish(trainer, metrics, bar, to_loggers=to_loggers, step_offset=-epoch_ended)
 
     def report_stage(self, trainer: Any, run: StageWait, *, to_loggers: bool) -> None:
         """Report one evaluation run."""

@@ -4,7 +4,6 @@ Lightning brackets every phase with ``trainer.profiler.start(name)`` and ``.stop
 these two are replaced on the profiler object itself, so that its type and its own report stay the same.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import get_ident
@@ -16,7 +15,7 @@ __all__ = ["FETCHES", "Interval", "OnInterval", "ProfilerTap"]
 
 # The ends of the labels that matter, and what we call them. The labels are no typed interface of Lightning's: the
 # monitor notices when none arrives, and says so.
-_ENDS = {
+_LABEL_ENDS = {
     "].train_dataloader_next": "train",
     "].val_next": "val",
     "].test_next": "test",
@@ -100,7 +99,7 @@ class _Labels(dict[str, "_Slot | None"]):
 
     def __missing__(self, label: str) -> "_Slot | None":
         kind = self._kinds.get(label) or _LABELS.get(label) or ""
-        kind = kind or next((kind for end, kind in _ENDS.items() if label.endswith(end)), "")
+        kind = kind or next((kind for end, kind in _LABEL_ENDS.items() if label.endswith(end)), "")
         slot = self._slots.get(kind)
         if len(self) < _MOST_LABELS:
             self[label] = slot
@@ -147,8 +146,12 @@ class _IgnoredStops(_IgnoredLabels):
         slot = self.labels[label]
         if slot is None:
             self.ignore(label)
-        elif get_ident() == self.owner:
-            slot.stop(end, self.tap.on_error)
+        elif get_ident() == self.owner and slot.since is not None and slot.on_end is not None:
+            since, slot.since = slot.since, None  # as in ``_Slot.stop``, without a call
+            try:
+                slot.on_end(Interval(slot.kind, since, end))
+            except Exception as error:
+                self.tap.on_error(error)
 
 
 class ProfilerTap:
@@ -173,22 +176,21 @@ class ProfilerTap:
         on_interval: Mapping[str, OnInterval],
         *,
         on_error: OnError,
-        before: Mapping[str, Callable[[], None]] | None = None,
-        on_start: Mapping[str, Callable[[float], None]] | None = None,
-        labels: Mapping[str, str] | None = None,
-        on_opening: Callable[[str, float], None] | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        before: Mapping[str, Callable[[], None]],
+        on_start: Mapping[str, Callable[[float], None]],
+        labels: Mapping[str, str],
+        on_opening: Callable[[str, float], None],
+        clock: Callable[[], float],
     ) -> None:
         self.trainer = trainer
         self.clock = clock
         self.on_error = on_error
         self._on_opening = on_opening
-        before, on_start = before or {}, on_start or {}
         self._slots = {
             kind: _Slot(kind, on_interval.get(kind), before.get(kind), on_start.get(kind))
             for kind in on_interval.keys() | on_start.keys()
         }
-        self.labels = _Labels(self._slots, labels or {})
+        self.labels = _Labels(self._slots, labels)
         self.owner = 0
         self._profiler: Any = None
         self._start_there: Callable[[str], Any]
@@ -269,11 +271,10 @@ class ProfilerTap:
         slot = self._slots.get(_STAGES.get(stage, ""))
         if slot is None or get_ident() != self.owner:
             return _nothing, _nothing
-        if self._on_opening is not None:
-            try:
-                self._on_opening(_STAGES[stage], self.clock())
-            except Exception as error:
-                self.on_error(error)
+        try:
+            self._on_opening(_STAGES[stage], self.clock())
+        except Exception as error:
+            self.on_error(error)
         return lambda: slot.start(self.clock, self.on_error), lambda: slot.stop(self.clock(), self.on_error)
 
 

@@ -22,7 +22,8 @@ from lightning_fastdata.callbacks.monitor.loader_info import (
 from lightning_fastdata.callbacks.monitor.optimizer_steps import OptimizerSteps
 from lightning_fastdata.callbacks.monitor.rank_exchange import RankExchange
 from lightning_fastdata.callbacks.monitor.run_info import RunInfo
-from lightning_fastdata.callbacks.monitor.step_meter import StepMeter, Window
+from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
+from lightning_fastdata.callbacks.monitor.wait_stats import Window
 from lightning_fastdata.compat.torch_internals import process_store
 from lightning_fastdata.results.diagnosis import diagnosed
 from lightning_fastdata.results.records import StageWait
@@ -39,7 +40,6 @@ _MOST_UNWRITTEN = 256
 _MOST_EVENTS = 4_096
 # A device's idle time is part of the wait, but for the resolution of events and the recording of them.
 _MOST_BEYOND_S = 1e-4
-_LATER = "The table at the end of the run says more."
 # A long epoch is sent to rank 0 in parts, or only its last 10,000 steps would be compared.
 _MOST_UNSENT = 5_000
 _STEPS = {"val": "validation_step", "test": "test_step", "predict": "predict_step"}
@@ -79,7 +79,6 @@ class MonitorSession:
         self.events = EventBuffer(StepMeter(self.clock, rank=self.info.rank), self.on_error)
         self._fitting = False
         self._not_measured: tuple[str, ...] = ()
-        self._epoch = 0
         self._until_due = 0
         self._until_written = _MOST_UNWRITTEN
         self._silent = 0
@@ -156,15 +155,15 @@ class MonitorSession:
         """What to try first, as far as can be said by now."""
         try:
             verdict = self.summary().verdict
+            advice = "" if verdict.level == "fine" else verdict.try_first
         except Exception as error:
             self.on_error(error)
-            return _LATER
-        return _LATER if verdict.level == "fine" or not verdict.try_first else verdict.try_first
+            advice = ""
+        return advice or "The table at the end of the run says more."
 
     def start_epoch(self, trainer: Any) -> None:
         """An epoch begins."""
-        self._epoch = trainer.current_epoch
-        self.meter.start_epoch(self._epoch)
+        self.meter.start_epoch(trainer.current_epoch)
 
     def end_epoch(self) -> None:
         """An epoch has ended: what no step used is added up, and the ranks exchange their steps."""
@@ -195,7 +194,7 @@ class MonitorSession:
             if len(self.events) > _MOST_EVENTS:
                 self.events.replay()
             return False
-        self.events.note(StepEnd(self._epoch, step, samples_in(batch), self.clock()))
+        self.events.note(StepEnd(step, samples_in(batch), self.clock()))
         if self._device is not None:
             self._device.end_step()
         self._until_written -= 1

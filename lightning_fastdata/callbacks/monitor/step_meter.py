@@ -7,38 +7,19 @@ accumulation, loaders that are read ahead, ``next`` inside the training step, an
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from operator import add
 
 from lightning_fastdata.callbacks.monitor.eval_stages import Stage
 from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo, WaitSplit
 from lightning_fastdata.callbacks.monitor.ledger import Ledger
-from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadStats, WaitStats, load_s_of
+from lightning_fastdata.callbacks.monitor.wait_stats import DeviceStats, LoadStats, WaitStats, Window, load_s_of
 from lightning_fastdata.results.quantiles import Quantiles
 from lightning_fastdata.results.records import RECENT_STEPS, StageWait, StepRecord
 from lightning_fastdata.results.summary import Totals
 
-__all__ = ["FIRST_WAITS", "StepMeter", "Window"]
+__all__ = ["FIRST_WAITS", "StepMeter"]
 
 FIRST_WAITS = 100
-_NO_WAIT = WaitSplit(0.0, 0.0, 0.0)
-
-
-class Window(NamedTuple):
-    """The steps since the last report."""
-
-    steps: int = 0
-    """Steps (count)."""
-    wait_s: float = 0.0
-    """Sum of their waits (s)."""
-    wait_s_max: float = 0.0
-    """Largest of their waits (s)."""
-    train_s: float = 0.0
-    """Sum of their wall times (s)."""
-
-    @property
-    def wait_share(self) -> float:
-        """Ratio of the sums, not a mean of ratios."""
-        return min(1.0, self.wait_s / self.train_s) if self.train_s > 0 else 0.0
 
 
 @dataclass(slots=True)
@@ -47,7 +28,8 @@ class _Pending:
 
     wait: float = 0.0
     refill: float = 0.0
-    split: WaitSplit | None = _NO_WAIT
+    split: WaitSplit | None = None
+    split_is_known: bool = True
     ready: int | None = None
     load: float | None = None
     transfer: float | None = None
@@ -55,13 +37,15 @@ class _Pending:
     batches: int = 0
     samples: int | None = 0
 
-    def add_fetch(self, took: float, info: FetchInfo | None) -> None:
+    def add_fetch(self, took: float, info: FetchInfo) -> None:
         """One more fetch, and what is known of it."""
         self.wait += took
-        if info is None:
-            self.split = None
-            return
-        self.split = None if self.split is None or info.split is None else self.split.plus(info.split)
+        if info.split is None:
+            self.split_is_known = False
+        elif self.split is None:
+            self.split = info.split
+        else:
+            self.split = WaitSplit(*map(add, self.split, info.split))
         if info.ready is not None:
             self.ready = info.ready if self.ready is None else min(self.ready, info.ready)
         for batch in info.loaded:
@@ -78,20 +62,18 @@ class StepMeter:
     Args:
         clock: The monotonic clock in seconds that all times come from.
         rank: Rank that goes into the records.
-        keep: Records to keep (count); sums go on beyond it, so memory does not grow with the run.
-
     """
 
-    def __init__(self, clock: Callable[[], float], *, rank: int = 0, keep: int = RECENT_STEPS) -> None:
+    def __init__(self, clock: Callable[[], float], *, rank: int = 0) -> None:
         self._clock = clock
         self._rank = rank
         self.ledger = Ledger(clock())
         self.waits, self.loads, self.device = WaitStats(), LoadStats(), DeviceStats()
-        self.records: deque[StepRecord] = deque(maxlen=keep)
-        """The kept steps, oldest first."""
+        self.records: deque[StepRecord] = deque(maxlen=RECENT_STEPS)
+        """The latest steps, oldest first; sums go on beyond them."""
         self.fetches = 0
         self.steps = 0
-        self._new_records: deque[StepRecord] = deque(maxlen=keep)
+        self._new_records: deque[StepRecord] = deque(maxlen=RECENT_STEPS)
         self._epochs = 0
         self._samples: int | None = 0
         self._wait_s = self._other_s = self._tail_wait_s = self._wait_s_max = 0.0
@@ -119,7 +101,7 @@ class StepMeter:
 
     # Intervals: start and end on the meter's clock.
 
-    def train_fetch(self, start: float, end: float, info: FetchInfo | None = None) -> None:
+    def train_fetch(self, start: float, end: float, info: FetchInfo) -> None:
         """One ``next`` of the training loader, and what is known of it."""
         if self._away_since is not None:
             self.come_back(start)
@@ -130,13 +112,12 @@ class StepMeter:
         self._fetched += took
         if self._fetched_since is None:
             self._fetched_since = start
-        if info is not None and info.exhausted:  # no batch, so no wait for one
+        if info.exhausted:  # no batch, so no wait for one
             self.ledger.found_the_end(start, end)
             return
         self.fetches += 1
-        if info is not None:
-            for batch in info.loaded:
-                self.loads.add(batch)
+        for batch in info.loaded:
+            self.loads.add(batch)
         self._pending.add_fetch(took, info)
         if self.ledger.fetch(start, end, info):
             self._pending.refill += took
@@ -193,13 +174,13 @@ class StepMeter:
         else:
             pending.samples += samples
 
-    def close_step(self, epoch: int, step: int, now: float) -> None:
+    def close_step(self, step: int, now: float) -> None:
         """The optimizer step ended: make its record and start the next one."""
         elapsed = self._take_elapsed(now)
         self.ledger.end_step(now)
         pending, seen = self._pending, self.fetches > 0
         other = pending.rest_of(elapsed)
-        record = self._record(pending, epoch, step, other, now)
+        record = self._record(pending, step, other, now)
         self.records.append(record)
         self._new_records.append(record)
         self.steps += 1
@@ -212,40 +193,40 @@ class StepMeter:
             if seen:
                 if len(self.first_waits) == FIRST_WAITS:
                     del self.first_waits[1]
-                self.first_waits.append((epoch, pending.wait))
+                self.first_waits.append((self.ledger.epoch, pending.wait))
         self._first_in_epoch = False
         window = self._window
-        self._window = Window(
-            window.steps + 1,
-            window.wait_s + pending.wait,
-            max(window.wait_s_max, pending.wait),
-            window.train_s + elapsed,
-        )
-        self._wait_s_max = max(self._wait_s_max, pending.wait)
+        window.steps += 1
+        window.wait_s += pending.wait
+        if pending.wait > window.wait_s_max:
+            window.wait_s_max = pending.wait
+        window.train_s += elapsed
+        if pending.wait > self._wait_s_max:
+            self._wait_s_max = pending.wait
         self._add_up(other)
 
-    def _record(self, pending: _Pending, epoch: int, step: int, other: float, now: float) -> StepRecord:
-        fetches = self.fetches - self._fetches_before
-        main_process_s, stalled_s, worker_transfer_s = (pending.split if fetches else None) or (None, None, None)
+    def _record(self, pending: _Pending, step: int, other: float, now: float) -> StepRecord:
+        main_process_s, stalled_s, worker_transfer_s = (pending.split_is_known and pending.split) or (None, None, None)
+        # By position, in the order of the fields: names would cost a microsecond more.
         return StepRecord(
-            epoch=epoch,
-            step=step,
-            samples=pending.samples,
-            wait_s=pending.wait if self.fetches else None,
-            transfer_s=pending.transfer,
-            compute_s=pending.compute,
-            other_s=other,
-            first_in_epoch=self._first_in_epoch,
-            batches=pending.batches,
-            fetches=fetches,
-            rank=self._rank,
-            end_s=now - self.ledger.accounts.began,
-            main_process_s=main_process_s,
-            stalled_s=stalled_s,
-            worker_transfer_s=worker_transfer_s,
-            refill_s=pending.refill,
-            queue_ready=pending.ready,
-            load_s=pending.load,
+            self.ledger.epoch,
+            step,
+            pending.samples,
+            pending.wait if self.fetches else None,
+            pending.transfer,
+            pending.compute,
+            other,
+            self._first_in_epoch,
+            pending.batches,
+            self.fetches - self._fetches_before,
+            self._rank,
+            now - self.ledger.accounts.began,
+            main_process_s,
+            stalled_s,
+            worker_transfer_s,
+            pending.refill,
+            pending.ready,
+            pending.load,
         )
 
     def end_tail(self, now: float) -> None:

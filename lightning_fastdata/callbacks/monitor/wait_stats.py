@@ -1,17 +1,37 @@
-"""Sums over fetches: what kind of waiting it was, and how long the batches took to load. Constant memory."""
+"""Sums over steps and fetches: how long the waits were, of what kind, and how long loading took. Constant memory."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from lightning_fastdata.callbacks.monitor.fetch_probe import STALL_S, FetchInfo, WaitSplit
+from lightning_fastdata.callbacks.monitor.fetch_probe import STALL_S, FetchInfo
 from lightning_fastdata.loaders.batch_requests import LoadedBatch
 from lightning_fastdata.results.quantiles import Quantiles
 from lightning_fastdata.results.stats import DeviceTimes, Loading, SlowSample, WaitKinds
 
-__all__ = ["DeviceStats", "LoadStats", "WaitStats", "load_s_of"]
+__all__ = ["DeviceStats", "LoadStats", "WaitStats", "Window", "load_s_of"]
 
 _FULL = 0.75
 _SLOWEST = 10
+
+
+@dataclass(slots=True)
+class Window:
+    """The steps since the last report."""
+
+    steps: int = 0
+    """Steps (count)."""
+    wait_s: float = 0.0
+    """Sum of their waits (s)."""
+    wait_s_max: float = 0.0
+    """Largest of their waits (s)."""
+    train_s: float = 0.0
+    """Sum of their wall times (s)."""
+
+    @property
+    def wait_share(self) -> float:
+        """Ratio of the sums, not a mean of ratios."""
+        return min(1.0, self.wait_s / self.train_s) if self.train_s > 0 else 0.0
 
 
 class WaitStats:
@@ -19,35 +39,38 @@ class WaitStats:
 
     def __init__(self) -> None:
         self.fetches = 0
-        self._split: WaitSplit | None = None
-        self._unknown_s = 0.0
+        self._known = 0
+        self._inline_s = self._blocked_s = self._handoff_s = self._unknown_s = 0.0
         self._exact = True
-        self._blocked = self._head_of_line = 0
+        self._stalls = self._head_of_line = 0
         self._head_of_line_s = 0.0
         self._seen = self._ready = self._full = 0
         self._least: int | None = None
         self._capacity: int | None = None
 
-    def add(self, took: float, info: FetchInfo | None) -> None:
+    def add(self, took: float, info: FetchInfo) -> None:
         """One fetch.
 
         Args:
             took: Time in ``next`` (s).
-            info: What is known of it, or None.
+            info: What is known of it.
         """
         self.fetches += 1
-        if info is None or info.split is None:
+        if info.split is None:
             self._unknown_s += took
         else:
-            stalled_s = info.split.stalled_s
-            self._split = info.split if self._split is None else self._split.plus(info.split)
+            main_process_s, stalled_s, worker_transfer_s = info.split
+            self._known += 1
+            self._inline_s += main_process_s
+            self._blocked_s += stalled_s
+            self._handoff_s += worker_transfer_s
             self._exact &= info.exact
             if stalled_s > STALL_S:
-                self._blocked += 1
+                self._stalls += 1
                 if info.head_of_line:
                     self._head_of_line += 1
                     self._head_of_line_s += stalled_s
-        if info is not None and info.ready is not None:
+        if info.ready is not None:
             self._seen += 1
             self._ready += info.ready
             self._least = info.ready if self._least is None else min(self._least, info.ready)
@@ -59,15 +82,15 @@ class WaitStats:
         """The sums; None before the first fetch."""
         if not self.fetches:
             return None
-        main_process_s, stalled_s, worker_transfer_s = self._split or (None, None, None)
+        known = self._known > 0
         return WaitKinds(
             fetches=self.fetches,
-            main_process_s=main_process_s,
-            stalled_s=stalled_s,
-            worker_transfer_s=worker_transfer_s,
+            main_process_s=self._inline_s if known else None,
+            stalled_s=self._blocked_s if known else None,
+            worker_transfer_s=self._handoff_s if known else None,
             unknown_s=self._unknown_s,
-            exact=self._exact and self._split is not None,
-            stalled_fetches=self._blocked,
+            exact=self._exact and known,
+            stalled_fetches=self._stalls,
             head_of_line_fetches=self._head_of_line,
             head_of_line_s=self._head_of_line_s,
             queue_ready_mean=self._ready / self._seen if self._seen else None,

@@ -21,11 +21,11 @@ def test_a_replay_is_the_same_as_having_been_there(fake_clock):
         direct.ledger.add("callback", at + 7, at + 8)
         direct.train_fetch(at + 8, at + 9, interpret(second))
         direct.add_batch(samples)
-        direct.close_step(0, step, at + 10)
+        direct.close_step(step, at + 10)
         noted = [
             *(LoadersOpened(at, replaced=False), first),
             *(Interval("transfer", at + 1, at + 3), Interval("compute", at + 3, at + 7), MicroBatch(4)),
-            *(Interval("callback", at + 7, at + 8), second, StepEnd(0, step, samples, at + 10)),
+            *(Interval("callback", at + 7, at + 8), second, StepEnd(step, samples, at + 10)),
         ]
         for event in noted:
             events.note(event)

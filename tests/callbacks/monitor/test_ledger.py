@@ -6,13 +6,7 @@ from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo
 from lightning_fastdata.callbacks.monitor.ledger import MOST_SPANS, Ledger
 from lightning_fastdata.results.records import Span
 
-
-def fetch_info(from_workers, *, restarted=False, worker_start_s=None):
-    nothing = FetchInfo(False, None, None, False, False, None, None, False, None, ())
-    return nothing._replace(from_workers=from_workers, restarted=restarted, worker_start_s=worker_start_s)
-
-
-WORKERS, INLINE = fetch_info(True), fetch_info(False)
+WORKERS, INLINE = FetchInfo(from_workers=True), FetchInfo(from_workers=False)
 
 
 def accounts(ledger, now):
@@ -34,7 +28,7 @@ def test_the_first_batch_of_workers_ends_the_start_up_and_is_part_of_it():
     assert accounts(ledger, 3.0) == {"startup_s": 2.0, "wait_s": 0.5, "loop_s": 0.5}
 
 
-@pytest.mark.parametrize("known", [INLINE, None, fetch_info(None)])
+@pytest.mark.parametrize("known", [INLINE, FetchInfo()])
 def test_without_workers_the_first_batch_is_read_like_any_other(known):
     ledger = Ledger(0.0)
     assert not ledger.fetch(1.0, 2.0, known)
@@ -85,7 +79,7 @@ def test_the_saving_is_exact_only_where_every_start_was_stamped(second, saving, 
     ledger = running(WORKERS)
     for start, started in ((5.0, 1.75), (25.0, second)):
         ledger.open_boundary(start)
-        ledger.fetch(start + 2.0, start + 5.0, fetch_info(True, worker_start_s=started))
+        ledger.fetch(start + 2.0, start + 5.0, FetchInfo(from_workers=True, worker_start_s=started))
         ledger.end_step(start + 5.0)
     boundary = ledger.boundary(False, 3)
     assert (boundary.saving_s_per_epoch, boundary.saving_is_exact) == (saving, exact)
@@ -94,17 +88,17 @@ def test_the_saving_is_exact_only_where_every_start_was_stamped(second, saving, 
 def test_the_first_epochs_worker_start_is_no_saving():
     """It is paid with persistent workers too."""
     ledger = Ledger(0.0)
-    ledger.fetch(1.0, 6.0, fetch_info(True, worker_start_s=4.0))
+    ledger.fetch(1.0, 6.0, FetchInfo(from_workers=True, worker_start_s=4.0))
     ledger.end_step(6.0)
     ledger.open_boundary(10.0)
-    ledger.fetch(11.0, 12.0, fetch_info(True, worker_start_s=0.5))
+    ledger.fetch(11.0, 12.0, FetchInfo(from_workers=True, worker_start_s=0.5))
     assert ledger.boundary(False, 2).saving_s_per_epoch == 1.5
 
 
 def test_a_shorter_loader_that_restarts_is_boundary_and_not_wait():
     """Trap 11: it happens inside the fetch, in the middle of an epoch."""
     ledger = running(WORKERS)
-    assert ledger.fetch(2.0, 5.0, fetch_info(True, restarted=True))
+    assert ledger.fetch(2.0, 5.0, FetchInfo(from_workers=True, restarted=True))
     assert accounts(ledger, 5.0) == {"startup_s": 2.0, "boundary_s": 3.0}
     boundary = ledger.boundary(True, 1)
     assert (boundary.restart_s, boundary.boundaries, boundary.refill_s) == (3.0, 0, 0.0)

@@ -1,9 +1,9 @@
-"""monitor.live: what a warning says."""
+"""LiveReport: what a warning says."""
 
 import pytest
 
 from lightning_fastdata.callbacks.monitor.live_metrics import LiveReport
-from lightning_fastdata.callbacks.monitor.step_meter import Window
+from lightning_fastdata.callbacks.monitor.wait_stats import Window
 
 
 class MainRank:

@@ -37,6 +37,10 @@ class Tapped:
             self.trainer,
             {kind: self.listener(kind, fail) for kind in kinds},
             on_error=self.failures.append,
+            before={},
+            on_start={},
+            labels={},
+            on_opening=lambda kind, now: None,
             clock=clock,
         )
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lightning_fastdata.callbacks.monitor.fetch_probe import FetchInfo
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 from lightning_fastdata.results.records import StepRecord
 
@@ -13,7 +14,6 @@ class Script:
         self.clock = clock
         self.meter = StepMeter(clock, **arguments)
         self.step = 0
-        self.epoch = 0
 
     def during(self, interval, seconds, *inside):
         start = self.clock.now
@@ -23,7 +23,7 @@ class Script:
         interval(start, self.clock.now)
 
     def fetch(self, seconds):
-        self.during(self.meter.train_fetch, seconds)
+        self.during(lambda start, end: self.meter.train_fetch(start, end, FetchInfo()), seconds)
 
     def transfer(self, seconds, augment=0.0):
         self.during(self.meter.transfer, seconds, lambda: self.during(self.meter.after_transfer, augment))
@@ -41,7 +41,7 @@ class Script:
 
     def close(self, samples=4):
         self.meter.add_batch(samples)
-        self.meter.close_step(self.epoch, self.step, self.clock.now)
+        self.meter.close_step(self.step, self.clock.now)
         self.step += 1
         return list(self.meter.records)[-1]
 
@@ -136,7 +136,7 @@ def test_a_group_is_the_sum_over_its_micro_batches(play):
         play.fetch(wait)
         play.compute(1.0)
         play.meter.add_batch(4)
-    play.meter.close_step(0, 0, play.clock.now)
+    play.meter.close_step(0, play.clock.now)
     (record,) = play.meter.records
     assert (record.wait_s, record.compute_s, record.samples, record.batches) == (7.0, 3.0, 12, 3)
 
@@ -292,7 +292,7 @@ def test_samples_are_unknown_as_soon_as_one_batch_hides_its_size(play):
     play.fetch(1.0)
     play.meter.add_batch(4)
     play.meter.add_batch(None)
-    play.meter.close_step(0, 0, play.clock.now)
+    play.meter.close_step(0, play.clock.now)
     assert next(iter(play.meter.records)).samples is None
     play.fetch(1.0)
     play.close()

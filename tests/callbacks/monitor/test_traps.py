@@ -72,7 +72,7 @@ class Run:
             note(Interval("callback", self.clock.now, forward(0.01)))
             if number % 10 == 5:
                 note(Interval("checkpoint", self.clock.now, forward(0.5)))
-            note(StepEnd(epoch, self.step, 4, self.clock.now))
+            note(StepEnd(self.step, 4, self.clock.now))
             self.step += 1
             if number % 50 == 49:
                 meter = self.events.meter
@@ -112,9 +112,9 @@ def test_bursts_are_told_and_not_averaged_away(fake_clock):
     meter = StepMeter(fake_clock)
     for step in range(400):
         start = fake_clock.now
-        meter.train_fetch(start, fake_clock.forward(0.2 if step % 4 == 0 else 0.0))
+        meter.train_fetch(start, fake_clock.forward(0.2 if step % 4 == 0 else 0.0), FetchInfo())
         meter.add_batch(1)
-        meter.close_step(0, step, fake_clock.forward(0.1))
+        meter.close_step(step, fake_clock.forward(0.1))
     summary = summarize(meter.records, totals=meter.totals())
     assert summary.wait_s / summary.steps == pytest.approx(0.05)
     assert (summary.wait_s_median, summary.wait_s_p95, summary.wait_s_max) == pytest.approx((0.0, 0.2, 0.2))
@@ -127,7 +127,7 @@ def test_the_call_that_finds_the_end_is_in_no_wait(fake_clock):
     meter.train_fetch(start, fake_clock.forward(1.0), fetch_info(1.0, from_workers=False))
     start = fake_clock.now
     meter.train_fetch(start, fake_clock.forward(8.0), fetch_info(8.0, exhausted=True))
-    meter.close_step(0, 0, fake_clock.now)
+    meter.close_step(0, fake_clock.now)
     (record,) = meter.records
     assert (record.wait_s, record.fetches, meter.fetches) == (1.0, 1, 1)
     sums = meter.ledger.accounts.sums(fake_clock.now)

@@ -10,10 +10,9 @@ from lightning_fastdata.loaders.batch_requests import LoadedBatch
 from lightning_fastdata.loaders.seeded_dataset import LoadTimes
 
 
-def facts(inline=None, blocked=None, handoff=None, **others):
+def fetch_info(inline=None, blocked=None, handoff=None, **others):
     """A fetch of which nothing is known but what is given."""
-    nothing = FetchInfo(False, None, None, False, False, None, None, False, None, ())
-    return nothing._replace(split=None if inline is None else WaitSplit(inline, blocked, handoff), **others)
+    return FetchInfo(split=None if inline is None else WaitSplit(inline, blocked, handoff), **others)
 
 
 def waits_of(*fetches):
@@ -29,45 +28,45 @@ def test_before_the_first_fetch_there_are_no_kinds():
 
 def test_kinds_are_summed_and_what_is_not_known_stays_apart():
     kinds = waits_of(
-        (3.0, facts(0.0, 2.0, 1.0, exact=True)),
-        (0.5, facts(0.5, 0.0, 0.0, exact=True)),
-        (4.0, facts()),
-        (8.0, None),
+        (3.0, fetch_info(0.0, 2.0, 1.0, exact=True)),
+        (0.5, fetch_info(0.5, 0.0, 0.0, exact=True)),
+        (4.0, fetch_info()),
+        (8.0, fetch_info()),
     )
     assert (kinds.main_process_s, kinds.stalled_s, kinds.worker_transfer_s, kinds.unknown_s) == (0.5, 2.0, 1.0, 12.0)
     assert (kinds.fetches, kinds.stalled_fetches, kinds.exact) == (4, 1, True)
 
 
 def test_nothing_known_is_none_and_not_zero():
-    kinds = waits_of((4.0, None), (1.0, facts()))
+    kinds = waits_of((4.0, fetch_info()), (1.0, fetch_info()))
     assert (kinds.main_process_s, kinds.stalled_s, kinds.worker_transfer_s, kinds.unknown_s) == (None, None, None, 5.0)
     assert not kinds.exact
     assert (kinds.queue_ready_mean, kinds.queue_ready_min, kinds.queue_capacity, kinds.queue_full_share) == (None,) * 4
 
 
 def test_a_true_zero_is_zero():
-    kinds = waits_of((0.0, facts(0.0, 0.0, 0.0)))
+    kinds = waits_of((0.0, fetch_info(0.0, 0.0, 0.0)))
     assert (kinds.main_process_s, kinds.stalled_s, kinds.worker_transfer_s) == (0.0, 0.0, 0.0)
 
 
 def test_one_fetch_that_was_judged_as_a_whole_makes_the_sum_inexact():
-    assert not waits_of((1.0, facts(0.0, 1.0, 0.0, exact=True)), (1.0, facts(0.0, 1.0, 0.0))).exact
+    assert not waits_of((1.0, fetch_info(0.0, 1.0, 0.0, exact=True)), (1.0, fetch_info(0.0, 1.0, 0.0))).exact
 
 
 @pytest.mark.parametrize(("blocked", "counted"), [(0.001, 0), (0.0011, 1)])
 def test_a_wait_that_nobody_notices_is_no_blocked_fetch(blocked, counted):
-    kinds = waits_of((blocked, facts(0.0, blocked, 0.0, head_of_line=True)))
+    kinds = waits_of((blocked, fetch_info(0.0, blocked, 0.0, head_of_line=True)))
     assert (kinds.stalled_fetches, kinds.head_of_line_fetches) == (counted, counted)
     assert kinds.stalled_s == blocked
 
 
 def test_time_held_up_by_one_batch_is_kept_apart():
-    kinds = waits_of((1.0, facts(0.0, 1.0, 0.0)), (2.0, facts(0.0, 2.0, 0.0, head_of_line=True)))
+    kinds = waits_of((1.0, fetch_info(0.0, 1.0, 0.0)), (2.0, fetch_info(0.0, 2.0, 0.0, head_of_line=True)))
     assert (kinds.stalled_s, kinds.head_of_line_s, kinds.head_of_line_fetches) == (3.0, 2.0, 1)
 
 
 def test_the_queue_is_described_by_the_fetches_that_saw_it():
-    kinds = waits_of(*((0.0, facts(ready=ready, capacity=4)) for ready in (4, 3, 2, 0)), (0.0, facts()))
+    kinds = waits_of(*((0.0, fetch_info(ready=ready, capacity=4)) for ready in (4, 3, 2, 0)), (0.0, fetch_info()))
     assert (kinds.queue_ready_mean, kinds.queue_ready_min, kinds.queue_capacity) == (2.25, 0, 4)
     assert kinds.queue_full_share == 0.5  # three quarters of it and more
 
