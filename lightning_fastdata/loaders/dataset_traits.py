@@ -68,11 +68,8 @@ def traits_of(dataset: Any) -> DatasetTraits:
         parts = [traits_of(part) for part in dataset.datasets]
         # torch's own reads its parts sample by sample, without a seed; a subclass may transform.
         draws = kind is not ConcatDataset or any(part.uses_global_rng or part.accepts_seeds for part in parts)
-        return replace(
-            own,
-            in_memory=all(part.in_memory for part in parts),
-            uses_global_rng=own.uses_global_rng and draws,
-        )
+        in_memory = all(part.in_memory for part in parts)
+        return replace(own, in_memory=in_memory, uses_global_rng=own.uses_global_rng and draws)
     return own
 
 

@@ -54,10 +54,8 @@ class Determinism:
             device: The model's device.
         """
         generators = saved.get("generators")
-        if generators is None:
-            return
-        if generators["rank"] == self.rank:
+        if generators is not None and generators["rank"] == self.rank:
             load_generators(generators, device)
-        else:  # another rank draws neither the numbers of rank 0 nor those of the run's start
+        elif generators is not None:  # another rank draws neither the numbers of rank 0 nor those of the run's start
             start = stream(self.source, progress.epoch, progress.batches_consumed)
             seed_generators(mix(mix(start + RANK) + self.rank))

@@ -46,9 +46,8 @@ def pool_of(
     sizes = [size for one in traits if (size := one.batch_bytes(batch_size)) is not None]
     lengths = [one.length for one in traits if one.length is not None]
     at_once = len(datasets) if alive_together else 1
-    batches = None
-    if batch_size and lengths and len(lengths) == len(datasets):
-        batches = at_once * (min(lengths) // ranks // batch_size)
+    all_known = lengths and len(lengths) == len(datasets)
+    batches = at_once * (min(lengths) // ranks // batch_size) if batch_size and all_known else None
     return Pool(
         num_workers * at_once,
         1 if prefetch_factor == "auto" else prefetch_factor or 2,  # one left open may be lowered to 1

@@ -12,6 +12,13 @@ from threadpoolctl import threadpool_limits
 
 __all__ = ["RestoreAffinity", "chain_init_fns", "limit_native_threads"]
 
+THREAD_SETTERS = (
+    ("cv2", "setNumThreads", 0),  # 0: in the calling thread, without a pool
+    ("numexpr", "set_num_threads", 1),
+    ("numba.np.ufunc.parallel", "set_num_threads", 1),  # without this module numba has no pool, and would start one
+)
+"""The module that has a pool of threads, the function of its package that sets their number, and the number."""
+
 
 def limit_native_threads(worker_id: int, modules: Mapping[str, ModuleType] | None = None) -> None:
     """A ``worker_init_fn``: one thread in OpenBLAS, MKL, BLIS and OpenMP, and in OpenCV, numexpr and numba.
@@ -26,16 +33,11 @@ def limit_native_threads(worker_id: int, modules: Mapping[str, ModuleType] | Non
     """
     loaded = sys.modules if modules is None else modules
     threadpool_limits(limits=1)
-    # A library that is half imported, or whose pool is in use, keeps its threads: that costs time, never the run.
-    with contextlib.suppress(Exception):
-        if "cv2" in loaded:
-            loaded["cv2"].setNumThreads(0)  # 0: in the calling thread, without a pool
-    with contextlib.suppress(Exception):
-        if "numexpr" in loaded:
-            loaded["numexpr"].set_num_threads(1)
-    with contextlib.suppress(Exception):
-        if "numba.np.ufunc.parallel" in loaded:  # without it numba has no pool, and get_num_threads would start one
-            loaded["numba"].set_num_threads(1)
+    for name, function, threads in THREAD_SETTERS:
+        # A library that is half imported, or whose pool is in use, keeps its threads: that costs time, never the run.
+        with contextlib.suppress(Exception):
+            if name in loaded:
+                getattr(loaded[name.partition(".")[0]], function)(threads)
 
 
 @dataclass(frozen=True)

@@ -42,13 +42,9 @@ def _open_handles(name: str, value: Any, depth: int) -> Iterator[str]:
     elif isinstance(value, dict):
         for key, item in list(value.items())[:_MOST_ITEMS]:
             yield from _open_handles(f"{name}[{key!r}]", item, depth - 1)
-    elif depth == _DEPTH or _is_dataset(value):
+    elif depth == _DEPTH or hasattr(type(value), "__getitem__"):  # the dataset, or another one within
         for key, item in getattr(value, "__dict__", {}).items():
             yield from _open_handles(f"{name}.{key}", item, depth - 1)
-
-
-def _is_dataset(value: Any) -> bool:
-    return hasattr(type(value), "__getitem__") and hasattr(value, "__dict__")
 
 
 def _is_open(value: Any) -> bool:

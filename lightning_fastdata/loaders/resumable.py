@@ -47,7 +47,8 @@ class Batches(Iterator[Any]):
         self._loader = loader
         self._changes = 0
         self._pass = EpochPass(0)
-        self._inner: Iterator[WorkerOutput] | None = None
+        self.inner: Iterator[WorkerOutput] | None = None
+        """The iterator of torch, which has the workers and their queue; None before the first batch was wanted."""
 
     @property
     def finished(self) -> bool:
@@ -55,25 +56,20 @@ class Batches(Iterator[Any]):
         return self._pass.finished
 
     @property
-    def inner(self) -> Iterator[WorkerOutput] | None:
-        """The iterator of torch, which has the workers and their queue; None before the first batch was wanted."""
-        return self._inner
-
-    @property
     def fetched(self) -> LoadedBatch | None:
         """How the batch served last had been loaded."""
         return self._pass.last_loaded
 
     def __next__(self) -> Any:
-        if self._inner is None:
+        if self.inner is None:
             self._changes = self._loader.changes
-            self._pass, self._inner = self._loader.start_pass(self)
+            self._pass, self.inner = self._loader.start_pass(self)
         elif self._changes != self._loader.changes:
             self._changes = self._loader.changes
-            self._inner = self._loader.continue_after_change(self, self._pass)
+            self.inner = self._loader.continue_after_change(self, self._pass)
         try:
             # No name holds a batch: while the model works on it, the loader must not keep it alive.
-            return self._loader.serve(self._pass, next(self._inner))
+            return self._loader.serve(self._pass, next(self.inner))
         except StopIteration:
             self._pass.finished = True
             raise

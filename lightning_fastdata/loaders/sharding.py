@@ -104,24 +104,22 @@ def _find_share() -> tuple[int, int]:
 
 
 def _check_items(items: Any) -> None:
+    kind = type(items).__name__
     if isinstance(items, (str, bytes)):
-        raise FastDataError(
-            f"shard({items[:40]!r}) would deal out single characters.",
-            expected="the elements: a list of paths, an open file, any iterable.",
-            fix="pass [path], or open(path) for its lines.",
-        )
-    if isinstance(items, (set, frozenset)):
-        raise FastDataError(
-            f"shard() got a {type(items).__name__}.",
-            expected="the same order in every process; that of a set differs from process to process.",
-            fix="pass sorted(items).",
-        )
-    if not isinstance(items, Iterable):
-        raise FastDataError(
-            f"shard() got a {type(items).__name__}, which is not iterable.",
-            expected="the elements: a list of paths, an open stream, any iterable.",
-            fix="pass range(len(...)) for something with an index: it gives the indices of this rank and worker.",
-        )
+        what = f"shard({items[:40]!r}) would deal out single characters."
+        expected = "the elements: a list of paths, an open file, any iterable."
+        fix = "pass [path], or open(path) for its lines."
+    elif isinstance(items, (set, frozenset)):
+        what = f"shard() got a {kind}."
+        expected = "the same order in every process; that of a set differs from process to process."
+        fix = "pass sorted(items)."
+    elif not isinstance(items, Iterable):
+        what = f"shard() got a {kind}, which is not iterable."
+        expected = "the elements: a list of paths, an open stream, any iterable."
+        fix = "pass range(len(...)) for something with an index: it yields the indices of this rank and worker."
+    else:
+        return
+    raise FastDataError(what, expected=expected, fix=fix)
 
 
 def _checked(share: Any, name: str) -> tuple[int, int]:

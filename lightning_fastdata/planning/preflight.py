@@ -69,13 +69,6 @@ class Demand:
         return self.least > self.allowed
 
     @property
-    def share(self) -> float:
-        """``needed`` as a share of ``free``, 0..; infinite when nothing is free."""
-        if self.free > 0:
-            return self.needed / self.free
-        return float("inf") if self.needed else 0.0
-
-    @property
     def verdict(self) -> Literal["fits", "near", "too much"]:
         """Near: above half of what is free. Too much: above all of it, by what is expected."""
         if self.fatal or self.needed > self.free:
@@ -85,7 +78,7 @@ class Demand:
     @property
     def line(self) -> str:
         """All of it in one line for people."""
-        share = f"{self.share:.0%}" if self.share < 100 else "far more than all"
+        share = f"{self.needed / self.free:.0%}" if self.needed < 100 * self.free else "far more than all"
         fix = FIXES[self.name]
         verdict = {"fits": "", "near": f"; {fix}", "too much": f", too much: {fix}"}[self.verdict]
         return (

@@ -26,10 +26,9 @@ UNSAFE_UNDER_FORK = ("polars",)
 def default_start_method() -> str:
     """The start method torch's workers would use: "fork", "spawn" or "forkserver".
 
-    Asked without fixing it: a later ``multiprocessing.set_start_method`` must still work.
+    Read without fixing it: a later ``multiprocessing.set_start_method`` must still work.
     """
-    chosen = multiprocessing.get_start_method(allow_none=True)
-    return chosen or multiprocessing.get_all_start_methods()[0]
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def fork_problem(modules: Mapping[str, ModuleType] | None = None) -> str | None:

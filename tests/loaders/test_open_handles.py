@@ -16,7 +16,7 @@ class Holds:
         vars(self).update(attributes)
 
     def __getitem__(self, index):
-        raise AssertionError("nobody may load a sample here")
+        raise AssertionError("no sample may be loaded here")
 
     def __len__(self):
         return 10

@@ -50,39 +50,36 @@ def test_the_same_loader_continues():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told", "fix"),
+    ("changes", "was", "fix"),
     [
         ({"seed": 8}, "the seed was 7", "pass seed=7"),
         ({"dataset_length": 22}, "the number of samples in the training data was 21", "use the data"),
         ({"order": "in order"}, "the order of the training data was 'shuffled'", "same shuffle and sampler"),
-        ({"global_batch_size": 4}, "the global batch size .* was 8", "batch_size times ranks is 8"),
+        (
+            {"global_batch_size": 4},
+            "the global batch size (batch_size times ranks) was 8",
+            "batch_size times ranks is 8",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_change_in_mid_epoch_is_refused(changes, told, fix):
+def test_a_change_in_mid_epoch_is_refused(changes, was, fix):
     """Both values, the epoch, and what to do are in the message."""
     with pytest.raises(FastDataError) as caught:
         SAVED.check_continues(here(**changes), 3)
-    message = str(caught.value)
     (value,) = changes.values()
-    with pytest.raises(FastDataError, match=told):
-        raise caught.value
-    assert f"in the middle of epoch 3, and is {value!r}." in message
-    assert fix in message
-    assert "end of an epoch" in message
+    assert was in caught.value.what
+    assert f"in the middle of epoch 3, and is {value!r}." in caught.value.what
+    assert fix in caught.value.fix
+    assert "end of an epoch" in caught.value.fix
 
 
-CHANGED = {"seed": 8, "dataset_length": 22, "order": "own sampler", "global_batch_size": 4}
-
-
-def test_a_change_before_the_first_batch_is_allowed():
-    """Nothing of the epoch was begun."""
-    replace(SAVED, batches_consumed=0).check_continues(here(**CHANGED), 3)
-
-
-def test_a_change_after_the_last_sample_is_allowed():
-    """Nothing of the epoch is left, however many batches the loader has now."""
-    replace(SAVED, batches_consumed=3, samples_consumed=21).check_continues(here(**CHANGED), None)
+@pytest.mark.parametrize("consumed", [(0, 0), (3, 21)], ids=["before the first batch", "after the last sample"])
+def test_a_change_at_an_epochs_end_is_allowed(consumed):
+    """Nothing of the epoch is left, or nothing was begun, however many batches the loader has now."""
+    batches, samples = consumed
+    changed = here(seed=8, dataset_length=22, order="own sampler", global_batch_size=4)
+    replace(SAVED, batches_consumed=batches, samples_consumed=samples).check_continues(changed, None)
 
 
 @pytest.mark.parametrize("order", ["own sampler", "shuffled"])

@@ -316,7 +316,7 @@ def test_evaluation_is_the_same_each_time():
 
 
 def test_no_batch_is_kept():
-    """While the model works on a batch, nobody else holds it: with large batches that would be memory."""
+    """While the model works on a batch, the loader does not hold it: with large batches that would be memory."""
     iterator = iter(make())
     batch = next(iterator)
     known = weakref.ref(batch)

@@ -38,11 +38,11 @@ def test_an_epoch_sampler_counts_where_nobody_does():
 
 def test_an_epoch_sampler_continues_from_a_saved_epoch():
     """Where it counts itself; where Lightning counts, Lightning knows better."""
-    alone, told = EpochSampler(10, seed=3), EpochSampler(10, seed=3)
-    told.set_epoch(1)
-    for sampler in (alone, told):
+    alone, counted = EpochSampler(10, seed=3), EpochSampler(10, seed=3)
+    counted.set_epoch(1)
+    for sampler in (alone, counted):
         sampler.continue_from(5)
-    assert (list(alone), list(told)) == (order(3, 5, 10), order(3, 1, 10))
+    assert (list(alone), list(counted)) == (order(3, 5, 10), order(3, 1, 10))
 
 
 @pytest.mark.parametrize(

@@ -349,27 +349,6 @@ def test_a_part_that_fetches_batches_its_own_way_is_asked_for_them():
     assert load(view(Negated(range(10), [3, 4])), [0, 1]) == [-3, -4]
 
 
-def test_repeats_differ_on_every_way_to_a_sample():
-    """Without batching, with a dataset's own ``__getitems__``, and in the collate function."""
-
-    class Batches(Noise):
-        def __getitems__(self, indices):
-            return [torch.rand(()) for _ in indices]
-
-    def draw(asked, occurrence, indices):
-        return asked.__getitems__(BatchRequest(0, 0, 0, indices, [occurrence] * len(indices))).batch
-
-    def mixed(samples):
-        return torch.rand(())
-
-    single = SeededDataset(Noise(), identity_collate, 7, batched=False)
-    whole = SeededDataset(Batches(), identity_collate, 7, batched=True)
-    collated = SeededDataset(range(9), mixed, 7, batched=True)
-    assert repr(draw(single, 0, [3])) != repr(draw(single, 1, [3]))
-    assert draw(whole, 0, [3, 4]) != draw(whole, 1, [3, 4])
-    assert draw(collated, 0, [3, 4]) != draw(collated, 1, [3, 4])
-
-
 def test_names_of_the_view_hide_none_of_the_dataset():
     """``get_worker_info().dataset.seed`` is the dataset's; a Subset's ``dataset`` is what it is a part of."""
     noise = Noise()
@@ -404,7 +383,7 @@ def with_seeds(dataset):
 
 
 def test_a_dataset_that_takes_seeds_gets_one_for_each_sample():
-    """Those that would have been put into the generators, which nobody touches."""
+    """Those that would have been put into the generators, which stay untouched."""
     start = stream(7, 2, 1)
     indices, seeds, _ = load(with_seeds(Seeded()), [4, 1, -1], epoch=2, cycle=1)
     assert indices == [4, 1, -1]
@@ -424,7 +403,7 @@ def test_a_part_of_a_dataset_that_takes_seeds_takes_them():
 
 
 def test_seeds_follow_from_the_run_whatever_becomes_of_the_generators():
-    """With ``deterministic=False`` the generators are left alone; seeds that nobody draws cost nothing."""
+    """With ``deterministic=False`` the generators are left alone; seeds that are not drawn cost nothing."""
 
     def seeds(source):
         asked = SeededDataset(Seeded(), identity_collate, None, batched=True, source=source)

@@ -96,7 +96,7 @@ def test_a_plan_is_written_as_plain_json():
 
 
 def test_as_kwargs_are_arguments_of_a_dataloader():
-    """A DataLoader takes the plan as it is."""
+    """A DataLoader takes the plan unchanged."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader([1, 2], **plan().as_kwargs())

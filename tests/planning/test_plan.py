@@ -36,9 +36,7 @@ TABLE = {
             )
         },
     ),
-    "half a CPU": ((0.5, {}, {}), {"num_workers": (0, "hardware", "nothing to spare")}),
-    "one CPU": ((1, {}, {}), {"num_workers": (0, "hardware", "1 usable cores")}),
-    "one and a half": ((1.5, {}, {}), {"num_workers": (1, "hardware", "1.5 usable cores")}),
+    "one CPU": ((1, {}, {}), {"num_workers": (0, "hardware", "nothing to spare")}),
     "two CPUs": (
         (2, {}, {}),
         {"num_workers": (1, "hardware", "1 kept"), "prefetch_factor": (4, "rule", "ride out a slow one")},
@@ -204,7 +202,7 @@ def test_what_needs_workers_cannot_go_with_none(name, value):
     ],
 )
 def test_what_goes_with_no_workers_is_taken(wishes):
-    """A DataLoader takes these together with 0 workers, so nobody is stopped."""
+    """A DataLoader takes these together with 0 workers, so they are not refused."""
     assert decided(8, {"num_workers": 0, **wishes}).num_workers == 0
 
 

@@ -75,22 +75,6 @@ def test_sharing_is_said():
     assert "the one worker that fits serves training" in nothing.workers_reason.text
 
 
-@pytest.mark.parametrize(("loaders", "each"), [(1, 6), (2, 3), (3, 2), (4, 1), (7, 0)])
-def test_training_loaders_share_the_workers(loaders, each):
-    """Several training loaders are alive together; they divide the workers."""
-    choice = decide(8, loaders=loaders)
-    assert choice.num_workers == each
-    assert loaders == 1 or f"6 shared by {loaders} training loaders" in choice.workers_reason.text
-
-
-@pytest.mark.parametrize(("length", "workers"), [(1, 1), (10, 1), (11, 2), (25, 3), (1000, 16)])
-def test_no_more_workers_than_batches(length, workers):
-    """A worker without a batch to make is only a start-up cost."""
-    choice = decide(64, samples=length, batch_size=10)
-    assert choice.num_workers == workers
-    assert length == 1000 or f"the {workers} batches" in choice.workers_reason.text
-
-
 @pytest.mark.parametrize(
     ("cpus", "threads", "workers", "words"),
     [
