@@ -116,6 +116,7 @@ def test_a_dataset_that_goes_wrong_gives_a_result_without_a_number(dataset, word
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_ctrl_c_keeps_what_is_known():
     """In the second trial: the first one's answer, marked as interrupted."""
     trials = []
