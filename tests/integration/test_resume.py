@@ -64,6 +64,12 @@ def check_every_cut(folder, module, model=Net, seen=None, **kwargs):
     return full
 
 
+def check_goes_on(first, resumed, full):
+    """An interrupted run and its resumption are the uninterrupted run, with the same weights at the end."""
+    assert first.seen + resumed.seen == full.seen
+    assert resumed.weights == full.weights
+
+
 # Every cut
 
 
@@ -275,8 +281,7 @@ def test_after_an_exception(setup, hook, at, whole, tmp_path):
     assert loader_states(tmp_path / "failed.ckpt")[0]["batches_consumed"] == done - 6 * at[0]
     moments = Moments(tmp_path / "second", before=done)
     resumed = fit(data(), path=tmp_path / "failed.ckpt", callbacks=[moments], **setup)
-    assert first.seen + resumed.seen == full.seen
-    assert resumed.weights == full.weights
+    check_goes_on(first, resumed, full)
     for path in [*moments.seen][::5]:
         assert rest(fit(data(), path=path, **setup), 0) == rest(full, moments.seen[path]), path.name
 
@@ -302,8 +307,7 @@ def test_after_an_exception_of_the_dataset(batch, whole, tmp_path):
     first = fit(data(train=Noisy(breaks_at=index)), callbacks=[saves], catches=(StopError,))
     assert str(first.error) == f"sample {index} cannot be read"
     resumed = fit(data(), path=tmp_path / "failed.ckpt")
-    assert first.seen + resumed.seen == whole[0].seen
-    assert resumed.weights == whole[0].weights
+    check_goes_on(first, resumed, whole[0])
 
 
 def test_after_an_exception_of_the_validation(tmp_path):
@@ -326,8 +330,7 @@ def test_save_on_exception(whole, tmp_path):
     saves = ModelCheckpoint(tmp_path, filename="{step}", save_on_exception=True)
     first = interrupted(tmp_path, "training_step", (1, 2), saves=saves)
     resumed = fit(data(), path=tmp_path / "step=8.ckpt")
-    assert first.seen + resumed.seen == whole[0].seen
-    assert resumed.weights == whole[0].weights
+    check_goes_on(first, resumed, whole[0])
 
 
 def test_after_a_keyboard_interrupt(whole, tmp_path):
@@ -339,8 +342,7 @@ def test_after_a_keyboard_interrupt(whole, tmp_path):
     finally:
         signal.signal(signal.SIGINT, before)
     resumed = fit(data(), path=tmp_path / "failed.ckpt")
-    assert first.seen + resumed.seen == whole[0].seen
-    assert resumed.weights == whole[0].weights
+    check_goes_on(first, resumed, whole[0])
 
 
 @pytest.mark.parametrize("at", PLACES, ids=str)
@@ -492,8 +494,7 @@ def test_auto_dataloader(known, estimates, tmp_path):
             catches=(StopError,),
         )
         resumed = fit(model=model, path=folder / "e.ckpt")
-        assert first.seen + resumed.seen == full.seen, at
-        assert resumed.weights == full.weights, at
+        check_goes_on(first, resumed, full)
 
 
 def _broken(model, at):
@@ -611,8 +612,7 @@ def test_two_loaders_at_once(mode, swap, tmp_path):
         saves = OnExceptionCheckpoint(tmp_path / f"{at}", "failed")
         first = fit(model=lambda at=at: Own(combined(mode, swap), breaks=at), callbacks=[saves], catches=(StopError,))
         resumed = fit(model=lambda: Own(combined(mode, swap)), path=saves.ckpt_path)
-        assert first.seen + resumed.seen == full.seen, at
-        assert resumed.weights == full.weights, at
+        check_goes_on(first, resumed, full)
 
 
 @pytest.mark.parametrize("swap", [False, True], ids=["long first", "short first"])
@@ -629,8 +629,7 @@ def test_one_of_two_loaders_fails(batch, mode, swap, tmp_path):
         fit(model=lambda: Own(combined(mode, swap))),
         fit(model=lambda: Own(combined(mode, swap)), path=saves.ckpt_path),
     )
-    assert first.seen + resumed.seen == full.seen
-    assert resumed.weights == full.weights
+    check_goes_on(first, resumed, full)
 
 
 def test_the_long_loader_fails_when_the_short_one_has_come_round(tmp_path):
@@ -701,8 +700,7 @@ def test_after_an_exception_with_workers(hook, whole, tmp_path):
         folder = tmp_path / f"{at}"
         first = interrupted(folder, hook, at, module=lambda: data(2, prefetch_factor=4))
         resumed = fit(data(1), path=folder / "failed.ckpt")
-        assert first.seen + resumed.seen == whole[0].seen
-        assert resumed.weights == whole[0].weights
+        check_goes_on(first, resumed, whole[0])
 
 
 @pytest.mark.slow

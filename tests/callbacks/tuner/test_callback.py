@@ -173,6 +173,7 @@ def test_a_foreign_loader_is_left_alone_until_it_is_allowed(lines):
     assert tuner.result.num_workers == 0
 
 
+@pytest.mark.timed
 def test_a_foreign_loader_changes_between_epochs(lines):
     """Allowed: measured in the first epoch, changed at its end, verified in the second."""
     loader, tuner, model = DataLoader(Waiting(640), 16, num_workers=0), LoaderTuner(allow_foreign=True), Model()

@@ -95,6 +95,7 @@ def test_a_search_finds_the_workers_in_its_seconds():
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_ctrl_c_keeps_what_is_known():
     """In the second trial: the first one's answer, marked as interrupted. Where nothing was measured, the reason."""
     trials = []
