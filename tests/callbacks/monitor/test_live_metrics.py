@@ -31,3 +31,10 @@ def test_a_warning_says_what_to_try_first_and_asks_only_when_there_is_one():
     assert "50.0 ms a step" in str(caught[0].message)
     live.warn_if_slow(MainRank(), slow, advice)
     assert asked == [1]
+
+
+def test_a_silent_monitor_reports_nothing(monkeypatch):
+    """It belongs to another callback, which reads it."""
+    monkeypatch.setattr("lightning_fastdata.callbacks.monitor.live_metrics.publish_metrics", pytest.fail)
+    live = LiveReport(prog_bar=True, warn_above=None, max_warnings=0, silent=True)
+    live.report_window(MainRank(), Window(steps=10, wait_s=0.5, train_s=1.0), to_loggers=True)
