@@ -51,7 +51,7 @@ def test_the_site_builds_without_warnings(tmp_path):
     for name in lightning_fastdata.__all__:
         assert f'id="lightning_fastdata.{name}"' in api, name
     assert "environ({" not in api  # the variables of whoever builds it
-    assert "Time the training process was blocked" in api  # StepRecord.wait_s
+    assert "Data wait: time of the training process" in api  # StepRecord.wait_s
     assert "Files that this process may have open" in api  # Hardware.open_file_limit
     assert 'href="docs/subclassing.html"' in text_of(tmp_path / "README.html")
     assert "docs/index.html" in text_of(tmp_path / "index.html")

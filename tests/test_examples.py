@@ -59,7 +59,7 @@ def test_demo_prints_both_reports_and_the_plan(photographs, tmp_path):
         "demo.py", "--data", str(folder), "--epochs", "2", "--image-size", "64", "--batch-size", "8", folder=tmp_path
     )
     assert "plain Lightning" in printed
-    assert "Data wait / training time" in printed
+    assert "Data wait / training" in printed
     assert "usable cores" in printed
     run = read_run(tmp_path / "runs" / "demo.jsonl")
     records, summary = run.records, run.summary

@@ -64,7 +64,8 @@ def python(wheel, tmp_path_factory):
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     """Every module, the typing marker and the license; no tests, no examples, no cache."""
     names = zipfile.ZipFile(wheel).namelist()
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "lightning_fastdata").rglob("*.py")}
+    package, kinds = ROOT / "lightning_fastdata", (".py", ".html", ".css", ".js")
+    sources = {str(path.relative_to(ROOT)) for path in package.rglob("*") if path.suffix in kinds}
     inside = {name for name in names if name.startswith("lightning_fastdata/")}
     assert inside == sources | {"lightning_fastdata/py.typed"}
     others = {name for name in names if name not in inside}

@@ -49,6 +49,7 @@ def run(folder, *arguments):
     return subprocess.run(tune, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 def test_a_data_module_is_tuned_from_the_command_line(tmp_path):
     """A table, the arguments to paste, and a file that `report` reads."""

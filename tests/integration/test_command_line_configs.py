@@ -528,6 +528,7 @@ def test_batch_size_finder_does_not_stumble_over_a_size_that_does_not_fit(tmp_pa
     assert monitor.summary().steps == 8
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 @pytest.mark.parametrize("monitor_first", [True, False])
 def test_batch_size_finder_in_an_evaluation(monitor_first):

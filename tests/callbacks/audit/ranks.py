@@ -38,7 +38,7 @@ class BreaksAudit(Callback):
 
     def on_train_batch_start(self, trainer, model, batch, batch_idx):
         if trainer.global_rank == 1 and batch_idx == 2:
-            trainer.callbacks[0]._run.sums = "broken"
+            trainer.callbacks[0]._session.sums = "broken"
 
 
 class CountsReductions(Callback):

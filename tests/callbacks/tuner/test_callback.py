@@ -116,6 +116,7 @@ def fit(model, *callbacks, data=None, loader=None, until=None, **more):
     return made
 
 
+@pytest.mark.timed
 def test_a_loader_of_ours_gets_its_workers_in_mid_epoch_and_the_same_batches(lines):
     """Measured, changed, verified within one epoch; every batch is the one that would have come without the tuner."""
     plain, tuned, tuner = Model(), Model(), LoaderTuner()
@@ -186,6 +187,7 @@ def test_a_foreign_loader_changes_between_epochs(lines):
     assert [n for batch in numbers[:40] for n in batch] == list(range(640)) == [n for b in numbers[40:80] for n in b]
 
 
+@pytest.mark.timed
 def test_too_many_workers_for_a_fast_loader_are_given_back():
     """Six for samples that cost nothing."""
     data = TensorDataset(torch.rand(3200, 2))
