@@ -118,10 +118,10 @@ def open_folder(cache_dir: Path, header: CacheHeader, budget_bytes: int) -> Stor
         cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file_lock(cache_dir / _LOCK, LOCK_WAIT_S):
             _sweep(cache_dir, header.name)
-            if fault_of(folder, header) is not None:
+            if not is_intact(folder, header):
                 _replace(folder, header)
     except OSError as error:
-        if fault_of(folder, header) is None:
+        if is_intact(folder, header):
             return _files(folder, header, budget_bytes, writable=False)
         raise FastDataError(
             f"cache_dir={str(cache_dir)!r}: {error.strerror or error}.",
@@ -142,29 +142,18 @@ def make_files(folder: Path, samples: int) -> None:
             os.close(descriptor)
 
 
-def fault_of(folder: Path, header: CacheHeader) -> str | None:
-    """Why a folder is not the cache of this header; None where it is.
+def is_intact(folder: Path, header: CacheHeader) -> bool:
+    """Whether a folder is the cache of this header, whole, and this user's alone.
 
     Args:
         folder: Where it should be.
         header: What it should be of.
     """
-    problem = None
-    try:
-        if not _is_ours(folder):
-            return "belongs to another user, or others can write to it"
-        held = read_header(folder)
-        if held != header:
-            problem = "is of files or settings that have changed since"
-        elif (folder / _TABLE).stat().st_size != header.samples * LINE_BYTES:
-            problem = f"{_TABLE} was cut off"
-        elif not (folder / _ENTRIES).is_file():
-            problem = f"{_ENTRIES} is missing"
-    except FileNotFoundError as error:
-        return f"there is no {Path(error.filename or folder).name}"
-    except (OSError, ValueError, RecursionError) as error:
-        return str(error)
-    return problem
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        if _is_ours(folder) and read_header(folder) == header:
+            table_bytes = (folder / _TABLE).stat().st_size
+            return table_bytes == header.samples * LINE_BYTES and (folder / _ENTRIES).is_file()
+    return False
 
 
 def read_header(folder: Path) -> CacheHeader:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lightning_fastdata.datamodules.images.cache.blob_file import CAN_ADD, CacheFile, Held
 from lightning_fastdata.datamodules.images.cache.folder import CacheHeader, open_folder
@@ -45,8 +45,7 @@ class CachePlan:
         return str(self.reason)
 
 
-@dataclass
-class Opened:
+class Opened(NamedTuple):
     """A cache that was opened, or was not."""
 
     plan: CachePlan
@@ -100,7 +99,7 @@ def open_cache(
         cache_bytes: What the user allows (bytes); None = what is free, less a reserve.
 
     Returns:
-        The cache and the plan, which says where, how large and why.
+        The plan, which says where, how large and why, and the cache; None where there is none.
     """
     try:
         if not CAN_ADD:
