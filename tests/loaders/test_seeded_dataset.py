@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_fastdata.datamodules.splits import SplitView
-from lightning_fastdata.loaders import seeded_dataset
+from lightning_fastdata.loaders import rng, seeded_dataset
 from lightning_fastdata.loaders.order import BATCH, sample_seed, stream
 from lightning_fastdata.loaders.planned import identity_collate
 from lightning_fastdata.loaders.rng import (
@@ -502,13 +502,13 @@ def test_a_worker_names_itself_and_does_not_pay_for_putting_back():
 
 def test_the_first_samples_time_does_not_hold_what_the_batch_costs(clock, monkeypatch):
     """In the training process the generators' states are taken down first."""
-    state = seeded_dataset.random_state
+    state = rng.random_state
 
     def slow_state():
         clock.now += 9
         return state()
 
-    monkeypatch.setattr(seeded_dataset, "random_state", slow_state)
+    monkeypatch.setattr(rng, "random_state", slow_state)
     assert view(Slowly(clock))[BatchRequest(0, 0, 0, [1, 2], None)].times == (100.0, 112.0, 2, 1, 2.0, -1)
 
 

@@ -269,7 +269,7 @@ def test_what_is_near_a_limit_is_a_warning():
 def test_options_that_need_a_worker_that_cannot_be_are_refused(requested):
     """No room for a worker, or none can start: an error, not a plan without the wish."""
     name = next(iter(requested))
-    with pytest.raises(FastDataError, match=rf"{name}=.*none fits.*memory available"):
+    with pytest.raises(FastDataError, match=rf"{name}=.*no worker process fits.*memory available"):
         decide(machine(8, ram_available_bytes=MIB), LoaderOptions(**requested))
     with pytest.raises(FastDataError, match=rf"{name}=.*polars"):
         decide_workers(LoaderOptions(**requested), machine(), Workload(fork_problem="polars is loaded"), "fork")
