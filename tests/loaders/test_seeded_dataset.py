@@ -18,7 +18,6 @@ from lightning_fastdata.loaders.rng import (
     random_state,
     save_generators,
     seed_generators,
-    seeded_generators,
     set_random_state,
 )
 from lightning_fastdata.loaders.sample_keys import sample_number
@@ -161,17 +160,6 @@ def test_without_a_seed_all_generators_are_left_alone(batched):
     assert found == [draw(), draw()]
 
 
-def test_seeded_generators_are_put_back():
-    """Also when the block fails."""
-    seed_generators(1)
-    with pytest.raises(ZeroDivisionError), seeded_generators(2):
-        _ = draw()[0] / 0
-    assert draw() == numbers_of(1)
-    with seeded_generators(2):
-        within = draw()
-    assert within == numbers_of(2)
-
-
 # Collating
 
 
@@ -268,12 +256,6 @@ def test_a_view_answers_for_its_dataset():
     assert (len(asked), dataset.length, dataset.handle) == (7, 7, "open")
     with pytest.raises(AttributeError, match="nothing"):
         _ = asked.nothing
-
-
-def test_torch_reaches_the_view_by_both_ways():
-    """With batching through ``__getitems__``, without through ``__getitem__``."""
-    ask = BatchRequest(0, 0, 0, [1], None)
-    assert view().__getitems__(ask)[:2] == view()[ask][:2]
 
 
 @pytest.mark.parametrize("dataset", [Noise(5), Subset(Noise(5), [1]), SplitView(Noise(5), [1]), range(5)])

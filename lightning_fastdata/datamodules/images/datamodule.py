@@ -30,7 +30,7 @@ from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGE
 from lightning_fastdata.datamodules.images.preview import image_grid
 from lightning_fastdata.datamodules.images.sources import Source
 from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModuleOptions, Unpack
-from lightning_fastdata.errors import FastDataError, check_int
+from lightning_fastdata.errors import FastDataError, check_choice, check_int
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.loaders.factory import SPLITS
 from lightning_fastdata.loaders.order import split_indices
@@ -103,8 +103,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         **kwargs: Unpack[FastDataModuleOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if on_error not in ("raise", "skip"):
-            raise FastDataError(f"on_error={on_error!r}.", expected='"raise" or "skip".', fix='pass on_error="raise".')
+        check_choice("on_error", on_error, ("raise", "skip"), fix='pass on_error="raise".')
         self.root = str(Path(root).expanduser())
         self.image_size = check_int("image_size", image_size, 1)
         self.train_transform = train_transform

@@ -14,7 +14,7 @@ from lightning_fastdata.compat.torch_internals import resize_into
 from lightning_fastdata.datamodules.images.crops import resized
 from lightning_fastdata.datamodules.images.decoder import by_pillow, dct_factor, decode_shrunk, jpeg_size
 from lightning_fastdata.datamodules.images.sources import Kind, Pixels, raw_bytes
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import check_choice
 
 try:
     import simplejpeg
@@ -38,12 +38,7 @@ class EntryFormat:
     """Shorter side of what is kept (pixels); smaller images are kept unchanged."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise FastDataError(
-                f"cache_format={self.kind!r}.",
-                expected='"original", "jpeg" or "raw".',
-                fix='pass cache_format="original", which changes no result.',
-            )
+        check_choice("cache_format", self.kind, KINDS, fix='pass cache_format="original", which changes no result.')
 
     @classmethod
     def for_images(cls, kind: Kind, image_size: int) -> "EntryFormat":

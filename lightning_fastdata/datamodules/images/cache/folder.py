@@ -134,12 +134,7 @@ def open_folder(cache_dir: Path, header: CacheHeader, budget_bytes: int) -> Stor
 def make_files(folder: Path, samples: int) -> None:
     """Empty files for so many samples."""
     for name, size in ((_ENTRIES, 0), (_TABLE, samples * LINE_BYTES)):
-        descriptor = os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(descriptor, size)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _write_new(folder / name, b"", size)
 
 
 def is_intact(folder: Path, header: CacheHeader) -> bool:
@@ -227,6 +222,14 @@ def _files(folder: Path, header: CacheHeader, budget_bytes: int, *, writable: bo
     return StoredFiles(entries, table, header.samples, key_of(header), budget_bytes, writable)
 
 
+def _write_new(path: Path, content: bytes, size: int | None = None) -> None:
+    """Write a file of this user's alone, filled up with zeros to its size (bytes), and have it on the disk."""
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(content)
+        file.truncate(size)
+        os.fsync(file.fileno())
+
+
 def _is_ours(folder: Path) -> bool:
     """A folder of this user's that no other can write to; a link to one is none."""
     status = folder.lstat()
@@ -238,11 +241,7 @@ def _replace(folder: Path, header: CacheHeader) -> None:
     made = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
     try:
         make_files(made, header.samples)
-        with (made / _HEADER).open("x") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(json.dumps(asdict(header), indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _write_new(made / _HEADER, f"{json.dumps(asdict(header), indent=2)}\n".encode())
         if os.path.lexists(folder):
             _remove(folder)
         os.rename(made, folder)

@@ -117,7 +117,8 @@ def _on_disk(header: CacheHeader, needed: Callable[[], int], cache_dir: Path, re
     free = shutil.disk_usage(cache_dir).free
     most = held.file_bytes + int(DISK_SHARE * free)
     budget = most if requested is None else min(requested, most)
-    expected = _expected(held, header.samples, needed)
+    # By the entries that are there, if any.
+    expected = held.entry_bytes * header.samples // held.entries if held.entries else needed()
     file = CacheFile(replace(files, budget_bytes=budget))
     folder = str(Path(files.entries).parent)
     text = f"on disk in {folder}: {_figures(expected, free, budget, requested, held, header.samples)}"
@@ -126,11 +127,6 @@ def _on_disk(header: CacheHeader, needed: Callable[[], int], cache_dir: Path, re
     reason = Reason("user" if requested is not None and requested <= most else "hardware", text)
     plan = CachePlan("disk", folder, budget, expected, free, held, header.samples, reason)
     return Opened(plan, file)
-
-
-def _expected(held: Held, samples: int, needed: Callable[[], int]) -> int:
-    """Size of all entries (bytes), by those that are there, if any."""
-    return held.entry_bytes * samples // held.entries if held.entries else needed()
 
 
 def _without(header: CacheHeader, text: str) -> Opened:
