@@ -1,10 +1,11 @@
 """The one error type of the package, and the checks of arguments that raise it."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-__all__ = ["FastDataError", "check_bool", "check_int", "check_share"]
+__all__ = ["FastDataError", "check_bool", "check_choice", "check_int", "check_share"]
 
 
 class FastDataError(Exception):
@@ -88,11 +89,17 @@ def check_share(name: str, value: Any, *, allow: tuple[str | None, ...] = (), fi
     return value
 
 
-def _is_allowed(value: Any, allow: tuple[str | None, ...]) -> bool:
+def check_choice(name: str, value: Any, choices: Sequence[str | None], *, fix: str = "") -> None:
+    """Refuse an argument that is none of some words, or None; the error is that of ``check_int``."""
+    if not _is_allowed(value, choices):
+        raise _bad_argument(name, value, f'"{choices[0]}"', choices[1:], fix)
+
+
+def _is_allowed(value: Any, allow: Sequence[str | None]) -> bool:
     return (value is None or isinstance(value, str)) and value in allow
 
 
-def _bad_argument(name: str, value: Any, expected: str, allow: tuple[str | None, ...], fix: str) -> FastDataError:
+def _bad_argument(name: str, value: Any, expected: str, allow: Sequence[str | None], fix: str) -> FastDataError:
     others = ["None" if one is None else f'"{one}"' for one in allow]
     if others:
         expected = f"{', '.join([expected, *others[:-1]])} or {others[-1]}"

@@ -6,10 +6,5 @@ __all__ = ["own_version"]
 
 
 def own_version() -> str:
-    """The installed version; in a checkout that is not installed, the one that the code names."""
-    from importlib import metadata  # 20 ms that only those pay who ask
-
-    try:
-        return metadata.version("lightning_fastdata")
-    except metadata.PackageNotFoundError:
-        return str(getattr(sys.modules.get("lightning_fastdata"), "__version__", "unknown"))
+    """The version that the code names, which is the one that is installed."""
+    return str(sys.modules["lightning_fastdata"].__version__)

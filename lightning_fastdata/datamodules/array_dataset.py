@@ -50,10 +50,8 @@ class ArrayDataset(RowDataset):
     batched_fetch = True
     uses_global_rng = False
 
-    def __init__(self, tensors: Sequence[torch.Tensor], *, single: bool = False) -> None:
-        super().__init__(tensors, single=single)
-        self.resident: tuple[torch.Tensor, ...] | None = None
-        """The tensors once more, on a device; batches are then cut out of these."""
+    resident: tuple[torch.Tensor, ...] | None = None
+    """The tensors once more, on a device; batches are then cut out of these."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "resident": None}  # another process has its own device

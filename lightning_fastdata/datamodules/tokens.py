@@ -10,7 +10,7 @@ from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModule
 from lightning_fastdata.datamodules.splits import STAGES
 from lightning_fastdata.datamodules.token_dataset import BlockDataset, TokenDataset
 from lightning_fastdata.datamodules.token_files import DTYPES, check_ids, find_token_files, open_token_file
-from lightning_fastdata.errors import FastDataError, check_int
+from lightning_fastdata.errors import FastDataError, check_choice, check_int
 from lightning_fastdata.loaders.factory import SPLITS
 
 __all__ = ["TokenDataModuleMixin"]
@@ -110,10 +110,7 @@ class TokenDataModuleMixin(FastDataModuleMixin):
             ("header_bytes", 0, ()),
         ):
             setattr(self, name, check_int(name, getattr(self, name), least, allow=allow))
-        if self.dtype not in DTYPES:
-            raise FastDataError(
-                f"dtype={self.dtype!r}.", expected=f"one of {', '.join(DTYPES)}.", fix='pass dtype="uint16".'
-            )
+        check_choice("dtype", self.dtype, tuple(DTYPES), fix='pass dtype="uint16".')
         if self.vocab_size is not None and (self.end_of_document or 0) >= self.vocab_size:
             raise FastDataError(
                 f"end_of_document={self.end_of_document}, vocab_size={self.vocab_size}.",

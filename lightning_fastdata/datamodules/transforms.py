@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_share
 from lightning_fastdata.loaders.sample_rng import SampleRandom
 
 __all__ = ["BatchTransform", "RandomCrop", "RandomHorizontalFlip", "SampleRandom", "ToFloat", "of_inputs"]
@@ -96,9 +96,7 @@ class RandomHorizontalFlip:
     uses_global_rng = False
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise FastDataError(f"RandomHorizontalFlip(p={p!r}).", expected="a share in [0, 1].", fix="pass p=0.5.")
-        self.p = p
+        self.p = check_share("RandomHorizontalFlip: p", p, fix="pass p=0.5.")
 
     def __repr__(self) -> str:
         return f"RandomHorizontalFlip(p={self.p})"

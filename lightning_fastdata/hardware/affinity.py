@@ -93,7 +93,9 @@ def count_physical_cores(files: SystemFiles, mask: CpuSet | None) -> int | None:
     None where the topology is not known. Outside Linux there is no mask, so the whole machine is counted.
     """
     if mask is None:
-        return _count_cores_of_machine() if files.is_real else None
+        import psutil
+
+        return psutil.cpu_count(logical=False) if files.is_real else None
     cores = set()
     for cpu in mask.cpus:
         folder = f"/sys/devices/system/cpu/cpu{cpu}/topology"
@@ -135,9 +137,3 @@ def _mask_of_system_call() -> CpuSet | None:
     if not hasattr(process, "cpu_affinity"):
         return None
     return CpuSet(frozenset(process.cpu_affinity()), "affinity mask (psutil)")
-
-
-def _count_cores_of_machine() -> int | None:
-    import psutil
-
-    return psutil.cpu_count(logical=False)

@@ -11,7 +11,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from lightning_fastdata.errors import FastDataError, check_bool, check_int
+from lightning_fastdata.errors import FastDataError, check_bool, check_choice, check_int
 from lightning_fastdata.hardware.detect import Hardware, probe
 from lightning_fastdata.loaders.build import LoaderRequest, build_loader, check_kwargs
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, length_of, traits_of
@@ -98,8 +98,7 @@ def auto_dataloader(
     Raises:
         FastDataError: An unknown split or argument, or values that cannot work; see ``make_plan``.
     """
-    if split not in SPLITS:
-        raise FastDataError(f"split={split!r}.", expected=f"one of {', '.join(SPLITS)}.", fix='pass split="train".')
+    check_choice("split", split, SPLITS, fix='pass split="train".')
     context, arguments = trainer_context(trainer), dict(dataloader_kwargs)
     request = LoaderRequest(
         dataset,

@@ -1,6 +1,5 @@
 """A torch DataLoader that Lightning knows was configured on purpose."""
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,6 @@ FORWARDED_ARGS = (
     *("prefetch_factor", "persistent_workers", "pin_memory_device", "in_order"),
 )
 """Arguments of torch's DataLoader that an inner loader shares with the one it works for."""
-_TOO_MANY = "This DataLoader will create .* worker processes"
 
 
 class PlannedDataLoader(DataLoader[Any]):
@@ -31,21 +29,19 @@ class PlannedDataLoader(DataLoader[Any]):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        with warnings.catch_warnings():
-            # torch counts the CPUs of the affinity mask only; an override or a repaired mask knows better.
-            warnings.filterwarnings("ignore", message=_TOO_MANY)
-            super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)
         lightning_loops.skip_worker_hint(self)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         own = self.worker_init_fn
         self.worker_init_fn = chain_init_fns(limit_native_threads, own)
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=_TOO_MANY)
-                return super().__iter__()
+            return super().__iter__()
         finally:
             self.worker_init_fn = own
+
+    def check_worker_number_rationality(self) -> None:
+        """No warning: torch counts the CPUs of the affinity mask only; an override or a repaired mask knows better."""
 
 
 def identity_collate(batch: Any) -> Any:

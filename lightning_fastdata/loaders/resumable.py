@@ -220,7 +220,7 @@ class ResumableDataLoader(PlannedDataLoader):
     @property
     def changes_within_pass(self) -> bool:
         """Whether other workers could continue in the middle of a pass with the same batches."""
-        return bool(getattr(self, "in_order", True)) and has_fixed_order(self.sampler, self.batch_sampler)
+        return bool(self.in_order) and has_fixed_order(self.sampler, self.batch_sampler)
 
     def continue_after_change(self, reader: Batches, epoch_pass: EpochPass) -> Iterator[WorkerOutput]:
         """Continue a reader's pass after the workers were changed: the batches from here on."""

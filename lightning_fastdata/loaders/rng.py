@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 __all__ = [
+    "generators_kept",
     "isolated_draws",
     "load_generators",
     "random_state",
@@ -104,16 +105,24 @@ def isolated_draws(source: Iterable[Any], word: int) -> Iterator[Any]:
         iterator = iter(source)
         inside = random_state()
     while True:
-        outside = random_state()
-        set_random_state(inside)
-        try:
-            item = next(iterator)
+        with generators_kept():
+            set_random_state(inside)
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
             inside = random_state()
-        except StopIteration:
-            return
-        finally:
-            set_random_state(outside)
         yield item
+
+
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put the three global generators back afterwards."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
 
 
 @contextlib.contextmanager
@@ -123,9 +132,6 @@ def seeded_generators(word: int) -> Iterator[None]:
     Args:
         word: 64 bits.
     """
-    state = random_state()
-    try:
+    with generators_kept():
         seed_generators(word)
         yield
-    finally:
-        set_random_state(state)

@@ -6,12 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightning_fastdata.loaders.splitmix import Words, mix_all
+from lightning_fastdata.loaders.splitmix import GOLDEN, Words, mix_all
 
 __all__ = ["SampleRandom"]
-
-STEP = 0x9E3779B97F4A7C15
-"""What SplitMix64 adds to its state for each number."""
 
 
 class SampleRandom:
@@ -75,7 +72,7 @@ class SampleRandom:
         """64 random bits for each number, shape (batch, *size)."""
         shape = (size,) if isinstance(size, int) else tuple(size)
         count = int(np.prod(shape, dtype=np.int64))
-        steps = np.arange(self._drawn, self._drawn + count, dtype=np.uint64) * np.uint64(STEP)
+        steps = np.arange(self._drawn, self._drawn + count, dtype=np.uint64) * np.uint64(GOLDEN)
         self._drawn += count
         return mix_all(self._seeds[:, None] + steps).reshape(len(self._seeds), *shape)
 

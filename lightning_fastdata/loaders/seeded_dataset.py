@@ -1,6 +1,7 @@
 """Random numbers of a sample that only (seed, epoch, index) decides, in whichever process loads it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from lightning_fastdata.loaders.batch_fetch import as_array, batch_fetcher
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, traits_of
 from lightning_fastdata.loaders.order import BATCH, Indices, sample_seed, sample_seeds, stream
 from lightning_fastdata.loaders.planned import identity_collate
-from lightning_fastdata.loaders.rng import random_state, seed_generators, set_random_state
+from lightning_fastdata.loaders.rng import generators_kept, seed_generators
 from lightning_fastdata.loaders.sample_keys import sample_number
 from lightning_fastdata.loaders.splitmix import WORD, Words, mix
 from lightning_fastdata.loaders.transformed_dataset import TransformedDataset
@@ -149,8 +150,7 @@ class SeededDataset(Dataset[Any]):
         if not isinstance(request, BatchRequest):  # a worker_init_fn that tries a sample
             return self._fastdata_dataset[request]
         info, seed, source = get_worker_info(), self._fastdata_seed, self._fastdata_source
-        state = random_state() if info is None and seed is not None else None
-        try:
+        with generators_kept() if info is None and seed is not None else nullcontext():
             start = None if seed is None else stream(seed, request.epoch, request.cycle)
             seeds = None if source is None else _seeds_of(request, stream(source, request.epoch, request.cycle))
             samples, slowest, slowest_s = _load(self, request, start, seeds)
@@ -163,9 +163,6 @@ class SeededDataset(Dataset[Any]):
             # The clock is read after all that the batch took.
             times = LoadTimes(began, perf_counter(), len(request.indices), slowest, slowest_s, worker)
             return WorkerOutput(request.number, batch, times)
-        finally:
-            if state is not None:
-                set_random_state(state)
 
     __getitems__ = __getitem__
     """torch calls this one with batching, once per batch."""

@@ -3,12 +3,14 @@
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["WORD", "Words", "mix", "mix_all"]
+__all__ = ["GOLDEN", "WORD", "Words", "mix", "mix_all"]
 
 Words = npt.NDArray[np.uint64]
 
 WORD = (1 << 64) - 1
 """The largest of 64 bits; ``number & WORD`` keeps the lowest 64."""
+GOLDEN = 0x9E3779B97F4A7C15
+"""What SplitMix64 adds to its state for each number."""
 
 
 def mix(word: int) -> int:
@@ -24,7 +26,7 @@ def mix(word: int) -> int:
     Returns:
         An integer in [0, 2**64).
     """
-    word = (word + 0x9E3779B97F4A7C15) & WORD
+    word = (word + GOLDEN) & WORD
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & WORD
     word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & WORD
     return word ^ (word >> 31)
@@ -39,7 +41,7 @@ def mix_all(words: Words) -> Words:
     Returns:
         uint64, of the same shape.
     """
-    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = words + np.uint64(GOLDEN)
     words ^= words >> np.uint64(30)
     words *= np.uint64(0xBF58476D1CE4E5B9)
     words ^= words >> np.uint64(27)

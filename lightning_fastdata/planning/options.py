@@ -6,7 +6,7 @@ from multiprocessing.context import BaseContext
 from types import MappingProxyType
 from typing import Any, Literal
 
-from lightning_fastdata.errors import FastDataError, check_bool, check_int
+from lightning_fastdata.errors import FastDataError, check_bool, check_choice, check_int
 
 __all__ = ["LoaderOptions", "LoaderPlan", "Pool", "Reason", "Split", "Workload"]
 
@@ -60,12 +60,7 @@ class LoaderOptions:
         if isinstance(context, BaseContext):  # DataLoader takes one too; its start method is all that matters
             context = context.get_start_method()
             object.__setattr__(self, "multiprocessing_context", context)
-        if context not in (None, "auto", "fork", "spawn", "forkserver"):
-            raise FastDataError(
-                f"multiprocessing_context={context!r}.",
-                expected='"fork", "spawn", "forkserver", None or "auto".',
-                fix='pass multiprocessing_context="auto".',
-            )
+        check_choice("multiprocessing_context", context, ("fork", "spawn", "forkserver", None, "auto"))
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,9 @@ def default_start_method() -> str:
     return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
-def fork_problem(modules: Mapping[str, ModuleType] | None = None) -> str | None:
-    """Why forking this process is unsafe.
-
-    Args:
-        modules: Loaded modules by name; None looks at ``sys.modules``.
-
-    Returns:
-        A sentence fragment, or None when nothing is known against it.
-    """
-    loaded = sys.modules if modules is None else modules
-    unsafe = next((name for name in UNSAFE_UNDER_FORK if name in loaded), None)
+def fork_problem() -> str | None:
+    """Why forking this process is unsafe: a sentence fragment, or None when nothing is known against it."""
+    unsafe = next((name for name in UNSAFE_UNDER_FORK if name in sys.modules), None)
     return f"{unsafe} is loaded, whose threads can deadlock in a forked worker" if unsafe else None
 
 

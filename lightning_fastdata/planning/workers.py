@@ -68,7 +68,8 @@ def decide_workers(options: LoaderOptions, hardware: Hardware, workload: Workloa
     problem = _start_problem(workload, start_method)
     if options.num_workers == "auto":
         workers, reason = _auto_workers(hardware, workload, problem)
-        workers, reason = _at_least_one_if_asked(options, workload, workers, reason, problem)
+        if workers == 0:
+            workers, reason = _one_if_asked(options, workload, reason, problem)
     else:
         workers, reason = options.num_workers, Reason("user", "set by you")
         if workers > 0 and problem and start_method != "fork":
@@ -82,7 +83,7 @@ def decide_workers(options: LoaderOptions, hardware: Hardware, workload: Workloa
     prefetch, prefetch_reason = _decide_prefetch(options, workers)
     choice = WorkerChoice(workers, prefetch, reason, prefetch_reason)
     if options.num_workers == "auto":
-        choice, lowered = _fit(choice, options, _caps_of_auto(options, hardware, workload))
+        choice, lowered = _fit(choice, options, workload, _caps_of_auto(options, hardware, workload))
     else:
         choice, lowered = _fit_prefetch(choice, options, hardware, workload)
     return _run_preflight(choice, options, hardware, workload, lowered)
@@ -163,12 +164,12 @@ def _nothing_to_spare(cpus: float, workload: Workload) -> str:
     return f"torch.set_num_threads({fewer}) before training would leave some for workers"
 
 
-def _at_least_one_if_asked(
-    options: LoaderOptions, workload: Workload, workers: int, reason: Reason, problem: str | None
+def _one_if_asked(
+    options: LoaderOptions, workload: Workload, reason: Reason, problem: str | None
 ) -> tuple[int, Reason]:
     """A user's persistent_workers=True or prefetch_factor=n wins over an "auto" that would take 0 workers."""
     for name in WIN_A_WORKER:
-        if needs_workers(options, name) and workers == 0:
+        if needs_workers(options, name):
             if problem:
                 raise FastDataError(
                     f"{name}={getattr(options, name)!r} for the {workload.split} loader, but {problem}.",
@@ -176,7 +177,7 @@ def _at_least_one_if_asked(
                     fix=f'mend what is named above, or leave {name} at "auto".',
                 )
             return 1, Reason("user", f"your {name} needs a worker (on its own, auto would take 0: {reason.text})")
-    return workers, reason
+    return 0, reason
 
 
 def _decide_prefetch(options: LoaderOptions, workers: int) -> tuple[int, Reason]:
@@ -220,7 +221,7 @@ def _workers_of(options: LoaderOptions, workload: Workload, num_workers: int = 1
 
 
 def _fit(
-    choice: WorkerChoice, options: LoaderOptions, limits: ResourceCaps
+    choice: WorkerChoice, options: LoaderOptions, workload: Workload, limits: ResourceCaps
 ) -> tuple[WorkerChoice, set[Resource | None]]:
     """Lower an automatic prefetch first, then the workers, until everything fits; and what made that necessary."""
     workers, prefetch, reason, prefetch_reason, _ = choice
@@ -233,7 +234,7 @@ def _fit(
         workers, reason = most.most, Reason("hardware", most.reason)
         lowered.add(most.name)
     if workers == 0:
-        _refuse_without_room(options, reason)
+        _one_if_asked(options, workload, reason, f"no worker process fits: {reason.text}")
         return WorkerChoice(0, None, reason, NOTHING_AHEAD), lowered
     if automatic:
         prefetch, prefetch_reason = _decide_prefetch(options, workers)
@@ -258,16 +259,6 @@ def _fit_prefetch(
         return choice, set()
     lowered = choice._replace(prefetch_factor=max(1, deepest.most), prefetch_reason=Reason("hardware", deepest.reason))
     return lowered, {deepest.name}
-
-
-def _refuse_without_room(options: LoaderOptions, reason: Reason) -> None:
-    """The user asks for what needs a worker, and not one fits."""
-    for name in WIN_A_WORKER:
-        if needs_workers(options, name):
-            raise FastDataError(
-                f"{name}={getattr(options, name)!r} needs a worker process, but none fits: {reason.text}.",
-                fix=f'make room as named above, or leave {name} at "auto".',
-            )
 
 
 def _run_preflight(

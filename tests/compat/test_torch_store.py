@@ -18,10 +18,6 @@ def group():
     torch.distributed.destroy_process_group()
 
 
-def test_without_a_group_there_is_none():
-    assert torch_internals.process_store() is None
-
-
 def test_the_store_is_the_groups(group):
     store = torch_internals.process_store()
     store.set("a key", b"\x00\xff")

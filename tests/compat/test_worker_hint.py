@@ -33,14 +33,6 @@ def many_cpus(no_planned_loaders, monkeypatch):
     assert data_connector._worker_check is original
 
 
-def test_a_planned_loader_gets_no_hint():
-    """Its workers were decided with knowledge that the hint lacks."""
-    loader = PlannedDataLoader(range(4))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check(loader)
-
-
 def test_a_foreign_loader_beside_it_still_gets_its_hint():
     """Exactly the planned loaders are silenced."""
     planned = PlannedDataLoader(range(4))

@@ -95,7 +95,7 @@ def test_a_part_of_the_cache_is_served(root, nothing_kept, tmp_path):
     """A budget for some samples: the others are read again in every epoch, the same way."""
     seen, module = digests(root, cache="disk", cache_dir=tmp_path, cache_bytes=3_000_000, cache_format="raw")
     assert seen == nothing_kept["raw"]
-    held = module._cache._opened.file.held()
+    held = module._cache._file.held()
     assert 0 < held.entries < ALL
     assert held.file_bytes <= 3_000_000
     assert "entries beyond its budget were not kept" in module._cache.lines()

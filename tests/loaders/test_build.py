@@ -159,14 +159,6 @@ def test_data_that_draws_nothing_is_not_seeded():
         assert not build(unseeded[0], collate_fn=collate_fn).determinism.seeds_samples
 
 
-def test_drop_last_leaves_out_an_incomplete_global_batch():
-    """23 samples for two ranks with batches of 4: two steps each, not the third that one rank could still fill."""
-    for rank in (0, 1):
-        loader = build(Squares(23), batch_size=4, drop_last=True, rank=rank, share=(rank, 2))
-        assert indices(loader) == list(range(16))[rank::2]
-        assert len(loader) == 2
-
-
 def test_a_loader_left_in_mid_epoch_is_freed_at_once():
     """Without waiting for the garbage collector, which takes torch's queues apart before it shuts workers down.
 

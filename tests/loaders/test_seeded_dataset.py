@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_fastdata.datamodules.splits import SplitView
-from lightning_fastdata.loaders import seeded_dataset
+from lightning_fastdata.loaders import rng, seeded_dataset
 from lightning_fastdata.loaders.order import BATCH, sample_seed, stream
 from lightning_fastdata.loaders.planned import identity_collate
 from lightning_fastdata.loaders.rng import (
@@ -18,7 +18,6 @@ from lightning_fastdata.loaders.rng import (
     random_state,
     save_generators,
     seed_generators,
-    seeded_generators,
     set_random_state,
 )
 from lightning_fastdata.loaders.sample_keys import sample_number
@@ -161,17 +160,6 @@ def test_without_a_seed_all_generators_are_left_alone(batched):
     assert found == [draw(), draw()]
 
 
-def test_seeded_generators_are_put_back():
-    """Also when the block fails."""
-    seed_generators(1)
-    with pytest.raises(ZeroDivisionError), seeded_generators(2):
-        _ = draw()[0] / 0
-    assert draw() == numbers_of(1)
-    with seeded_generators(2):
-        within = draw()
-    assert within == numbers_of(2)
-
-
 # Collating
 
 
@@ -268,12 +256,6 @@ def test_a_view_answers_for_its_dataset():
     assert (len(asked), dataset.length, dataset.handle) == (7, 7, "open")
     with pytest.raises(AttributeError, match="nothing"):
         _ = asked.nothing
-
-
-def test_torch_reaches_the_view_by_both_ways():
-    """With batching through ``__getitems__``, without through ``__getitem__``."""
-    ask = BatchRequest(0, 0, 0, [1], None)
-    assert view().__getitems__(ask)[:2] == view()[ask][:2]
 
 
 @pytest.mark.parametrize("dataset", [Noise(5), Subset(Noise(5), [1]), SplitView(Noise(5), [1]), range(5)])
@@ -502,13 +484,13 @@ def test_a_worker_names_itself_and_does_not_pay_for_putting_back():
 
 def test_the_first_samples_time_does_not_hold_what_the_batch_costs(clock, monkeypatch):
     """In the training process the generators' states are taken down first."""
-    state = seeded_dataset.random_state
+    state = rng.random_state
 
     def slow_state():
         clock.now += 9
         return state()
 
-    monkeypatch.setattr(seeded_dataset, "random_state", slow_state)
+    monkeypatch.setattr(rng, "random_state", slow_state)
     assert view(Slowly(clock))[BatchRequest(0, 0, 0, [1, 2], None)].times == (100.0, 112.0, 2, 1, 2.0, -1)
 
 

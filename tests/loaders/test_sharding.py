@@ -78,14 +78,6 @@ def test_element_i_goes_where_the_page_says(as_worker, even):
             assert got == right, (ranks, workers, length)
 
 
-def test_reading_the_workers_in_turn_gives_the_order_of_none(as_worker):
-    """What makes the order independent of the workers where nothing is batched."""
-    for workers, length in product((1, 2, 3), range(14)):
-        parts = [iter(part) for part in everybody(as_worker, length, 1, workers).values()]
-        in_turn = [n for turn in range(length) for n in islice(parts[turn % workers], 1)]
-        assert in_turn == list(range(length))
-
-
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 def test_leaving_out_what_is_done_goes_on_where_it_stopped(as_worker, workers):
     """The page's formula: nothing skipped; exact where the batches are a multiple of the workers."""

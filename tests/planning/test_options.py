@@ -95,14 +95,6 @@ def test_a_plan_is_written_as_plain_json():
     assert list(saved) == list(FIELDS)
 
 
-def test_as_kwargs_are_arguments_of_a_dataloader():
-    """A DataLoader takes the plan unchanged."""
-    from torch.utils.data import DataLoader
-
-    loader = DataLoader([1, 2], **plan().as_kwargs())
-    assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (2, 2, True)
-
-
 def test_a_reason_reads_as_a_sentence():
     """Source first, then the text."""
     assert str(Reason("hardware", "two cores")) == "hardware: two cores"

@@ -137,16 +137,6 @@ def test_what_caps_allow_fits():
 # control groups can be made.
 
 
-@pytest.mark.parametrize(("quota", "workers"), [("100000 100000", 0), ("50000 100000", 0), ("400000 100000", 2)])
-def test_a_made_up_cpu_quota(quota, workers, fake_root):
-    """A quota of 1 and of 0.5 leave no worker, and the reason names it; the user's own may only be slow."""
-    hardware = probe(fake_root({"/sys/fs/cgroup/cpu.max": quota}), {})
-    plan = make_plan(LoaderOptions(), hardware, Workload())
-    assert plan.num_workers == workers
-    assert "cgroup quota" in plan.reasons["num_workers"].text
-    assert make_plan(LoaderOptions(num_workers=4), hardware, Workload()).num_workers == 4
-
-
 def test_a_made_up_memory_limit(fake_root):
     """A limit of 2 GiB of which 300 MiB are used: one worker, and the user's 18 batches of 160 MiB are refused."""
     files = {

@@ -9,7 +9,7 @@ import types
 
 import pytest
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from lightning_fastdata.datamodules.splits import SplitView
 from lightning_fastdata.planning.start_method import fork_problem, spawn_problem
@@ -99,35 +99,24 @@ def cell_collate(samples): return samples
     return main
 
 
-def test_a_dataset_of_a_notebook_is_named(notebook):
-    """Workers could not import it."""
-    found = spawn_problem({"dataset": notebook.CellDataset()})
-    assert found.startswith("dataset (CellDataset) is defined in a notebook")
-
-
-def test_a_function_of_a_notebook_is_named(notebook):
-    """The same for a collate function."""
-    found = spawn_problem({"dataset": Samples(), "collate_fn": notebook.cell_collate})
-    assert found.startswith("collate_fn (cell_collate) is defined in a notebook")
-
-
 @pytest.mark.parametrize(
-    "wrap",
+    ("sent", "words"),
     [
-        lambda inner: SplitView(inner, [0, 1]),
-        lambda inner: Subset(Subset(inner, [0, 1]), [0]),
-        lambda inner: torch.utils.data.ConcatDataset([inner, inner]),
+        (lambda cell: {"dataset": cell.CellDataset()}, "dataset (CellDataset) is defined in a notebook"),
+        (
+            lambda cell: {"dataset": Samples(), "collate_fn": cell.cell_collate},
+            "collate_fn (cell_collate) is defined in a notebook",
+        ),
+        (lambda cell: {"dataset": SplitView(cell.CellDataset(), [0, 1])}, "CellDataset"),
+        (lambda cell: {"dataset": Subset(Subset(cell.CellDataset(), [0, 1]), [0])}, "CellDataset"),
+        (lambda cell: {"dataset": ConcatDataset([cell.CellDataset()])}, "CellDataset"),
+        (lambda cell: {"dataset": Samples(transform=cell.cell_collate)}, "cell_collate"),
     ],
-    ids=["val_split", "Subset", "ConcatDataset"],
+    ids=["dataset", "collate_fn", "val_split", "Subset", "ConcatDataset", "transform"],
 )
-def test_a_dataset_of_a_notebook_is_found_inside_others(notebook, wrap):
-    """A view pickles well here and fails in the worker; the class within is found."""
-    assert "CellDataset" in spawn_problem({"dataset": wrap(notebook.CellDataset())})
-
-
-def test_a_transform_of_a_notebook_is_found_inside_a_dataset(notebook):
-    """A function from a cell as an attribute of an importable dataset."""
-    assert "cell_collate" in spawn_problem({"dataset": Samples(transform=notebook.cell_collate)})
+def test_what_a_notebook_defines_is_named(notebook, sent, words):
+    """Workers could not import it; a view pickles well here and fails in the worker, so what is within is found."""
+    assert words in spawn_problem(sent(notebook))
 
 
 def test_what_a_notebook_imports_is_no_problem(notebook):
@@ -184,18 +173,12 @@ def test_tensors_are_not_moved_by_the_check():
 # Fork and the default
 
 
-@pytest.mark.parametrize(("modules", "found"), [({"polars": sys}, True), ({"numpy": sys}, False), ({}, False)])
-def test_libraries_with_their_own_threads_make_fork_unsafe(modules, found):
+def test_libraries_with_their_own_threads_make_fork_unsafe(monkeypatch):
     """Polars documents the deadlock; the reason names it."""
-    text = fork_problem(modules)
-    assert (text is not None) == found
-    assert not found or text.startswith("polars is loaded")
-
-
-def test_loaded_modules_are_looked_at_by_default(monkeypatch):
-    """Without an argument it is this process that is meant."""
+    monkeypatch.delitem(sys.modules, "polars", raising=False)
+    assert fork_problem() is None
     monkeypatch.setitem(sys.modules, "polars", types.ModuleType("polars"))
-    assert fork_problem() is not None
+    assert fork_problem().startswith("polars is loaded")
 
 
 def test_asking_for_the_default_does_not_fix_it():

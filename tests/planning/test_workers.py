@@ -126,15 +126,6 @@ def test_limits_lower_the_prefetch_then_the_workers(limits, workload, workers, p
     assert words in choice.workers_reason.text
 
 
-def test_shared_memory_is_divided_by_ranks_and_pools():
-    """Two ranks and two pools leave a quarter each: 2 of the 8 batches."""
-    room = {"shm_free_bytes": 64 * MIB}
-    alone = decide(machine(32, **room), batch_bytes=4 * MIB)
-    shared = decide(machine(64, local_world_size=2, **room), batch_bytes=4 * MIB, concurrent_pool=True)
-    assert alone.num_workers * alone.prefetch_factor == 8
-    assert shared.num_workers * shared.prefetch_factor == 2
-
-
 # The user's values
 
 
@@ -235,17 +226,6 @@ def test_training_and_validation_of_the_user_are_refused_together(changes, refus
         assert decide(hardware, options, **load, **changes).num_workers == 5
 
 
-def test_auto_keeps_off_what_the_user_gave_to_the_other_pool():
-    """32 MiB are for both; 4 batches of 4 MiB are validation's by the user's own word, so 4 are left."""
-    choice = decide(
-        machine(16, shm_free_bytes=64 * MIB),
-        batch_bytes=4 * MIB,
-        concurrent_pool=True,
-        other_pool=Pool(4, 1, batch_bytes=4 * MIB),
-    )
-    assert (choice.num_workers, choice.prefetch_factor) == (4, 1)
-
-
 def test_a_prefetch_left_open_gives_way_to_the_users_workers():
     """4 workers of the user, 8 MiB batches, half of 64 MiB: one each, not two; an unknown size lowers nothing."""
     options = LoaderOptions(num_workers=4)
@@ -269,7 +249,7 @@ def test_what_is_near_a_limit_is_a_warning():
 def test_options_that_need_a_worker_that_cannot_be_are_refused(requested):
     """No room for a worker, or none can start: an error, not a plan without the wish."""
     name = next(iter(requested))
-    with pytest.raises(FastDataError, match=rf"{name}=.*none fits.*memory available"):
+    with pytest.raises(FastDataError, match=rf"{name}=.*no worker process fits.*memory available"):
         decide(machine(8, ram_available_bytes=MIB), LoaderOptions(**requested))
     with pytest.raises(FastDataError, match=rf"{name}=.*polars"):
         decide_workers(LoaderOptions(**requested), machine(), Workload(fork_problem="polars is loaded"), "fork")

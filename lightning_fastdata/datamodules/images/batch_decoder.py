@@ -31,11 +31,8 @@ def empty_batch(samples: int, size: int) -> torch.Tensor:
     count = samples * size * size * 3
     # Validation runs in inference mode, which is a thread's own: others could not write into such a tensor.
     with torch.inference_mode(False):
-        return _memory(count).view(samples, size, size, 3).permute(0, 3, 1, 2)
-
-
-def _memory(count: int) -> torch.Tensor:
-    return torch.empty(count, dtype=torch.uint8) if get_worker_info() is None else shared_bytes(count)
+        memory = torch.empty(count, dtype=torch.uint8) if get_worker_info() is None else shared_bytes(count)
+        return memory.view(samples, size, size, 3).permute(0, 3, 1, 2)
 
 
 class BatchDecoder:

@@ -4,11 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lightning_fastdata.loaders.splitmix import mix
+from lightning_fastdata.loaders.splitmix import GOLDEN, mix
 
 __all__ = ["Box", "CenterCrop", "RandomCrop", "SampleRng", "resized"]
 
-GOLDEN = 0x9E3779B97F4A7C15
 TRIES = 10
 """How often torchvision's RandomResizedCrop draws a box before it takes the middle."""
 

@@ -27,13 +27,14 @@ from lightning_fastdata.datamodules.images.datasets import (
 from lightning_fastdata.datamodules.images.decode_threads import decide_threads
 from lightning_fastdata.datamodules.images.folder_index import ImageIndex, index_images, split_folders
 from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalizer, is_lightnings
-from lightning_fastdata.datamodules.images.preview import image_grid, random_state_kept
+from lightning_fastdata.datamodules.images.preview import image_grid
 from lightning_fastdata.datamodules.images.sources import Source
 from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModuleOptions, Unpack
-from lightning_fastdata.errors import FastDataError, check_int
+from lightning_fastdata.errors import FastDataError, check_choice, check_int
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.loaders.factory import SPLITS
 from lightning_fastdata.loaders.order import split_indices
+from lightning_fastdata.loaders.rng import generators_kept
 from lightning_fastdata.loaders.trainer_context import trainer_context
 from lightning_fastdata.planning.options import Reason
 from lightning_fastdata.planning.plan import Split
@@ -102,8 +103,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         **kwargs: Unpack[FastDataModuleOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if on_error not in ("raise", "skip"):
-            raise FastDataError(f"on_error={on_error!r}.", expected='"raise" or "skip".', fix='pass on_error="raise".')
+        check_choice("on_error", on_error, ("raise", "skip"), fix='pass on_error="raise".')
         self.root = str(Path(root).expanduser())
         self.image_size = check_int("image_size", image_size, 1)
         self.train_transform = train_transform
@@ -212,7 +212,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             )
         dataset = getattr(self, f"{split}_dataset")
         numbers = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist()
-        with random_state_kept():
+        with generators_kept():
             samples = [dataset[number] for number in numbers]
         own = self.train_transform if split == "train" else self.eval_transform
         statistics = None if own else (IMAGENET_MEAN, IMAGENET_STD)

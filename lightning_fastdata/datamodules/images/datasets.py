@@ -114,24 +114,12 @@ class ImageDataset(ImageFiles):
         index: All images of the folder.
         transform: Takes a PIL image (RGB), returns what the model gets.
         indices: Which images of the index belong to this split; None = all.
-        on_error: "raise" names the file and stops; "skip" leaves the image out of its batch and counts it.
-        sample_bytes: Size of one transformed sample (bytes), where it is known.
-        source: Gives the images' bytes, by their place in the index; None = the files.
+        **which: Arguments of ``ImageFiles``: which images, where their bytes are, and what a broken one does.
     """
 
-    def __init__(
-        self,
-        index: ImageIndex,
-        transform: Transform,
-        *,
-        indices: Sequence[int] | None = None,
-        on_error: OnError = "raise",
-        sample_bytes: int | None = None,
-        source: Source | None = None,
-    ) -> None:
-        super().__init__(index, indices=indices, source=source, on_error=on_error)
+    def __init__(self, index: ImageIndex, transform: Transform, **which: Any) -> None:
+        super().__init__(index, **which)
         self.transform = transform
-        self.sample_bytes = sample_bytes
 
     def __getitem__(self, number: int) -> Any:
         try:
@@ -151,21 +139,14 @@ class CropDataset(ImageFiles):
     Args:
         index: All images of the folder.
         crop: What is wanted of each image.
-        indices: Which images of the index belong to this split; None = all.
-        source: Gives the images' bytes, by their place in the index; None = the files.
-        on_error: "raise" names the file and stops; "skip" leaves the image out of its batch and counts it.
+        **which: Arguments of ``ImageFiles``: which images, where their bytes are, and what a broken one does.
     """
 
-    def __init__(
-        self,
-        index: ImageIndex,
-        crop: RandomCrop | CenterCrop,
-        *,
-        indices: Sequence[int] | None = None,
-        source: Source | None = None,
-        on_error: OnError = "raise",
-    ) -> None:
-        super().__init__(index, indices=indices, source=source, on_error=on_error)
+    as_pixels = False
+    """Whether batches are uint8; set on a loader's own copy of a dataset that makes batches."""
+
+    def __init__(self, index: ImageIndex, crop: RandomCrop | CenterCrop, **which: Any) -> None:
+        super().__init__(index, **which)
         self.crop = crop
         self.normalize = Normalizer()
         self.decoder = BatchDecoder(self.source, crop)
@@ -173,7 +154,7 @@ class CropDataset(ImageFiles):
     @property
     def sample_bytes(self) -> int:
         """Size of one sample of a batch (bytes)."""
-        return 3 * self.crop.size**2 * 4
+        return 3 * self.crop.size**2 * (1 if self.as_pixels else 4)
 
     def __getitem__(self, number: int) -> Any:
         # An image that is always cut alike moves no generator.
@@ -202,15 +183,8 @@ class BatchCropDataset(CropDataset):
     accepts_seeds = True
     uses_global_rng = False
 
-    as_pixels = False
-    """Whether batches are uint8; set on a loader's own copy of the dataset."""
     decode_threads = 1
     """Threads that decode a batch (count)."""
-
-    @property
-    def sample_bytes(self) -> int:
-        """Size of one sample of a batch (bytes)."""
-        return 3 * self.crop.size**2 * (1 if self.as_pixels else 4)
 
     def __getitems__(self, indices: Sequence[int], seeds: Any = None) -> Any:
         """A whole batch.

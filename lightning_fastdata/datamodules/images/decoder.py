@@ -25,7 +25,7 @@ try:
 except ImportError:  # no wheel for this platform: Pillow decodes everything, at full size
     simplejpeg = None
 
-__all__ = ["CropDecoder", "Loaded", "dct_factor", "decode_rgb", "decode_shrunk", "jpeg_size", "open_rgb"]
+__all__ = ["CropDecoder", "Loaded", "by_pillow", "dct_factor", "decode_shrunk", "jpeg_size", "open_rgb"]
 
 FACTORS = (8, 4, 2)
 """What libjpeg-turbo shrinks by while it decodes, and has fast kernels for."""
@@ -67,28 +67,11 @@ def open_rgb(data: Any) -> Image.Image:
     if (size := jpeg_size(data)) is not None:
         with suppress(ValueError):  # Pillow may be more lenient; if not, the error is its own
             return Image.fromarray(decode_shrunk(data, *size, 1))
-    return _by_pillow(data)
+    return by_pillow(data)
 
 
-def decode_rgb(data: Any) -> Pixels:
-    """The pixels of an image at its full size.
-
-    Args:
-        data: The file's bytes.
-
-    Returns:
-        RGB, uint8, shape (height, width, 3).
-
-    Raises:
-        Exception: Whatever Pillow raises for bytes that it cannot decode.
-    """
-    if (size := jpeg_size(data)) is not None:
-        with suppress(ValueError):  # Pillow may be more lenient; if not, the error is its own
-            return decode_shrunk(data, *size, 1)
-    return np.array(_by_pillow(data))
-
-
-def _by_pillow(data: Any) -> Image.Image:
+def by_pillow(data: Any) -> Image.Image:
+    """An image that ``jpeg_size`` does not know, or that is damaged: a PIL image, RGB; the arguments are the same."""
     with Image.open(io.BytesIO(data)) as file:
         # Straight to RGB, Pillow would warn about a palette with transparent colors.
         see_through = file.mode == "P" and "transparency" in file.info
@@ -184,7 +167,7 @@ class CropDecoder:
             factor = self._factor(box)
             with suppress(ValueError):  # Pillow may be more lenient; if not, the error is its own
                 return Loaded(self._decode(data, *size, factor), size, box, factor, flips)
-        return self.of_pixels(np.array(_by_pillow(data)), seed)
+        return self.of_pixels(np.array(by_pillow(data)), seed)
 
     def of_pixels(self, pixels: Pixels, seed: int) -> Loaded:
         """An image that is decoded already.

@@ -23,8 +23,6 @@ SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "
 class ImageIndex:
     """The images of one folder."""
 
-    root: Path
-    """The folder that holds the class folders."""
     classes: tuple[str, ...]
     """Class names, sorted; the position is the label."""
     paths: PackedPaths
@@ -111,7 +109,7 @@ def index_images(folder: Path, classes: tuple[str, ...] | None = None) -> ImageI
                 fix="add images, or remove the folder.",
             )
     labels = np.repeat(np.arange(len(names), dtype=np.int32), counts)
-    return ImageIndex(folder, tuple(names), paths.finish(), PackedLabels(torch.from_numpy(labels)))
+    return ImageIndex(tuple(names), paths.finish(), PackedLabels(torch.from_numpy(labels)))
 
 
 def _images(folder: Path | str, below: str = "") -> Iterator[str]:

@@ -26,14 +26,10 @@ class PixelBatch(NamedTuple):
 class Normalizer:
     """Makes of uint8 images what torchvision's ``ToDtype(float32, scale=True)`` and ``Normalize`` make, bit for bit.
 
-    Args:
-        mean: Per channel, of values in [0, 1].
-        std: Standard deviation per channel.
+    The mean and the standard deviation of each channel are ImageNet's.
     """
 
-    def __init__(self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> None:
-        self.mean = mean
-        self.std = std
+    def __init__(self) -> None:
         self._on: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,7 +72,7 @@ class Normalizer:
     def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation on a device: copied there once, not with every batch."""
         if device not in self._on:
-            mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (self.mean, self.std))
+            mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
             self._on[device] = mean, std
         return self._on[device]
 

@@ -26,12 +26,10 @@ class Packed(Sequence[T], Generic[T]):
 
     Besides numbers and slices it takes arrays of indices, and it equals any sequence with the same entries.
 
-    Args:
-        chosen: Which entries, int64; None = all.
     """
 
-    def __init__(self, chosen: torch.Tensor | None = None) -> None:
-        self._chosen = chosen
+    _chosen: torch.Tensor | None = None
+    """Which entries, int64; None = all."""
 
     def _all(self) -> int:
         """Entries that there are to choose from (count)."""
@@ -40,13 +38,8 @@ class Packed(Sequence[T], Generic[T]):
     def _entry(self, position: int) -> T:
         raise NotImplementedError
 
-    def _view(self: P, chosen: torch.Tensor) -> P:
-        made = copy.copy(self)
-        made._chosen = chosen
-        return made
-
     def _tensors(self) -> tuple[torch.Tensor, ...]:
-        raise NotImplementedError
+        return tuple(value for value in vars(self).values() if isinstance(value, torch.Tensor))
 
     def __len__(self) -> int:
         return self._all() if self._chosen is None else len(self._chosen)
@@ -73,7 +66,9 @@ class Packed(Sequence[T], Generic[T]):
             numbers: Their positions, whole numbers.
         """
         positions = torch.as_tensor(np.asarray(numbers, dtype=np.int64))
-        return self._view(positions if self._chosen is None else self._chosen[positions])
+        made = copy.copy(self)
+        made._chosen = positions if self._chosen is None else self._chosen[positions]
+        return made
 
     @overload
     def __getitem__(self, number: int) -> T: ...
@@ -116,11 +111,9 @@ class PackedLabels(Packed[int]):
 
     Args:
         numbers: int32, shape (entries,).
-        chosen: Which of them, int64; None = all.
     """
 
-    def __init__(self, numbers: torch.Tensor, chosen: torch.Tensor | None = None) -> None:
-        super().__init__(chosen)
+    def __init__(self, numbers: torch.Tensor) -> None:
         self._numbers = numbers
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -137,9 +130,6 @@ class PackedLabels(Packed[int]):
     def _entry(self, position: int) -> int:
         return int(self._numbers[position])
 
-    def _tensors(self) -> tuple[torch.Tensor, ...]:
-        return (self._numbers, *(() if self._chosen is None else (self._chosen,)))
-
 
 class PackedPaths(Packed[str]):
     """Paths below one folder: their bytes one after the other.
@@ -148,19 +138,12 @@ class PackedPaths(Packed[str]):
         root: The folder.
         text: Paths relative to it as the file system has them, uint8, shape (bytes,).
         ends: Where each ends, int64, shape (entries,).
-        chosen: Which of them, int64; None = all.
     """
 
-    def __init__(self, root: str, text: torch.Tensor, ends: torch.Tensor, chosen: torch.Tensor | None = None) -> None:
-        super().__init__(chosen)
+    def __init__(self, root: str, text: torch.Tensor, ends: torch.Tensor) -> None:
         self.root = root
         self._text = text
         self._ends = ends
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of all of it (bytes)."""
-        return sum(tensor.nbytes for tensor in self._tensors())
 
     def _all(self) -> int:
         return len(self._ends)
@@ -170,9 +153,6 @@ class PackedPaths(Packed[str]):
         ends = self._ends.numpy()
         start = ends[position - 1] if position else 0
         return os.path.join(self.root, os.fsdecode(self._text.numpy()[start : ends[position]].tobytes()))
-
-    def _tensors(self) -> tuple[torch.Tensor, ...]:
-        return (self._text, self._ends, *(() if self._chosen is None else (self._chosen,)))
 
 
 class PathsBuilder:

@@ -1,16 +1,13 @@
 """A picture of some samples, for a look at what the model gets."""
 
 import math
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torchvision.transforms import v2
 
-__all__ = ["image_grid", "random_state_kept"]
+__all__ = ["image_grid"]
 
 TILE_PX, MARGIN_PX, CAPTION_PX = 160, 4, 20
 
@@ -55,13 +52,3 @@ def _tile(image: torch.Tensor, caption: str, statistics: tuple[Sequence[float], 
     tile.paste(shown, (MARGIN_PX, MARGIN_PX))
     ImageDraw.Draw(tile).text((MARGIN_PX + 1, shown.height + MARGIN_PX + 3), caption[:24], fill="black")
     return tile
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Looking at samples must not move the random numbers of the run that follows."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(python_state)
-    np.random.set_state(numpy_state)

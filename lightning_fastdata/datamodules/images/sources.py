@@ -10,7 +10,7 @@ A source is any object with two things:
 ``read`` is called in worker processes and, with ``decode_threads``, from several threads at once; it must not use the
 global random generators. What it raises for one image counts as an image that cannot be read. A source is pickled with
 its dataset for spawned workers. Datasets take one as their ``source`` argument; none means ``FileSource(paths)``.
-To fill a cache: ``decode.decode_rgb(bytes)`` gives the pixels of an original, ``raw_bytes`` packs them.
+To fill a cache: ``decoder.open_rgb(bytes)`` gives the pixels of an original, ``raw_bytes`` packs them.
 """
 
 import os

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Subset
 from lightning_fastdata import FastDataError, ImageFolderDataModule, auto_dataloader
 from lightning_fastdata.datamodules.images.crops import CenterCrop, RandomCrop
 from lightning_fastdata.datamodules.images.datasets import BatchCropDataset, CropDataset, ImageDataset
-from lightning_fastdata.datamodules.images.decoder import decode_rgb
+from lightning_fastdata.datamodules.images.decoder import open_rgb
 from lightning_fastdata.datamodules.images.folder_index import index_images
 from lightning_fastdata.datamodules.images.normalize import Normalizer, PixelBatch
 from lightning_fastdata.datamodules.images.sources import raw_bytes
@@ -169,7 +169,7 @@ class Raw:
     kind = "raw"
 
     def __init__(self, paths):
-        self.kept = [raw_bytes(decode_rgb(open(path, "rb").read())) for path in paths]  # noqa: SIM115
+        self.kept = [raw_bytes(np.asarray(open_rgb(open(path, "rb").read()))) for path in paths]  # noqa: SIM115
         self.asked = []
 
     def read(self, index):

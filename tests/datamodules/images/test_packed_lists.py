@@ -1,7 +1,6 @@
 """Packed lists: sequences like any other, at a few bytes an entry."""
 
 import io
-import os
 import tracemalloc
 from multiprocessing.reduction import ForkingPickler
 from pickle import loads
@@ -89,7 +88,7 @@ def test_a_million_paths_in_200_mb():
     tracemalloc.stop()
     assert len(paths) == 100_000
     assert 10 * (peak + 8 * len(paths) + 4 * len(paths)) < 200e6
-    assert 10 * paths.nbytes < 50e6
+    assert 10 * sum(tensor.nbytes for tensor in paths._tensors()) < 50e6
     assert paths[99_999] == "/data/train/n00000009/n00000009_9999.JPEG"
 
 
@@ -102,4 +101,3 @@ def test_a_folder_is_packed_in_the_order_of_its_paths(tmp_path):
     expected = sorted(str(tmp_path / name) for name in ("a/2.jpg", "a/10.jpg", "a/1/z.png", "b/x.jpeg"))
     assert index.paths == expected
     assert index.labels == [0, 0, 0, 1]
-    assert os.fspath(index.root) == str(tmp_path)

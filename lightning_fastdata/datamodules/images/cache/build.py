@@ -24,19 +24,14 @@ class Progress:
 
 
 def build_cache(
-    sources: Sequence[tuple[CachedSource, Sequence[str]]],
-    threads: int,
-    *,
-    watch: Callable[[Progress], None] = lambda progress: None,
-    every_s: float = 0.1,
+    sources: Sequence[tuple[CachedSource, Sequence[str]]], threads: int, watch: Callable[[Progress], None]
 ) -> Progress:
     """Read every sample once, which puts it into the cache; an entry that it holds already is only checked.
 
     Args:
         sources: Sources that read through the cache, each with the paths of its images.
         threads: How many work at once (count).
-        watch: Called in this thread while the others work.
-        every_s: How often (s).
+        watch: Called in this thread, ten times a second, while the others work.
 
     Returns:
         What was done. After a KeyboardInterrupt, which goes on to the caller, what is in the cache stays there.
@@ -65,7 +60,7 @@ def build_cache(
     with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
         runs = [pool.submit(run) for _ in range(threads)]
         try:
-            while wait(runs, every_s).not_done:
+            while wait(runs, timeout=0.1).not_done:
                 watch(progress)
         finally:
             stop.set()

@@ -12,9 +12,9 @@ from PIL import Image
 
 from lightning_fastdata.compat.torch_internals import resize_into
 from lightning_fastdata.datamodules.images.crops import resized
-from lightning_fastdata.datamodules.images.decoder import dct_factor, decode_rgb, decode_shrunk, jpeg_size
+from lightning_fastdata.datamodules.images.decoder import by_pillow, dct_factor, decode_shrunk, jpeg_size
 from lightning_fastdata.datamodules.images.sources import Kind, Pixels, raw_bytes
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import check_choice
 
 try:
     import simplejpeg
@@ -38,12 +38,7 @@ class EntryFormat:
     """Shorter side of what is kept (pixels); smaller images are kept unchanged."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise FastDataError(
-                f"cache_format={self.kind!r}.",
-                expected='"original", "jpeg" or "raw".',
-                fix='pass cache_format="original", which changes no result.',
-            )
+        check_choice("cache_format", self.kind, KINDS, fix='pass cache_format="original", which changes no result.')
 
     @classmethod
     def for_images(cls, kind: Kind, image_size: int) -> "EntryFormat":
@@ -90,11 +85,11 @@ class EntryFormat:
     def _shrunk(self, data: Any, size: tuple[int, int] | None) -> Pixels:
         """The image with its short side at the limit, shrunk by the decoder as far as that leaves enough pixels."""
         pixels: Pixels | None = None
-        if size is not None and (factor := dct_factor(*size, self.short_side_px)) > 1:
+        if size is not None:
             with suppress(ValueError):  # damaged; Pillow may be more lenient
-                pixels = decode_shrunk(data, *size, factor)
+                pixels = decode_shrunk(data, *size, dct_factor(*size, self.short_side_px))
         if pixels is None:
-            pixels = decode_rgb(data)
+            pixels = np.array(by_pillow(data))
             size = pixels.shape[:2]
         assert size is not None
         if min(size) <= self.short_side_px:

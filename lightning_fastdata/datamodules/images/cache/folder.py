@@ -118,10 +118,10 @@ def open_folder(cache_dir: Path, header: CacheHeader, budget_bytes: int) -> Stor
         cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file_lock(cache_dir / _LOCK, LOCK_WAIT_S):
             _sweep(cache_dir, header.name)
-            if fault_of(folder, header) is not None:
+            if not is_intact(folder, header):
                 _replace(folder, header)
     except OSError as error:
-        if fault_of(folder, header) is None:
+        if is_intact(folder, header):
             return _files(folder, header, budget_bytes, writable=False)
         raise FastDataError(
             f"cache_dir={str(cache_dir)!r}: {error.strerror or error}.",
@@ -134,37 +134,21 @@ def open_folder(cache_dir: Path, header: CacheHeader, budget_bytes: int) -> Stor
 def make_files(folder: Path, samples: int) -> None:
     """Empty files for so many samples."""
     for name, size in ((_ENTRIES, 0), (_TABLE, samples * LINE_BYTES)):
-        descriptor = os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(descriptor, size)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _write_new(folder / name, b"", size)
 
 
-def fault_of(folder: Path, header: CacheHeader) -> str | None:
-    """Why a folder is not the cache of this header; None where it is.
+def is_intact(folder: Path, header: CacheHeader) -> bool:
+    """Whether a folder is the cache of this header, whole, and this user's alone.
 
     Args:
         folder: Where it should be.
         header: What it should be of.
     """
-    problem = None
-    try:
-        if not _is_ours(folder):
-            return "belongs to another user, or others can write to it"
-        held = read_header(folder)
-        if held != header:
-            problem = "is of files or settings that have changed since"
-        elif (folder / _TABLE).stat().st_size != header.samples * LINE_BYTES:
-            problem = f"{_TABLE} was cut off"
-        elif not (folder / _ENTRIES).is_file():
-            problem = f"{_ENTRIES} is missing"
-    except FileNotFoundError as error:
-        return f"there is no {Path(error.filename or folder).name}"
-    except (OSError, ValueError, RecursionError) as error:
-        return str(error)
-    return problem
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        if _is_ours(folder) and read_header(folder) == header:
+            table_bytes = (folder / _TABLE).stat().st_size
+            return table_bytes == header.samples * LINE_BYTES and (folder / _ENTRIES).is_file()
+    return False
 
 
 def read_header(folder: Path) -> CacheHeader:
@@ -238,6 +222,14 @@ def _files(folder: Path, header: CacheHeader, budget_bytes: int, *, writable: bo
     return StoredFiles(entries, table, header.samples, key_of(header), budget_bytes, writable)
 
 
+def _write_new(path: Path, content: bytes, size: int | None = None) -> None:
+    """Write a file of this user's alone, filled up with zeros to its size (bytes), and have it on the disk."""
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(content)
+        file.truncate(size)
+        os.fsync(file.fileno())
+
+
 def _is_ours(folder: Path) -> bool:
     """A folder of this user's that no other can write to; a link to one is none."""
     status = folder.lstat()
@@ -249,11 +241,7 @@ def _replace(folder: Path, header: CacheHeader) -> None:
     made = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
     try:
         make_files(made, header.samples)
-        with (made / _HEADER).open("x") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(json.dumps(asdict(header), indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _write_new(made / _HEADER, f"{json.dumps(asdict(header), indent=2)}\n".encode())
         if os.path.lexists(folder):
             _remove(folder)
         os.rename(made, folder)

@@ -10,13 +10,11 @@ from lightning_fastdata.datamodules.images.cache.cached_source import CachedSour
 from lightning_fastdata.datamodules.images.cache.entry_format import EntryFormat
 from lightning_fastdata.datamodules.images.cache.folder import CacheHeader, file_stamps, fingerprint_of
 from lightning_fastdata.datamodules.images.cache.placement import (
-    CachePlan,
-    Opened,
     bytes_text,
     cache_in_memory_error,
     open_cache,
 )
-from lightning_fastdata.datamodules.images.sources import FileSource, Kind
+from lightning_fastdata.datamodules.images.sources import FileSource
 from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.hardware.detect import probe
 
@@ -80,22 +78,12 @@ class ImageCache:
         files = [(FileSource(listed), len(listed)) for listed in paths.values()]
         if options.kind != "disk":
             raise cache_in_memory_error(estimated_bytes(files, options.entry_format), probe())
-        self._opened: Opened = open_cache(
+        self.plan, self._file = open_cache(
             self.header,
             needed=lambda: estimated_bytes(files, options.entry_format),
             cache_dir=None if options.cache_dir is None else Path(options.cache_dir).expanduser(),
             cache_bytes=options.cache_bytes,
         )
-
-    @property
-    def plan(self) -> CachePlan:
-        """Where the cache lies, how large it may become, and why."""
-        return self._opened.plan
-
-    @property
-    def kind(self) -> Kind:
-        """What the sources give."""
-        return self.options.entry_format.kind
 
     def source(self, name: str, paths: Sequence[str]) -> CachedSource:
         """The images of one list.
@@ -104,21 +92,18 @@ class ImageCache:
             name: The folder it is the list of.
             paths: Its files, as they were given for this name.
         """
-        return CachedSource(
-            FileSource(paths), self.options.entry_format, self._opened.file, self._first[name], self.notes
-        )
+        return CachedSource(FileSource(paths), self.options.entry_format, self._file, self._first[name], self.notes)
 
     def sync(self) -> None:
         """Have the system write everything to the disk before this returns."""
-        if self._opened.file is not None:
-            self._opened.file.sync()
+        if self._file is not None:
+            self._file.sync()
 
     def lines(self) -> list[str]:
         """What it holds now and what happened since it was opened, for people."""
-        file = self._opened.file
-        if file is None:
+        if self._file is None:
             return []
-        held = file.held()
+        held = self._file.held()
         text = f"{held.entries} of {self.header.samples} samples are cached, {bytes_text(held.entry_bytes)}"
         return [text, *self.notes.lines()]
 

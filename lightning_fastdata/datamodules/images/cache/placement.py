@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lightning_fastdata.datamodules.images.cache.blob_file import CAN_ADD, CacheFile, Held
 from lightning_fastdata.datamodules.images.cache.folder import CacheHeader, open_folder
@@ -45,8 +45,7 @@ class CachePlan:
         return str(self.reason)
 
 
-@dataclass
-class Opened:
+class Opened(NamedTuple):
     """A cache that was opened, or was not."""
 
     plan: CachePlan
@@ -100,7 +99,7 @@ def open_cache(
         cache_bytes: What the user allows (bytes); None = what is free, less a reserve.
 
     Returns:
-        The cache and the plan, which says where, how large and why.
+        The plan, which says where, how large and why, and the cache; None where there is none.
     """
     try:
         if not CAN_ADD:
@@ -118,7 +117,8 @@ def _on_disk(header: CacheHeader, needed: Callable[[], int], cache_dir: Path, re
     free = shutil.disk_usage(cache_dir).free
     most = held.file_bytes + int(DISK_SHARE * free)
     budget = most if requested is None else min(requested, most)
-    expected = _expected(held, header.samples, needed)
+    # By the entries that are there, if any.
+    expected = held.entry_bytes * header.samples // held.entries if held.entries else needed()
     file = CacheFile(replace(files, budget_bytes=budget))
     folder = str(Path(files.entries).parent)
     text = f"on disk in {folder}: {_figures(expected, free, budget, requested, held, header.samples)}"
@@ -127,11 +127,6 @@ def _on_disk(header: CacheHeader, needed: Callable[[], int], cache_dir: Path, re
     reason = Reason("user" if requested is not None and requested <= most else "hardware", text)
     plan = CachePlan("disk", folder, budget, expected, free, held, header.samples, reason)
     return Opened(plan, file)
-
-
-def _expected(held: Held, samples: int, needed: Callable[[], int]) -> int:
-    """Size of all entries (bytes), by those that are there, if any."""
-    return held.entry_bytes * samples // held.entries if held.entries else needed()
 
 
 def _without(header: CacheHeader, text: str) -> Opened:

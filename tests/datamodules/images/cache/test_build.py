@@ -19,6 +19,6 @@ def test_progress_can_be_watched_while_threads_read():
                 raise OSError("broken")
 
     before = torch.get_num_threads()
-    done = build_cache([(Source(), ["a", "b", "c"])], 2, watch=lambda progress: watched.set(), every_s=0.01)
+    done = build_cache([(Source(), ["a", "b", "c"])], 2, watch=lambda progress: watched.set())
     assert (done.done, done.unreadable) == (3, ["b: OSError: broken"])
     assert torch.get_num_threads() == before

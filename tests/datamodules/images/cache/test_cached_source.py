@@ -15,7 +15,7 @@ from lightning_fastdata.datamodules.images.cache.blob_file import CacheFile, Sto
 from lightning_fastdata.datamodules.images.cache.cached_source import CachedSource, CacheNotes, estimated_bytes
 from lightning_fastdata.datamodules.images.cache.entry_format import EntryFormat
 from lightning_fastdata.datamodules.images.cache.folder import make_files
-from lightning_fastdata.datamodules.images.decoder import decode_rgb
+from lightning_fastdata.datamodules.images.decoder import open_rgb
 from lightning_fastdata.datamodules.images.sources import raw_pixels
 
 KINDS = ("original", "jpeg", "raw")
@@ -148,7 +148,7 @@ def test_an_image_that_cannot_be_decoded_is_not_kept(images, make_cache):
 
 
 def shape_of(entry, kind):
-    return (raw_pixels(entry) if kind == "raw" else decode_rgb(bytes(entry))).shape
+    return (raw_pixels(entry) if kind == "raw" else np.asarray(open_rgb(bytes(entry)))).shape
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "raw"])
@@ -172,7 +172,7 @@ def test_little_is_lost(images):
             best = np.asarray(file.resize((341, 256), Image.Resampling.BILINEAR)).astype(float)
         for kind, bound in (("raw", 1.0), ("jpeg", 3.0)):
             entry = EntryFormat(kind).encode(images[number])
-            pixels = raw_pixels(entry) if kind == "raw" else decode_rgb(entry)
+            pixels = raw_pixels(entry) if kind == "raw" else np.asarray(open_rgb(entry))
             assert np.abs(pixels - best).mean() < bound, (number, kind)
 
 
