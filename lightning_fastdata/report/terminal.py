@@ -28,8 +28,6 @@ class Printable:
 
 
 def _encodable(text: str, encoding: str) -> str:
-    if text.isascii():
-        return text
     try:
         return text.encode(encoding, "backslashreplace").decode(encoding)
     except LookupError:
@@ -38,8 +36,6 @@ def _encodable(text: str, encoding: str) -> str:
 
 def clean(text: str) -> str:
     """The text on one line, control characters written out: a file's name may hold anything."""
-    if text.isprintable():
-        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
