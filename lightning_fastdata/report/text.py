@@ -54,8 +54,7 @@ def summary_table(summary: RunSummary, title: str = "Data wait", *, problems: Se
 
 def stages_table(stages: Sequence[StageWait]) -> RenderableType:
     """Evaluations on their own, each with its verdict."""
-    verdicts = [stage.verdict for stage in stages]
-    return Printable(_stage_rows(stages), *(verdict_text(verdict) for verdict in verdicts))
+    return Printable(_stage_rows(stages), *(verdict_text(stage.verdict) for stage in stages))
 
 
 def _add_section(table: Table, section: Section) -> None:

@@ -206,13 +206,11 @@ class ProfilerTap:
         return self._undo_watch is not None
 
     def install(self) -> bool:
-        """Put the tap on the Trainer's profiler; a second call changes nothing.
+        """Put the tap on the Trainer's profiler.
 
         Returns:
             False where the profiler is of a kind that cannot be tapped.
         """
-        if self._profiler is not None:
-            return True
         profiler = self.trainer.profiler
         try:
             own = vars(profiler)
@@ -270,7 +268,7 @@ class ProfilerTap:
         """The two hooks of a new fetcher, for the fetches before Lightning sets its own."""
         slot = self._slots.get(_STAGES.get(stage, ""))
         if slot is None or get_ident() != self.owner:
-            return _nothing, _nothing
+            return lambda: None, lambda: None
         try:
             self._on_opening(_STAGES[stage], self.clock())
         except Exception as error:
@@ -293,7 +291,3 @@ def _tap_behind(replacement: Any) -> ProfilerTap | None:
     owner = getattr(replacement, "__self__", None)
     owner = owner.tap if isinstance(owner, _IgnoredLabels) else owner
     return owner if isinstance(owner, ProfilerTap) else None
-
-
-def _nothing() -> None:
-    pass
