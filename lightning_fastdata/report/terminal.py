@@ -6,7 +6,7 @@ from rich.text import Text
 
 from lightning_fastdata.results.verdict import Verdict
 
-__all__ = ["Printable", "clean", "shortened", "verdict_lines", "verdict_text"]
+__all__ = ["Printable", "clean", "shortened", "verdict_text"]
 
 _STYLES = {"fine": "green", "moderate": "yellow", "input-bound": "red"}
 
@@ -53,11 +53,3 @@ def shortened(text: str, most: int) -> str:
 def verdict_text(verdict: Verdict) -> Text:
     """The sentence of a verdict in its color."""
     return Text(clean(verdict.text), style=_STYLES.get(verdict.level, ""))
-
-
-def verdict_lines(verdict: Verdict) -> list[Text]:
-    """The sentence, and below it the one change to try first, where there is one."""
-    lines = [verdict_text(verdict)]
-    if verdict.try_first:
-        lines.append(Text.assemble(("Try first: ", "bold"), clean(verdict.try_first)))
-    return lines

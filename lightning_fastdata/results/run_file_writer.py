@@ -81,11 +81,9 @@ class RunFileWriter:
 
 
 def _step(record: StepRecord) -> dict[str, Any]:
-    step: dict[str, Any] = {"kind": "step"}
-    for name, default, value in zip(StepRecord._fields, _DEFAULTS, record, strict=True):
-        if value is not default and value != default:
-            step[name] = round(value, _DIGITS) if type(value) is float else value
-    return step
+    fields = zip(StepRecord._fields, _DEFAULTS, record, strict=True)
+    measured = {name: value for name, default, value in fields if value is not default and value != default}
+    return {"kind": "step", **_rounded(measured)}
 
 
 def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:

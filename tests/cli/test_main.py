@@ -66,9 +66,9 @@ def test_a_wrong_environment_is_told_without_a_traceback(monkeypatch, capsys):
     assert "Traceback" not in printed.err
 
 
-@pytest.mark.parametrize(("arguments", "shown"), [([], "doctor"), (["--version"], __version__)])
+@pytest.mark.parametrize(("arguments", "shown"), [([], "doctor"), (["cache"], "build"), (["--version"], __version__)])
 def test_without_a_command_the_help_or_the_version_is_shown(arguments, shown, capsys):
-    """The help lists what there is."""
+    """The help lists the commands, or the actions."""
     assert main.main(arguments) == 0
     assert shown in capsys.readouterr().out
 

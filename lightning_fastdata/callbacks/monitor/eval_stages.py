@@ -32,9 +32,7 @@ class Sums:
 
     def add_fetch(self, took: float) -> None:
         """One ``next``, and how long it took (s)."""
-        self.fetches += 1
-        self.wait_s += took
-        self.wait_s_max = max(self.wait_s_max, took)
+        self.add(Sums(fetches=1, wait_s=took, wait_s_max=took))
 
     def record(self, stage: str, runs: int, loaders: tuple[StageWait, ...] = ()) -> StageWait:
         """As a record that can be saved."""

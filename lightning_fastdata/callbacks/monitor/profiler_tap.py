@@ -193,12 +193,8 @@ class ProfilerTap:
         self.labels = _Labels(self._slots, labels)
         self.owner = 0
         self._profiler: Any = None
-        self._start_there: Callable[[str], Any]
-        self._stop_there: Callable[[str], Any]
         self._had: dict[str, Any] = {}
         self._undo_watch: Callable[[], None] | None = None
-        self.inner_start: Callable[[str], Any]
-        self.inner_stop: Callable[[str], Any]
 
     @property
     def times_first_fetches(self) -> bool:

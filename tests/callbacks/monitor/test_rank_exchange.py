@@ -100,20 +100,6 @@ def test_rank_zero_learns_of_the_others(make, tmp_path):
     assert one.note is None
 
 
-def test_what_comes_later_is_taken_later(store):
-    """The others' epoch may end a moment after rank 0's."""
-    zero, one = ranks_of(store)
-    epoch_of([zero], 0)
-    zero.collect()
-    assert zero.times() is None
-    one.publish(0, [(n, 0.0406, 0.058) for n in range(5)])
-    one.collect()
-    epoch_of([zero], 1)
-    zero.collect()
-    assert zero.times().steps == 5
-    assert zero.times().missing == (1,)
-
-
 def test_no_rank_asks_for_what_may_be_missing(store):
     """``get`` of a missing key blocks for the store's timeout, half an hour; the store of the test would fail."""
     zero, one, two = ranks_of(store, 3)
