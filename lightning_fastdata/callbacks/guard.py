@@ -1,10 +1,18 @@
-"""A fault of this package in a callback ends what the callback does, never the training."""
+"""What the callbacks share: a base class, what of them is pickled, and a guard.
+
+A fault of this package in a callback ends what the callback does, never the training.
+"""
 
 import functools
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-__all__ = ["GivesUp", "guarded"]
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback as CallbackBase
+else:
+    CallbackBase = object  # so that neither Lightning package is imported here
+
+__all__ = ["CallbackBase", "GivesUp", "guarded", "state_without"]
 
 
 class GivesUp(Protocol):
@@ -40,3 +48,14 @@ def guarded(hook: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P],
             return None
 
     return run_hook
+
+
+def state_without(callback: object, *names: str) -> dict[str, Any]:
+    """What of a callback is pickled.
+
+    Args:
+        callback: The callback. Lightning itself hangs ``log`` and ``log_dict`` onto it, which stay here.
+        names: Attributes that stay in their process; in another one they are None.
+    """
+    kept = {name: value for name, value in vars(callback).items() if name not in ("log", "log_dict")}
+    return kept | dict.fromkeys(names)

@@ -1,7 +1,6 @@
 """What commands print: text to a terminal or a file, and JSON that any parser reads."""
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,14 +28,7 @@ def print_json(values: dict[str, Any], problems: Sequence[str] = ()) -> None:
         values: What to print; NaN and the infinities, which JSON lacks, become null.
         problems: A line for each.
     """
-    sys.stdout.write(json.dumps(_finite(values), indent=2) + "\n")
+    finite = json.loads(json.dumps(values), parse_constant=lambda _: None)
+    sys.stdout.write(json.dumps(finite, indent=2) + "\n")
     for problem in problems:
         sys.stderr.write(f"Problem: {problem}\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -114,6 +114,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _write_html(arguments: argparse.Namespace, run: "RunFile", summary: "RunSummary") -> None:
     """Write the page; the run's own file is not overwritten."""
     from lightning_fastdata.report.html.page import html_page
+    from lightning_fastdata.results.files import IN_WRITABLE_FOLDER, explained
 
     out: Path = arguments.html
     source = Path(arguments.run_file)
@@ -124,15 +125,10 @@ def _write_html(arguments: argparse.Namespace, run: "RunFile", summary: "RunSumm
             fix=f"Give --html {source.with_suffix('.html')}",
         )
     page = html_page(summary, run.records, title=source.name, problems=run.problems)
-    try:
+    what, fix = f"--html {str(out)!r}: cannot write there", "Make its folder, or choose another path."
+    with explained(what, expected=IN_WRITABLE_FOLDER, fix=fix):
         # The file name of a sample may hold bytes that are no text.
         out.write_text(page, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise FastDataError(
-            f"--html {str(out)!r}: cannot write there ({error.strerror or error}).",
-            expected="a file path in a folder that can be written",
-            fix="Make its folder, or choose another path.",
-        ) from error
 
 
 def _gate(summary: "RunSummary", limit: float) -> int:

@@ -153,7 +153,7 @@ def _time_instead(a: RunSummary, b: RunSummary) -> Iterator[str]:
     before, after = _after_startup(a), _after_startup(b)
     if before is None or after is None:
         return
-    change = "" if before <= 0 else f" ({_signed_percent(after / before - 1)})"
+    change = "" if before <= 0 else f" ({difference(0.0, after / before - 1, lambda share: percent(share, 0))})"
     yield f"{seconds(after)} after startup instead of {seconds(before)}{change}"
 
 
@@ -163,11 +163,6 @@ def _after_startup(run: RunSummary) -> float | None:
         return None
     after_s = run.total_s - run.ledger["startup_s"]
     return after_s if is_known(after_s) else None
-
-
-def _signed_percent(change: float) -> str:
-    size = percent(abs(change), 0)
-    return size if size == "0 %" else f"{'+' if change > 0 else '-'}{size}"
 
 
 def _share_instead(a: RunSummary, b: RunSummary) -> Iterator[str]:

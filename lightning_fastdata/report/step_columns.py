@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_fastdata.report.figures import CAUSES
-from lightning_fastdata.results.records import StepRecord
+from lightning_fastdata.results.records import StepRecord, elapsed_s
 
 __all__ = [
     "MOST_COLUMNS",
@@ -112,12 +112,6 @@ class Columns:
         return max(top_s, _LEAST_SCALE * self.step_s) * 1.02 or 1e-3
 
 
-def _elapsed_s(record: StepRecord) -> float:
-    """The whole time of a step (s)."""
-    parts = (record.wait_s, record.transfer_s, record.compute_s)
-    return record.other_s + sum(part for part in parts if part is not None)
-
-
 def waits_of(records: Sequence[StepRecord]) -> Numbers:
     """Every wait that was measured (s)."""
     waits = np.array([record.wait_s for record in records if record.wait_s is not None], dtype=np.float64)
@@ -180,7 +174,7 @@ def columns_of(records: Sequence[StepRecord], most: int = MOST_COLUMNS) -> Colum
         queue_min=_reduced(np.fmin, queue, group, size)[used],
         epochs=tuple((float(left[at]), record.epoch) for at, record in enumerate(steps) if record.first_in_epoch),
         steps=len(steps),
-        step_s=median(map(_elapsed_s, records)),
+        step_s=median(map(elapsed_s, records)),
     )
 
 
@@ -190,7 +184,7 @@ def _edges(steps: Sequence[StepRecord]) -> tuple[Numbers, Numbers, bool]:
     if np.isfinite(ends).all() and (np.diff(ends) > 0).all():
         # Between the end of one step and the beginning of the next there may be a validation.
         earlier = np.concatenate([[-np.inf], ends[:-1]])
-        begins = np.maximum(ends - np.array([_elapsed_s(record) for record in steps]), earlier)
+        begins = np.maximum(ends - np.array([elapsed_s(record) for record in steps]), earlier)
         if np.isfinite(begins).all() and (ends > begins).all():
             return begins, ends, True
     numbers = np.arange(len(steps), dtype=np.float64)

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from lightning_fastdata.results.verdict import Verdict
 
-__all__ = ["Printable", "clean", "shortened", "verdict_lines", "verdict_text"]
+__all__ = ["Printable", "clean", "shortened", "verdict_text"]
 
 _STYLES = {"fine": "green", "moderate": "yellow", "input-bound": "red"}
 
@@ -28,8 +28,6 @@ class Printable:
 
 
 def _encodable(text: str, encoding: str) -> str:
-    if text.isascii():
-        return text
     try:
         return text.encode(encoding, "backslashreplace").decode(encoding)
     except LookupError:
@@ -38,8 +36,6 @@ def _encodable(text: str, encoding: str) -> str:
 
 def clean(text: str) -> str:
     """The text on one line, control characters written out: a file's name may hold anything."""
-    if text.isprintable():
-        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
@@ -57,11 +53,3 @@ def shortened(text: str, most: int) -> str:
 def verdict_text(verdict: Verdict) -> Text:
     """The sentence of a verdict in its color."""
     return Text(clean(verdict.text), style=_STYLES.get(verdict.level, ""))
-
-
-def verdict_lines(verdict: Verdict) -> list[Text]:
-    """The sentence, and below it the one change to try first, where there is one."""
-    lines = [verdict_text(verdict)]
-    if verdict.try_first:
-        lines.append(Text.assemble(("Try first: ", "bold"), clean(verdict.try_first)))
-    return lines

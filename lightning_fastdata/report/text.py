@@ -14,7 +14,7 @@ from rich.text import Text
 from lightning_fastdata.report.figures import Section
 from lightning_fastdata.report.machine import has_cuda
 from lightning_fastdata.report.sections import sections
-from lightning_fastdata.report.terminal import Printable, clean, verdict_lines, verdict_text
+from lightning_fastdata.report.terminal import Printable, clean, verdict_text
 from lightning_fastdata.report.units import count, milliseconds, percent, seconds
 from lightning_fastdata.results.records import STAGE_NAMES, StageWait
 from lightning_fastdata.results.summary import RunSummary
@@ -46,7 +46,9 @@ def summary_table(summary: RunSummary, title: str = "Data wait", *, problems: Se
         parts.append(_stage_rows(summary.stages))
     if summary.steps and summary.device is None and not any(note.startswith(_DEVICE) for note in summary.notes):
         parts.append(Text(_without_device(summary), style="dim"))
-    parts.extend(verdict_lines(summary.verdict))
+    parts.append(verdict_text(summary.verdict))
+    if summary.verdict.try_first:
+        parts.append(Text.assemble(("Try first: ", "bold"), clean(summary.verdict.try_first)))
     parts.extend(Text(f"Note: {clean(note)}") for note in summary.notes)
     parts.extend(Text(f"Problem: {clean(problem)}", style="yellow") for problem in problems)
     return Printable(*parts)
@@ -54,8 +56,7 @@ def summary_table(summary: RunSummary, title: str = "Data wait", *, problems: Se
 
 def stages_table(stages: Sequence[StageWait]) -> RenderableType:
     """Evaluations on their own, each with its verdict."""
-    verdicts = [stage.verdict for stage in stages]
-    return Printable(_stage_rows(stages), *(verdict_text(verdict) for verdict in verdicts))
+    return Printable(_stage_rows(stages), *(verdict_text(stage.verdict) for stage in stages))
 
 
 def _add_section(table: Table, section: Section) -> None:

@@ -32,16 +32,13 @@ def tuning_view(result: TuneResult) -> RenderableType:
     parts.extend(Text(f"Note: {clean(note)}") for note in result.notes)
     if result.interrupted:
         parts.append(Text("Interrupted: only what was measured until then.", style="yellow"))
-    parts.append(Text(f"{_sentence(clean(result.reason))}."))
+    reason = clean(result.reason)
+    parts.append(Text(f"{reason[:1].upper()}{reason[1:]}."))
     if result.throughput_limit:
         parts.append(Text(f"More workers do not help: {clean(result.throughput_limit)}.", style="yellow"))
     if result.num_workers is not None:
         parts.append(Text(f"Take: {arguments_line(result)}", style="bold"))
     return Printable(*parts)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def arguments_line(result: TuneResult) -> str:

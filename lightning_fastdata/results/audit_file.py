@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.results.files import IN_WRITABLE_FOLDER, explained
 from lightning_fastdata.results.json_fields import parse
 
 __all__ = ["SCHEMA", "EpochDigest", "append_epoch", "check_writable", "read_audit", "start_file"]
@@ -61,16 +62,10 @@ def check_writable(path: Path) -> None:
     Raises:
         FastDataError: It cannot be written.
     """
-    try:
+    what = f"DataAudit(path={str(path)!r}): cannot write there"
+    with explained(what, expected=IN_WRITABLE_FOLDER, fix="Choose another path."):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise FastDataError(
-            f"DataAudit(path={str(path)!r}): cannot write there ({error.strerror or error}).",
-            expected="a file path in a folder that can be written",
-            fix="Choose another path.",
-        ) from error
+        path.open("a").close()
 
 
 def start_file(path: Path, *, keep: bool) -> None:
@@ -116,14 +111,8 @@ def read_audit(path: str | os.PathLike[str]) -> list[EpochDigest]:
         FastDataError: The file is not there, empty, cut off, of a newer version, or no audit file; names the line.
     """
     path = Path(path)
-    try:
+    with explained(f"Audit file {str(path)!r} cannot be read", expected=EXPECTED, fix="Check the path."):
         text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise FastDataError(
-            f"Audit file {str(path)!r} cannot be read ({error.strerror or error}).",
-            expected=EXPECTED,
-            fix="Check the path.",
-        ) from error
     epochs: dict[int, EpochDigest] = {}
     for line in _parse(path, text):
         epochs = {number: known for number, known in epochs.items() if number < line.epoch}

@@ -250,11 +250,6 @@ class RankMerge:
         while len(self._blocks) > keep:
             self._sums.add(self._blocks.pop(min(self._blocks)))
 
-    @property
-    def kept_steps(self) -> int:
-        """Steps of all ranks that are held in memory (count)."""
-        return sum(len(one.steps) for block in self._blocks.values() for one in block.values())
-
     def times(self) -> RankTimes | None:
         """All ranks together, so far; None where no two ranks have a step in common. It changes nothing."""
         sums = copy.deepcopy(self._sums)

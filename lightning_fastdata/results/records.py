@@ -13,7 +13,7 @@ import msgspec
 from lightning_fastdata.results.json_fields import convert_fields
 from lightning_fastdata.results.verdict import Verdict, judge
 
-__all__ = ["NAMES_OF_SCHEMA_1", "RECENT_STEPS", "SCHEMA", "STAGE_NAMES", "Span", "StageWait", "StepRecord"]
+__all__ = ["NAMES_OF_SCHEMA_1", "RECENT_STEPS", "SCHEMA", "STAGE_NAMES", "Span", "StageWait", "StepRecord", "elapsed_s"]
 
 # What a reader of an older version would misread makes this number go up; what such a reader passes over does not.
 # Schema 2 has other names for some keys and causes.
@@ -102,6 +102,12 @@ class StepRecord(NamedTuple):
         except msgspec.ValidationError:
             needed = convert_fields(cls, values)[1]
         raise ValueError(f"a step without a readable {', '.join(needed)}")
+
+
+def elapsed_s(record: StepRecord) -> float:
+    """The whole time of a step (s)."""
+    times_s = (record.wait_s, record.transfer_s, record.compute_s)
+    return record.other_s + sum(time_s or 0.0 for time_s in times_s)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, TypedDict, get_args, get_type_hints
 import msgspec
 
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.results.files import explained
 from lightning_fastdata.results.json_fields import convert_fields, parse, with_new_names
 from lightning_fastdata.results.records import NAMES_OF_SCHEMA_1, SCHEMA, Span, StepRecord
 from lightning_fastdata.results.stats import WaitKinds
@@ -137,17 +138,11 @@ def read_run(path: str | os.PathLike[str]) -> RunFile:
         FastDataError: The file is not there, or is no run file.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            header = _header(path, file.readline(_LONGEST_HEADER))
-            reading = _Reading(header)
-            reading.read(file)
-    except OSError as error:
-        raise FastDataError(
-            f"Run file {str(path)!r} cannot be read ({error.strerror or error}).",
-            expected=_EXPECTED,
-            fix="Check the path." if not path.is_dir() else "Give the file, not the folder it is in.",
-        ) from error
+    fix = "Give the file, not the folder it is in." if os.path.isdir(path) else "Check the path."
+    with explained(f"Run file {str(path)!r} cannot be read", expected=_EXPECTED, fix=fix), path.open("rb") as file:
+        header = _header(path, file.readline(_LONGEST_HEADER))
+        reading = _Reading(header)
+        reading.read(file)
     return reading.result()
 
 

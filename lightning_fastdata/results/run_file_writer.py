@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.results.files import IN_WRITABLE_FOLDER, explained
 from lightning_fastdata.results.records import SCHEMA, Span, StepRecord
 from lightning_fastdata.results.summary import RunSummary
 
@@ -37,16 +37,12 @@ class RunFileWriter:
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
-        try:
+        what = f"DataWaitMonitor(save_to={str(path)!r}): cannot write there"
+        fix = "Choose another path, or leave save_to out."
+        with explained(what, expected=IN_WRITABLE_FOLDER, fix=fix):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: TextIO | None = path.open("w", encoding="utf-8")
             self._write({"kind": "header", "schema": SCHEMA, **header})
-        except OSError as error:
-            raise FastDataError(
-                f"DataWaitMonitor(save_to={str(path)!r}): cannot write there ({error.strerror or error}).",
-                expected="a file path in a folder that can be written",
-                fix="Choose another path, or leave save_to out.",
-            ) from error
 
     def write_steps(self, records: Iterable[StepRecord]) -> None:
         """Write steps, so that they are on disk."""
@@ -85,11 +81,9 @@ class RunFileWriter:
 
 
 def _step(record: StepRecord) -> dict[str, Any]:
-    step: dict[str, Any] = {"kind": "step"}
-    for name, default, value in zip(StepRecord._fields, _DEFAULTS, record, strict=True):
-        if value is not default and value != default:
-            step[name] = round(value, _DIGITS) if type(value) is float else value
-    return step
+    fields = zip(StepRecord._fields, _DEFAULTS, record, strict=True)
+    measured = {name: value for name, default, value in fields if value is not default and value != default}
+    return {"kind": "step", **_rounded(measured)}
 
 
 def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from lightning_fastdata.results.records import StepRecord
+from lightning_fastdata.results.records import StepRecord, elapsed_s
 from lightning_fastdata.results.stats import SpeedupBound
 from lightning_fastdata.results.summary import RunSummary
 
@@ -88,7 +88,7 @@ def _error_s(records: Sequence[StepRecord], exposed_by: str) -> tuple[float | No
     if len(blocks) < 2 or exposed_by == "ranks":
         return None, len(steady)
     waits = [sum(_exposed_of(record, exposed_by) for record in block) for block in blocks]
-    times = [sum(_elapsed(record) for record in block) for block in blocks]
+    times = [sum(elapsed_s(record) - record.refill_s for record in block) for block in blocks]
     total, number = sum(times), len(blocks)
     if total <= 0:
         return None, len(steady)
@@ -101,8 +101,3 @@ def _exposed_of(record: StepRecord, exposed_by: str) -> float:
     if exposed_by == "device" and record.device_idle_s is not None:
         return record.device_idle_s
     return max(0.0, (record.wait_s or 0.0) - record.refill_s)
-
-
-def _elapsed(record: StepRecord) -> float:
-    times_s = (record.wait_s, record.transfer_s, record.compute_s)
-    return record.other_s - record.refill_s + sum(time_s or 0.0 for time_s in times_s)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.results.files import explained
 from lightning_fastdata.results.json_fields import parse, with_new_names
 
 __all__ = ["SCHEMA", "Consumer", "Probe", "Trial", "TuneResult", "is_tuning", "read_tuning", "write_tuning"]
@@ -183,14 +184,9 @@ def write_tuning(path: str | os.PathLike[str], result: TuneResult) -> None:
         FastDataError: The file cannot be written.
     """
     values = {"kind": _KIND, "schema": SCHEMA, **result.to_dict()}
-    try:
+    expected = "a file path in an existing folder that can be written."
+    with explained(f"{os.fspath(path)!r} cannot be written", expected=expected, fix="choose another path."):
         Path(path).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise FastDataError(
-            f"{os.fspath(path)!r} cannot be written ({error.strerror or error}).",
-            expected="a file path in an existing folder that can be written.",
-            fix="choose another path.",
-        ) from error
 
 
 def is_tuning(path: str | os.PathLike[str]) -> bool:
@@ -220,11 +216,9 @@ def read_tuning(path: str | os.PathLike[str]) -> TuneResult:
     """
     name = os.fspath(path)
     try:
-        with open(path, "rb") as file:
+        with explained(f"{name!r} cannot be read", fix="look at the path."), open(path, "rb") as file:
             text = file.read(_MOST_BYTES + 1)
         return _result_of(name, parse(text) if len(text) <= _MOST_BYTES else None)
-    except OSError as error:
-        raise FastDataError(f"{name!r} cannot be read ({error.strerror or error}).", fix="look at the path.") from error
     except ValueError as error:
         raise FastDataError(
             f"{name!r} is damaged ({error}).", expected="a whole file of a tuning.", fix="tune again."

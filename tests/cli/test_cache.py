@@ -145,12 +145,6 @@ def test_no_folder_and_no_place_are_told(cache, photos, tmp_path):
     assert str(tmp_path / "caches") in err
 
 
-def test_without_an_action_the_help_is_shown(capsys):
-    """And what the actions are."""
-    assert main.main(["cache"]) == 0
-    assert "build" in capsys.readouterr().out
-
-
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_there(cache, photos, tmp_path):
     """A real SIGINT to a real build, as soon as something is cached; the next build ends what it began."""

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-import types
 
 import pytest
 
@@ -67,10 +66,11 @@ def test_a_wrong_environment_is_told_without_a_traceback(monkeypatch, capsys):
     assert "Traceback" not in printed.err
 
 
-def test_no_command_shows_help(capsys):
-    """Without a command the help lists what there is."""
-    assert main.main([]) == 0
-    assert "doctor" in capsys.readouterr().out
+@pytest.mark.parametrize(("arguments", "shown"), [([], "doctor"), (["cache"], "build"), (["--version"], __version__)])
+def test_without_a_command_the_help_or_the_version_is_shown(arguments, shown, capsys):
+    """The help lists the commands, or the actions."""
+    assert main.main(arguments) == 0
+    assert shown in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["docter"], ["doctor", "--jsn"], ["--wrong"]])
@@ -82,12 +82,6 @@ def test_an_unknown_command_or_option_shows_help(arguments, capsys):
     printed = capsys.readouterr().err
     assert "usage: lightning-fastdata" in printed
     assert arguments[-1] in printed
-
-
-def test_version(capsys):
-    """--version prints the package's version."""
-    assert main.main(["--version"]) == 0
-    assert __version__ in capsys.readouterr().out
 
 
 def test_python_dash_m_runs_the_same():
@@ -125,9 +119,7 @@ def html(monkeypatch):
         calls.append((summary, records, title, problems))
         return f"<html>é {title}</html>"
 
-    module = types.ModuleType("lightning_fastdata.report.html.page")
-    module.html_page = html_page
-    monkeypatch.setitem(sys.modules, "lightning_fastdata.report.html.page", module)
+    monkeypatch.setattr("lightning_fastdata.report.html.page.html_page", html_page)
     return calls
 
 
@@ -155,11 +147,6 @@ def test_report_of_a_run_that_was_killed(run_file, capsys):
     assert summary["status"] == "interrupted"
     assert summary["steps"] == 20
     assert summary["wait_s"] == pytest.approx(1.0)
-
-
-def test_report_says_what_the_file_lacks(run_file, capsys):
-    """In the report itself, and still with exit code 0."""
-    without_its_end(run_file)
     assert main.main(["report", str(run_file)]) == 0
     printed = capsys.readouterr()
     assert "Problem: No summary: the run was killed" in printed.out
@@ -205,9 +192,9 @@ def test_html_beside_json_leaves_the_json_alone(run_file, tmp_path, html, capsys
     assert (tmp_path / "out.html").exists()
 
 
-def test_html_with_half_a_character_is_written_all_the_same(run_file, tmp_path, html, monkeypatch):
+def test_html_with_half_a_character_is_written_all_the_same(run_file, tmp_path, monkeypatch):
     """The name of a sample's file may be any bytes."""
-    monkeypatch.setattr(sys.modules["lightning_fastdata.report.html.page"], "html_page", lambda *_, **__: "x\udc80")
+    monkeypatch.setattr("lightning_fastdata.report.html.page.html_page", lambda *_, **__: "x\udc80")
     assert main.main(["report", str(run_file), "--html", str(tmp_path / "out.html")]) == 0
     assert (tmp_path / "out.html").read_text() == r"x\udc80"
 

@@ -153,12 +153,6 @@ def test_the_view_survives_a_machine_that_tells_nothing():
     assert "unknown" in text
 
 
-def test_equal_devices_are_counted():
-    """Eight equal GPUs are one entry."""
-    gpus = (Accelerator("cuda", "NVIDIA H200", "x"),) * 8
-    assert "8 x NVIDIA H200 (cuda)" in text_of(dataclasses.replace(ROOMY, accelerators=gpus))
-
-
 def test_meaning_says_what_auto_takes():
     """The doctor answers what num_workers="auto" would be, without starting a run."""
     eight = dataclasses.replace(ROOMY, cpu_limits=(Limit("machine", 8.0, "machine"),))

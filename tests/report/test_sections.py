@@ -28,13 +28,6 @@ def test_every_account_has_its_line_in_order_and_the_total_is_the_last():
     assert [figure.name for figure in section.figures] == [*ACCOUNTS.values(), "Total, setup to teardown"]
 
 
-def test_accounts_have_seconds_and_their_share_of_the_total():
-    found = lines(with_ledger(wait_s=50.0, compute_s=149.0, loop_s=1.0))
-    assert found["Waiting for data"] == ("50.00 s", 0.25)
-    assert found["Compute"] == ("149.00 s", 0.745)  # as many digits as the others: the column adds up
-    assert found["Total, setup to teardown"] == ("200.00 s", 1.0)
-
-
 def test_what_was_not_measured_reads_so_whatever_stands_in_the_ledger():
     found = lines(with_ledger(not_measured=("checkpoint_s", "transfer_s"), transfer_s=0.0, wait_s=200.0), fold=True)
     assert found["Checkpoints"] == found["Transfer to the device"] == ("not measured", None)

@@ -239,15 +239,6 @@ def test_a_file_of_schema_1_has_all_its_figures():
         assert {"kind": "step", **record.to_dict()}.items() >= line.items()
 
 
-def test_a_killed_run_of_schema_1_has_its_kinds_of_waiting(tmp_path):
-    whole = FIXTURES / "run_schema1.jsonl"
-    killed = tmp_path / "run.jsonl"
-    killed.write_text("".join(whole.read_text().splitlines(keepends=True)[:-1]))
-    made, summary = read_run(killed).best_summary(), read_run(whole).summary
-    for name in ("main_process_s", "stalled_s", "worker_transfer_s"):
-        assert getattr(made.waits, name) == pytest.approx(getattr(summary.waits, name), abs=1e-5)
-
-
 @pytest.mark.parametrize(
     ("lines", "steps", "problem"),
     [

@@ -6,27 +6,22 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from lightning_fastdata.callbacks.audit.digest import read_vector
 from lightning_fastdata.callbacks.audit.session import NOTHING, AuditSession
-from lightning_fastdata.callbacks.guard import guarded
+from lightning_fastdata.callbacks.guard import CallbackBase, guarded, state_without
 from lightning_fastdata.errors import FastDataError, check_bool
 from lightning_fastdata.loaders.splitmix import Words
 from lightning_fastdata.results.audit_file import append_epoch, check_writable, start_file
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Callback as Base
-else:
-    Base = object  # so that neither Lightning package is imported here
-
 __all__ = ["DataAuditMixin"]
 
 
-class DataAuditMixin(Base):
+class DataAuditMixin(CallbackBase):
     """Writes a short digest per epoch of which samples each global batch held, so that two runs can be compared.
 
     ``lightning-fastdata audit A.jsonl B.jsonl`` says in a line whether two runs saw the same samples in the same
@@ -71,18 +66,17 @@ class DataAuditMixin(Base):
         """Check first that the file can be written; evaluation is not audited."""
         if stage != "fit":
             return
-        problem = None
+        problem: FastDataError | None = None
         if trainer.is_global_zero:
             try:
                 check_writable(Path(self._path))
             except FastDataError as error:
-                problem = (error.what, error.expected, error.fix)
+                problem = error
         if trainer.world_size > 1:
             # All ranks stop together: one alone would leave the others waiting for it.
             problem = trainer.strategy.broadcast(problem)
         if problem is not None:
-            what, expected, fix = problem
-            raise FastDataError(what, expected=expected, fix=fix)
+            raise problem
         self._session = AuditSession(path=Path(self._path), content=self._content, world_size=trainer.world_size)
         self._ended, self._warnings = False, set()
 
@@ -171,10 +165,7 @@ class DataAuditMixin(Base):
                 self._session.load(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Loaders and sums stay in their process; Lightning itself hangs log and log_dict onto callbacks.
-        return {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")} | {
-            "_session": None
-        }
+        return state_without(self, "_session")
 
 
 def _add_ranks(trainer: Any, vector: Words) -> Words:

@@ -32,7 +32,7 @@ class Block:
     data: npt.NDArray[np.uint8]
     """Its bytes in C order, uint8, shape (bytes,)."""
 
-    def row(self, number: int) -> "Block":
+    def __getitem__(self, number: int) -> "Block":
         """One entry along the first dimension."""
         width = self.data.size // self.shape[0]
         return Block(self.dtype, self.shape[1:], self.data[number * width : (number + 1) * width])
@@ -86,7 +86,7 @@ def content_words(batch: Any, samples: int | None = None) -> tuple[Words, int | 
         samples = _first_dimension(tree)
     leaves = list(_leaves(tree, "", samples))
     rows = [(path, leaf) for path, leaf, by_sample in leaves if by_sample]
-    words = [_word([(path, _row(leaf, number)) for path, leaf in rows]) for number in range(samples or 0) if rows]
+    words = [_word([(path, leaf[number]) for path, leaf in rows]) for number in range(samples or 0) if rows]
     if whole := [(path, leaf) for path, leaf, by_sample in leaves if not by_sample]:
         words.append(_word(whole))
     return np.array(words, dtype=np.uint64), samples
@@ -122,14 +122,16 @@ def _text(node: Any) -> str:
     return text
 
 
+def _parts(node: Node) -> list[Any]:
+    """The nodes within a dict or a list."""
+    return list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+
+
 def _first_dimension(node: Node) -> int | None:
     """Samples in a batch whose loader does not say: the length of the first array, or of the first list of texts."""
     if isinstance(node, Block):
         return node.shape[0] if node.shape else None
-    if isinstance(node, str):
-        return None
-    parts = list(node.values()) if isinstance(node, dict) else node
-    first = next((size for part in parts if (size := _first_dimension(part)) is not None), None)
+    first = next((size for part in _parts(node) if (size := _first_dimension(part)) is not None), None)
     if first is None and isinstance(node, list) and node and all(isinstance(part, str) for part in node):
         return len(node)
     return first
@@ -138,10 +140,7 @@ def _first_dimension(node: Node) -> int | None:
 def _has_length(node: Node, samples: int) -> bool:
     if isinstance(node, Block):
         return node.shape[:1] == (samples,)
-    if isinstance(node, str):
-        return False
-    parts = list(node.values()) if isinstance(node, dict) else node
-    return (isinstance(node, list) and len(node) == samples) or any(_has_length(part, samples) for part in parts)
+    return (isinstance(node, list) and len(node) == samples) or any(_has_length(part, samples) for part in _parts(node))
 
 
 def _leaves(node: Node, path: str, samples: int | None) -> Iterator[tuple[str, Any, bool]]:
@@ -170,14 +169,8 @@ def _is_by_sample(parts: list[Any], samples: int | None) -> bool:
 def _blocks(node: Node) -> Iterator[Block]:
     if isinstance(node, Block):
         yield node
-    elif not isinstance(node, str):
-        for part in node.values() if isinstance(node, dict) else node:
-            yield from _blocks(part)
-
-
-def _row(leaf: Any, number: int) -> Node:
-    row: Node = leaf.row(number) if isinstance(leaf, Block) else leaf[number]
-    return row
+    for part in _parts(node):
+        yield from _blocks(part)
 
 
 def _word(parts: list[tuple[str, Node]]) -> int:

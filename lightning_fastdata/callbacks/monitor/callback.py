@@ -5,26 +5,20 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from lightning_fastdata.callbacks.guard import guarded
-from lightning_fastdata.callbacks.monitor.arguments import check_arguments
+from lightning_fastdata.callbacks.guard import CallbackBase, guarded, state_without
 from lightning_fastdata.callbacks.monitor.console import end_progress_bar, print_summary
 from lightning_fastdata.callbacks.monitor.live_metrics import LiveReport
 from lightning_fastdata.callbacks.monitor.run_info import RunInfo
 from lightning_fastdata.callbacks.monitor.session import MonitorSession
 from lightning_fastdata.callbacks.monitor.wait_stats import Window
-from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.errors import FastDataError, check_int, check_share
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.results.records import SCHEMA, StepRecord
 from lightning_fastdata.results.run_file import path_of_rank
 from lightning_fastdata.results.run_file_writer import RunFileWriter
 from lightning_fastdata.results.summary import RunSummary
-
-if TYPE_CHECKING:
-    from lightning.pytorch import Callback as Base
-else:
-    Base = object  # so that neither Lightning package is imported here
 
 __all__ = ["DataWaitMonitorMixin", "only_measuring"]
 
@@ -34,7 +28,7 @@ _USUAL = {"log_every_n_steps": None, "prog_bar": True, "summary": True, "warn_ab
 _STAGE_OF = {"validate": "val", "test": "test", "predict": "predict"}
 
 
-class DataWaitMonitorMixin(Base):
+class DataWaitMonitorMixin(CallbackBase):
     """Reports how long each training step waited for data.
 
     Add it to any Trainer, with any loader; nothing else changes. The wait is timed at the real fetch, on the training
@@ -76,13 +70,15 @@ class DataWaitMonitorMixin(Base):
         device_events: bool = True,
     ) -> None:
         super().__init__()
-        check_arguments(log_every_n_steps, warn_above, max_warnings, save_to)
-        self._log_every_n_steps = log_every_n_steps
+        if save_to is not None and (not isinstance(save_to, (str, os.PathLike)) or not os.fspath(save_to)):
+            expected = "the path of a file, or None for no file."
+            raise FastDataError(f"save_to={save_to!r}.", expected=expected, fix="change save_to, or leave it out.")
+        self._log_every_n_steps: int | None = check_int("log_every_n_steps", log_every_n_steps, 1, allow=(None,))
         self._prog_bar = bool(prog_bar)
         self._save_to = None if save_to is None else os.fspath(save_to)
         self._print_summary = bool(summary)
-        self._warn_above = warn_above
-        self._max_warnings = max_warnings
+        self._warn_above: float | None = check_share("warn_above", warn_above, allow=(None,))
+        self._max_warnings: int = check_int("max_warnings", max_warnings, 0)
         self._device_events = bool(device_events)
         self._silent = False
         # Lightning writes it into a label at every hook, so the usual one is short. The file is left out: a run that
@@ -381,9 +377,7 @@ class DataWaitMonitorMixin(Base):
             session.resumed_from = {name: value for name, value in before.items() if value is not None}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Clocks, files and the tap stay in their process; Lightning itself hangs log and log_dict onto callbacks.
-        state = {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
-        return state | {"_session": None}
+        return state_without(self, "_session")  # with its clocks, its file and the tap
 
 
 def only_measuring(monitor_class: type[M]) -> M:

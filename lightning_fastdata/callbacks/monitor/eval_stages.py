@@ -1,7 +1,7 @@
 """Adds up the waiting of evaluation: each stage over its runs, and each of its loaders where that can be known."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightning_fastdata.results.records import StageWait
 
@@ -32,9 +32,7 @@ class Sums:
 
     def add_fetch(self, took: float) -> None:
         """One ``next``, and how long it took (s)."""
-        self.fetches += 1
-        self.wait_s += took
-        self.wait_s_max = max(self.wait_s_max, took)
+        self.add(Sums(fetches=1, wait_s=took, wait_s_max=took))
 
     def record(self, stage: str, runs: int, loaders: tuple[StageWait, ...] = ()) -> StageWait:
         """As a record that can be saved."""
@@ -125,8 +123,7 @@ class Stage:
 
     def so_far(self, now: float) -> Sums:
         """All runs together, with the one that is on."""
-        total = Sums()
-        total.add(self.ended)
+        total = replace(self.ended)
         total.add(self.run)
         total.elapsed_s += 0.0 if self.opened_at is None else now - self.opened_at
         return total

@@ -116,7 +116,7 @@ def timed_calls(
     try:
         own = vars(owner)
     except TypeError:
-        return _nothing
+        return lambda: None
     put = {name: _Timed(owner, name, on_call, clock) for name in names if callable(getattr(owner, name, None))}
     own.update(put)
 
@@ -126,7 +126,3 @@ def timed_calls(
         put.clear()
 
     return put_back
-
-
-def _nothing() -> None:
-    """Nothing was replaced."""

@@ -30,29 +30,17 @@ def samples_in(batch: Any) -> int | None:
     Returns:
         Samples (count), or None.
     """
-    shape = getattr(batch, "shape", None)
-    if shape is None:
-        if isinstance(batch, (tuple, list)):
-            parts: Any = batch
-        elif isinstance(batch, Mapping):
-            parts = batch.values()
-        else:
-            return None
-        for part in parts:
-            shape = getattr(part, "shape", None)
-            if shape is not None:
-                break
-        else:
-            return _samples_by_loader(parts) if isinstance(batch, Mapping) else None
+    shape: Any = getattr(batch, "shape", None)
+    if shape is None and isinstance(batch, (tuple, list, Mapping)):
+        parts = batch.values() if isinstance(batch, Mapping) else batch
+        shape = next((shape for part in parts if (shape := getattr(part, "shape", None)) is not None), None)
+        if shape is None and isinstance(batch, Mapping):
+            # The first batch of a dict of batches, as a CombinedLoader over a dict gives it.
+            return next((samples for part in parts if (samples := samples_in(part)) is not None), None)
     try:
         return int(shape[0])
     except (IndexError, TypeError, ValueError):
         return None
-
-
-def _samples_by_loader(parts: Any) -> int | None:
-    """The first batch of a dict of batches, as a ``CombinedLoader`` over a dict gives it."""
-    return next((samples for part in parts if (samples := samples_in(part)) is not None), None)
 
 
 def _no_dataset() -> None:

@@ -193,12 +193,8 @@ class ProfilerTap:
         self.labels = _Labels(self._slots, labels)
         self.owner = 0
         self._profiler: Any = None
-        self._start_there: Callable[[str], Any]
-        self._stop_there: Callable[[str], Any]
         self._had: dict[str, Any] = {}
         self._undo_watch: Callable[[], None] | None = None
-        self.inner_start: Callable[[str], Any]
-        self.inner_stop: Callable[[str], Any]
 
     @property
     def times_first_fetches(self) -> bool:
@@ -206,13 +202,11 @@ class ProfilerTap:
         return self._undo_watch is not None
 
     def install(self) -> bool:
-        """Put the tap on the Trainer's profiler; a second call changes nothing.
+        """Put the tap on the Trainer's profiler.
 
         Returns:
             False where the profiler is of a kind that cannot be tapped.
         """
-        if self._profiler is not None:
-            return True
         profiler = self.trainer.profiler
         try:
             own = vars(profiler)
@@ -270,7 +264,7 @@ class ProfilerTap:
         """The two hooks of a new fetcher, for the fetches before Lightning sets its own."""
         slot = self._slots.get(_STAGES.get(stage, ""))
         if slot is None or get_ident() != self.owner:
-            return _nothing, _nothing
+            return lambda: None, lambda: None
         try:
             self._on_opening(_STAGES[stage], self.clock())
         except Exception as error:
@@ -293,7 +287,3 @@ def _tap_behind(replacement: Any) -> ProfilerTap | None:
     owner = getattr(replacement, "__self__", None)
     owner = owner.tap if isinstance(owner, _IgnoredLabels) else owner
     return owner if isinstance(owner, ProfilerTap) else None
-
-
-def _nothing() -> None:
-    pass

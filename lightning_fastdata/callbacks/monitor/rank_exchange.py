@@ -23,7 +23,7 @@ from typing import Any
 
 from lightning_fastdata.callbacks.guard import guarded
 from lightning_fastdata.results.rank_merge import Message, RankMerge, RankSteps, pack, unpack
-from lightning_fastdata.results.records import StepRecord
+from lightning_fastdata.results.records import StepRecord, elapsed_s
 from lightning_fastdata.results.stats import RankTimes
 
 __all__ = ["RankExchange"]
@@ -229,6 +229,5 @@ def _steady(record: StepRecord) -> tuple[int, float, float]:
 
     A wait that was not measured is nan, which drops the step.
     """
-    wait_s = record.wait_s or 0.0
-    elapsed_s = wait_s + (record.transfer_s or 0.0) + (record.compute_s or 0.0) + record.other_s
-    return record.step, nan if record.wait_s is None else wait_s - record.refill_s, elapsed_s - record.refill_s
+    wait_s = nan if record.wait_s is None else record.wait_s - record.refill_s
+    return record.step, wait_s, elapsed_s(record) - record.refill_s

@@ -1,16 +1,16 @@
 """Where a run happened, for whoever reads its figures later."""
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from platform import node, python_version
 from typing import Any
 
 import torch
 
 from lightning_fastdata.compat.versions import own_version
 
-__all__ = ["RunInfo"]
+__all__ = ["RunInfo", "here_and_now"]
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,19 @@ class RunInfo:
         """The circumstances of ``trainer``, now."""
         # The Trainer may come from either Lightning package; its own says which.
         package = type(trainer).__module__.partition(".")[0]
-        return cls(
-            rank=int(trainer.global_rank),
-            world_size=int(trainer.world_size),
-            versions={
-                "lightning_fastdata": own_version(),
-                package: str(getattr(__import__(package), "__version__", "unknown")),
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
-            host=platform.node(),
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        version = str(getattr(__import__(package), "__version__", "unknown"))
+        return cls(int(trainer.global_rank), int(trainer.world_size), **here_and_now({package: version}))
+
+
+def here_and_now(packages: Mapping[str, str]) -> dict[str, Any]:
+    """Host, date and versions, by the names that ``RunSummary`` and ``TuneResult`` have for them.
+
+    Args:
+        packages: Versions beside those of this package, torch and Python.
+    """
+    ours, torch_version = own_version(), str(torch.__version__)
+    return {
+        "versions": {"lightning_fastdata": ours, **packages, "torch": torch_version, "python": python_version()},
+        "host": node(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

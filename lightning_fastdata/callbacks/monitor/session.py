@@ -367,14 +367,10 @@ class MonitorSession:
         return replace(
             summary,
             status=self.status,
-            rank=self.info.rank,
-            world_size=self.info.world_size,
             notes=tuple(self.notes.values()),
             resumed_from=self.resumed_from,
             plans=self.plans,
-            versions=dict(self.info.versions),
-            host=self.info.host,
-            date=self.info.date,
+            **vars(self.info),
         )
 
     def _with_findings(self, summary: RunSummary, meter: StepMeter, now: float) -> RunSummary:

@@ -1,23 +1,18 @@
 """The callback: the hooks of a Trainer, and the monitor that the tuner reads."""
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lightning_fastdata.callbacks.guard import guarded
+from lightning_fastdata.callbacks.guard import CallbackBase, guarded, state_without
 from lightning_fastdata.callbacks.monitor.callback import DataWaitMonitorMixin, only_measuring
 from lightning_fastdata.callbacks.tuner.session import TunerSession
 from lightning_fastdata.errors import FastDataError, check_bool
 from lightning_fastdata.results.tuning import TuneResult
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Callback as Base
-else:
-    Base = object  # so that neither Lightning package is imported here
-
 __all__ = ["LoaderTunerMixin"]
 
 
-class LoaderTunerMixin(Base):
+class LoaderTunerMixin(CallbackBase):
     """Finds the workers of the training loader while the run goes on, and keeps them only if steps got faster.
 
     Add it to any Trainer. Before the first step one worker loads some samples on its own (3 s at most); over the first
@@ -155,6 +150,4 @@ class LoaderTunerMixin(Base):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        # The measurements stay in their process; Lightning itself hangs log and log_dict onto callbacks.
-        state = {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
-        return state | {"_session": None, "_added_monitor": None}
+        return state_without(self, "_session", "_added_monitor")

@@ -88,11 +88,6 @@ class Controller:
         """The latest setting of which it is known what it gives."""
         return self.setting if self._before is None else self._before[0]
 
-    @property
-    def verifying(self) -> bool:
-        """Whether a change waits for its verdict."""
-        return self._before is not None
-
     def decide(self, window: Window) -> Decision:
         """What to do after a window.
 

@@ -1,15 +1,14 @@
 """Which workers for a dataset, found by trials within a budget of seconds, without a Trainer."""
 
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_fastdata.callbacks.monitor.run_info import here_and_now
 from lightning_fastdata.callbacks.tuner.measurement import UnmeasuredError, probe_undisturbed, run_inline, run_trial
 from lightning_fastdata.callbacks.tuner.throughput_model import (
     Limits,
@@ -19,7 +18,6 @@ from lightning_fastdata.callbacks.tuner.throughput_model import (
     throughput_limit,
 )
 from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, Source, source_of
-from lightning_fastdata.compat.versions import own_version
 from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.hardware.detect import Hardware, probe
 from lightning_fastdata.planning.preflight import Pool, resource_caps
@@ -80,7 +78,8 @@ def tune_loader(
         if contention is not None:
             notes.append(f"The machine is busy ({contention}): every figure here is that of a busy machine.")
         limits = limits_for(hardware, source, measured)
-        search = _Search(source, fresh, measured, Consumer(step_s or 0.0), limits, budget_s, on_trial)
+        trial_s = min(TRIAL_S, max(TRIAL_SHARE * budget_s, 3 * measured.batch_s))
+        search = _Search(source, fresh, measured, Consumer(step_s or 0.0), limits, trial_s, on_trial)
         search.run(ends=began + budget_s)
     except UnmeasuredError as error:
         problem = str(error)
@@ -98,14 +97,8 @@ def tune_loader(
         notes=tuple(notes),
         took_s=time.perf_counter() - began,
         dataset=f"{type(source.dataset).__name__}, {len(source.dataset):,} samples",
-        host=platform.node(),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={
-            "lightning_fastdata": own_version(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
         interrupted=interrupted,
+        **here_and_now({}),
     )
 
 
@@ -152,23 +145,18 @@ def limits_for(hardware: Hardware, source: Source, probe: Probe, other_pool: Poo
     return Limits(hardware.cpus_per_rank, resource_caps(hardware, sizes, other_pool), source.batches)
 
 
+@dataclass
 class _Search:
     """The trials of one dataset."""
 
-    def __init__(
-        self,
-        source: Source,
-        fresh: FreshIndices,
-        measured: Probe,
-        consumer: Consumer,
-        limits: Limits,
-        budget_s: float,
-        on_trial: Callable[[Trial], None] | None,
-    ) -> None:
-        self.source, self.fresh, self.probe = source, fresh, measured
-        self.consumer, self.limits, self.on_trial = consumer, limits, on_trial
-        self.trial_s = min(TRIAL_S, max(TRIAL_SHARE * budget_s, 3 * measured.batch_s))
-        self.trials: list[Trial] = []
+    source: Source
+    fresh: FreshIndices
+    probe: Probe
+    consumer: Consumer
+    limits: Limits
+    trial_s: float
+    on_trial: Callable[[Trial], None] | None
+    trials: list[Trial] = field(default_factory=list)
 
     def run(self, *, ends: float) -> None:
         """No workers, the predicted setting, then whatever is next to the best so far, as long as that pays."""

@@ -279,7 +279,7 @@ class TunerSession:
         if self.deferred is not None:
             setting = self.deferred.setting
             self.end(f"the run ended before {setting} could be tried; this loader changes between epochs only")
-        elif self.controller.verifying:
+        elif self.controller.verified != self.controller.setting:
             self.end(f"the run ended before {self.controller.setting} could be verified")
         else:
             self.end("the run ended before its steps could be measured")

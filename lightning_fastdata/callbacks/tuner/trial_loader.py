@@ -1,6 +1,7 @@
 """What a loader loads, taken out of it so that trials load the same in processes of their own."""
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,10 +117,8 @@ def requests_for(batch_size: int, fresh: FreshIndices) -> Iterator[BatchRequest]
     Yields:
         The requests to a ``SeededDataset``.
     """
-    number = 0
-    while True:
+    for number in count():
         yield BatchRequest(epoch=0, cycle=0, number=number, indices=fresh.take(batch_size), occurrences=None)
-        number += 1
 
 
 def trial_loader(

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_fastdata.callbacks.tuner.throughput_model import Setting
 from lightning_fastdata.report.units import milliseconds
-from lightning_fastdata.results.records import StepRecord
+from lightning_fastdata.results.records import StepRecord, elapsed_s
 from lightning_fastdata.results.tuning import Probe
 
 __all__ = ["Window", "WindowTimer", "describe_window", "merged", "waiting_share", "window_of"]
@@ -78,7 +78,7 @@ def window_of(records: Sequence[StepRecord], cpu_s: float, setting: Setting, pro
     usual = statistics.median(_busy_s(one) / one.batches for one in steps)
     steps = [one for one in steps if _busy_s(one) / one.batches <= LONG_STEP * usual + 1e-3]
     batches = sum(one.batches for one in steps)
-    took = [(one.wait_s or 0.0) + _busy_s(one) for one in steps]
+    took = [elapsed_s(one) for one in steps]
     waits = [(one.wait_s if one.device_idle_s is None else one.device_idle_s) or 0.0 for one in steps]
     loads = [one.load_s for one in steps if one.load_s is not None]
     return Window(
@@ -115,7 +115,7 @@ def waiting_share(records: Sequence[StepRecord], since: int) -> float | None:
         0..1; None where there are too few steps to say.
     """
     steps = [one for one in records if one.step >= since and not one.first_in_epoch]
-    took_s = sum((one.wait_s or 0.0) + _busy_s(one) for one in steps)
+    took_s = sum(map(elapsed_s, steps))
     waited_s = sum((one.wait_s if one.device_idle_s is None else one.device_idle_s) or 0.0 for one in steps)
     return waited_s / took_s if len(steps) >= FEWEST_STEPS and took_s > 0 else None
 

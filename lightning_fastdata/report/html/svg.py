@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from lightning_fastdata.report.step_columns import Numbers
 from lightning_fastdata.report.units import number
 
 __all__ = [
@@ -31,8 +31,6 @@ __all__ = [
 _SIZE = 1000
 """Width and height of the stretched drawing, in its own units."""
 _EDGE = 0.95
-
-Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

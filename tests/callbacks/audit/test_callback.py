@@ -341,7 +341,7 @@ def test_arguments_that_cannot_be_meant_are_refused_with_their_name(arguments):
 
 def test_all_ranks_stop_where_rank_0_cannot_write():
     """One alone would leave the others waiting; they are told what rank 0 found."""
-    strategy = SimpleNamespace(broadcast=lambda own: own or ("what", "expected", "fix"))
+    strategy = SimpleNamespace(broadcast=lambda own: own or FastDataError("what", fix="fix"))
     trainer = SimpleNamespace(is_global_zero=False, world_size=2, strategy=strategy)
     with pytest.raises(FastDataError, match="what"):
         DataAudit("audit.jsonl").setup(trainer, None, "fit")

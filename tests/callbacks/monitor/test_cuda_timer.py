@@ -126,18 +126,6 @@ def ms(times):
 # What is measured.
 
 
-@pytest.mark.parametrize(
-    ("queued", "wait", "idle"),
-    [(0, 4, 4), (1, 4, 3), (4, 4, 0), (9, 4, 0), (0, 0, 0)],
-    ids=["nothing queued", "done in the middle", "done with the fetch", "still busy", "no wait"],
-)
-def test_idle_is_the_part_of_a_fetch_in_which_the_stream_had_nothing_to_do(timer, stream, queued, wait, idle):
-    stream.queue(queued / 1e3)
-    fetch(timer, stream, wait / 1e3)
-    timer.end_step()
-    assert ms(everything(timer, stream)) == [(0, idle, None)]
-
-
 def test_events_are_recorded_right_before_and_after_the_fetch_and_after_the_copy(timer, stream):
     timer.before_fetch()
     stream.used("fetch")

@@ -4,7 +4,6 @@ import pytest
 from torch.distributed import FileStore, HashStore, PrefixStore
 
 from lightning_fastdata.callbacks.monitor.rank_exchange import RankExchange
-from lightning_fastdata.results.rank_merge import MOST_STEPS
 from lightning_fastdata.results.records import StepRecord
 
 
@@ -101,33 +100,6 @@ def test_rank_zero_learns_of_the_others(make, tmp_path):
     assert one.note is None
 
 
-def test_what_comes_later_is_taken_later(store):
-    """The others' epoch may end a moment after rank 0's."""
-    zero, one = ranks_of(store)
-    epoch_of([zero], 0)
-    zero.collect()
-    assert zero.times() is None
-    one.publish(0, [(n, 0.0406, 0.058) for n in range(5)])
-    one.collect()
-    epoch_of([zero], 1)
-    zero.collect()
-    assert zero.times().steps == 5
-    assert zero.times().missing == (1,)
-
-
-def test_a_rest_of_an_epoch_adds_to_it(store):
-    zero, one = ranks_of(store)
-    zero.publish(0, [(n, 0.01, 0.1) for n in range(6)])
-    one.publish(0, [(n, 0.02, 0.1) for n in range(4)])
-    one.collect()
-    zero.collect()
-    one.publish(0, [(n, 0.03, 0.1) for n in (4, 5)])
-    one.finish()
-    zero.finish()
-    assert zero.times().steps == 6
-    assert zero.times().wait_s_max_mean == pytest.approx((4 * 0.02 + 2 * 0.03) / 6, rel=1e-4)
-
-
 def test_no_rank_asks_for_what_may_be_missing(store):
     """``get`` of a missing key blocks for the store's timeout, half an hour; the store of the test would fail."""
     zero, one, two = ranks_of(store, 3)
@@ -165,6 +137,8 @@ def test_the_wait_at_the_end_is_bounded(store, slow_s, arguments, least, most):
     store.check = check
     zero.finish(**arguments)
     assert least <= clock.now <= most
+    assert zero.times() is None
+    assert "nothing arrived" in zero.note
     before = clock.now
     zero.finish()
     assert clock.now == before
@@ -198,7 +172,7 @@ def test_a_goodbye_comes_after_all_steps_and_also_without_any(store):
     assert clock.pauses == []
     assert zero.times().steps == 10
     assert zero.times().missing == ()
-    assert zero._merge.kept_steps == 0
+    assert not zero._merge._blocks
 
 
 def test_a_rank_that_stops_sends_one_message_and_never_pauses(store):
@@ -215,17 +189,15 @@ def test_a_rank_that_stops_sends_one_message_and_never_pauses(store):
 
 def test_nothing_is_left_in_the_store_after_a_thousand_epochs(store):
     zero, one = ranks_of(store)
-    most = kept = 0
+    most = 0
     for epoch in range(1000):
         epoch_of((zero, one), epoch)
         one.collect()
         most = max(most, len(store.values))
         zero.collect()
-        kept = max(kept, zero._merge.kept_steps)
     one.finish()
     zero.finish()
     assert most <= 2
-    assert kept <= 4 * 2 * 5
     assert list(store.values) == ["test/run"]
     assert zero.times().steps == 5000
     assert zero.times().wait_share == pytest.approx(0.7, abs=0.001)
@@ -365,15 +337,6 @@ def test_odd_steps_do_not_raise(store):
     assert "ValueError" in one.note
 
 
-def test_a_long_epoch_is_cut(store):
-    zero, one = ranks_of(store)
-    for rank in (zero, one):
-        rank.publish(0, [(n, 0.1, 0.2) for n in range(MOST_STEPS + 500)])
-    one.finish()
-    zero.finish()
-    assert zero.times().steps == MOST_STEPS
-
-
 @pytest.mark.parametrize(("world_size", "store"), [(2, None), (1, HashStore()), (1, None)])
 def test_without_a_store_it_is_said_and_alone_it_is_not(world_size, store):
     exchange = RankExchange(rank=0, world_size=world_size, host="a", store=store, key="test")
@@ -397,11 +360,3 @@ def test_only_new_steps_are_published_by_epoch_without_filling_an_empty_pipeline
     assert (steps, [epoch for epoch, _ in rest]) == ([(0, 1.0, 2.5)], [0])
     assert (epoch, last[0], last[2]) == (1, 2, 0.75)
     assert last[1] != last[1]  # nan: the step is dropped
-
-
-def test_silence_of_all_others_is_said(store):
-    zero, _ = ranks_of(store)
-    epoch_of([zero], 0)
-    zero.finish()
-    assert zero.times() is None
-    assert "nothing arrived" in zero.note

@@ -22,8 +22,8 @@ def waits_of(*fetches):
     return stats.kinds()
 
 
-def test_before_the_first_fetch_there_are_no_kinds():
-    assert waits_of() is None
+def test_before_anything_was_measured_there_are_no_figures():
+    assert (waits_of(), loading_of(), DeviceStats().times()) == (None, None, None)
 
 
 def test_kinds_are_summed_and_what_is_not_known_stays_apart():
@@ -82,10 +82,6 @@ def loading_of(*loads, path_of=lambda index: None):
     return stats.loading(path_of)
 
 
-def test_without_a_batch_that_tells_there_is_no_loading():
-    assert loading_of() is None
-
-
 def test_loads_are_summed():
     loading = loading_of(load(1, 0.1, load_s=1.0), load(2, 0.2, samples=2, load_s=3.0))
     assert (loading.batches, loading.samples, loading.load_s) == (2, 6, 4.0)
@@ -122,10 +118,6 @@ def test_an_index_may_be_anything_and_a_whole_batch_has_none():
 
 def test_a_batch_without_samples_divides_by_nothing():
     assert loading_of(load(None, 0.0, samples=0)).sample_s_mean == 1.0
-
-
-def test_the_device_is_none_before_it_told_of_a_step():
-    assert DeviceStats().times() is None
 
 
 def test_idle_and_hidden_are_the_wait():

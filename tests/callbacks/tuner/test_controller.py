@@ -169,20 +169,7 @@ def test_shared_memory_bounds_what_is_tried():
 
 
 def record(number, wait_s, compute_s=0.02, **more):
-    values = {
-        "epoch": 0,
-        "step": number,
-        "samples": 8,
-        "wait_s": wait_s,
-        "transfer_s": None,
-        "compute_s": compute_s,
-        "other_s": 0.0,
-        "first_in_epoch": False,
-        "batches": 1,
-        "fetches": 1,
-        "rank": 0,
-    }
-    return StepRecord(**{**values, **more})
+    return StepRecord(0, number, 8, wait_s, None, compute_s, 0.0, False, 1, 1, 0)._replace(**more)
 
 
 def test_a_window_is_the_mean_of_its_steps():

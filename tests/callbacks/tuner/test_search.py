@@ -21,7 +21,7 @@ def world(monkeypatch):
     """Trials of a machine that is made up: ``world(step_s_of_a_setting)`` searches on it."""
 
     def run(law, probe=PROBE, limits=None, step_s=0.02):
-        made_up = _Search(None, None, probe, Consumer(step_s), limits or Limits(8), 10.0, None)
+        made_up = _Search(None, None, probe, Consumer(step_s), limits or Limits(8), 1.5, None)
 
         def trial(workers, depth):
             took = law(workers, depth)

@@ -86,6 +86,7 @@ def test_uneven_loading_needs_a_deeper_queue():
         (probe(0.0001), 0.05, 16, range(1)),  # nothing to gain
         (probe(0.0004, worker_transfer_s=0.0006), 0.002, 16, range(1)),  # handing over would cost more than loading
         (probe(0.0), 0.02, 16, range(1)),
+        (probe(0.08), 0.0, 4, range(4, 5)),  # as fast as it goes where the demand is unknown
     ],
 )
 def test_the_fewest_workers_that_do(found, step_s, cpus, workers):
@@ -97,11 +98,6 @@ def test_half_a_core_gets_no_worker_for_a_decoder_and_one_for_a_disk():
     """A quota of 0.5 CPU: decoding and training share it anyway; waiting for a disk takes none of it."""
     assert choose(probe(0.02), Consumer(0.02, 0.02), Limits(0.5)).num_workers == 0
     assert choose(probe(0.02, cpu=0.02), Consumer(0.02, 0.002), Limits(0.5)).num_workers >= 1
-
-
-def test_as_fast_as_it_goes_where_the_demand_is_unknown():
-    """Without a step the workers that load at the full rate of the cores."""
-    assert choose(probe(0.08), Consumer(0.0), Limits(4)).num_workers == 4
 
 
 def machine(**figures):
