@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ import torch
 __all__ = [
     "QueueState",
     "loads_inline",
+    "pretend_worker",
     "process_store",
     "queue_state",
     "resize_into",
@@ -176,3 +178,22 @@ def shared_bytes(count: int) -> torch.Tensor:
         return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count,), (1,))
     except (AttributeError, TypeError):
         return torch.empty(count, dtype=torch.uint8)
+
+
+@contextlib.contextmanager
+def pretend_worker(dataset: Any) -> Iterator[None]:
+    """Let ``get_worker_info()`` answer as in the first of one worker.
+
+    Args:
+        dataset: What its ``dataset`` is. Where torch keeps this elsewhere, ``get_worker_info()`` stays None.
+    """
+    worker: Any = sys.modules.get("torch.utils.data._utils.worker")
+    if worker is None or not hasattr(worker, "_worker_info") or not hasattr(worker, "WorkerInfo"):
+        yield
+        return
+    before = worker._worker_info
+    worker._worker_info = worker.WorkerInfo(id=0, num_workers=1, seed=torch.initial_seed(), dataset=dataset)
+    try:
+        yield
+    finally:
+        worker._worker_info = before

@@ -1,0 +1,355 @@
+"""One child process loads a few samples as a worker would, before any worker is trusted with them.
+
+The child runs the user's code, so that this process opens nothing that workers would then share. What is known by
+looking alone (``state.hazards``) is asked first; a rehearsal runs only where nothing was found there.
+"""
+
+import contextlib
+import faulthandler
+import io
+import itertools
+import multiprocessing
+import os
+import queue
+import random
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.multiprocessing  # its reducers send tensors through shared memory, as workers do
+
+from lightning_fastdata.compat.torch_internals import pretend_worker
+from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
+
+__all__ = ["Rehearsal", "rehearse", "spread_indices"]
+
+MOST_SAMPLES = 8
+"""Samples that are loaded at most (count)."""
+FEWEST_SAMPLES = 2
+"""Samples that are always loaded (count): what changes with every sample shows at the second."""
+LONG_ENOUGH_S = 1.0
+"""Time after which no further sample is begun (s)."""
+STUCK_S = 5.0
+"""Time without CPU or reading after which a child that stands in a lock, a queue or a future is hung (s)."""
+QUIET_S = 60.0
+"""The same for any other wait (s): a slow server is no fault."""
+WAITING_FILES = ("threading.py", "queue.py", "concurrent/futures", "multiprocessing/")
+"""Where the stack of a process stands that waits for another thread or process."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What one child process found when it loaded samples as a worker would."""
+
+    problem: str | None = None
+    """Why workers would not give what this process gives, a sentence fragment; None = nothing was found."""
+    remedy: str = ""
+    """What to do about it."""
+    samples: int = 0
+    """Samples that were loaded (count)."""
+    sample_wall_s: float | None = None
+    """Time a sample took (s); None where it did not come to that."""
+    sample_cpu_s: float | None = None
+    """CPU time a sample took in the child (s)."""
+    batch_bytes: int | None = None
+    """Memory of the tensors of the batch that was sent (bytes)."""
+    batch_tensors: int | None = None
+    """Tensors in it (count)."""
+    uses_global_rng: bool = True
+    """Whether a global random generator was drawn from."""
+    took_s: float = 0.0
+    """Time of the whole rehearsal (s)."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What the child is given."""
+
+    dataset: Any
+    collate_fn: Callable[[Any], Any]
+    worker_init_fn: Callable[[int], Any] | None
+    indices: Sequence[Any]
+    stack_file: str
+
+
+def spread_indices(length: int) -> list[int]:
+    """Indices for a rehearsal, spread over a dataset.
+
+    Args:
+        length: Its samples (count), >= 1.
+
+    Returns:
+        At most ``MOST_SAMPLES`` indices, the first and the last among them.
+    """
+    count = min(length, MOST_SAMPLES)
+    return [round(place * (length - 1) / max(1, count - 1)) for place in range(count)]
+
+
+def rehearse(
+    dataset: Any,
+    indices: Sequence[Any],
+    *,
+    collate_fn: Callable[[Any], Any],
+    worker_init_fn: Callable[[int], Any] | None = None,
+    start_method: str = "fork",
+    clock: Callable[[], float] = time.perf_counter,
+) -> Rehearsal:
+    """Load a few samples in one child process, and send their batch back as a worker would.
+
+    Args:
+        dataset: A map-style dataset of the user's.
+        indices: Which samples, in this order.
+        collate_fn: Makes a batch of them.
+        worker_init_fn: Called in the child first, as in a worker.
+        start_method: How workers will be started.
+        clock: Gives the time (s).
+
+    Returns:
+        What was found. The random generators of this process, and the positions of its open files, are as before.
+    """
+    began = clock()
+    with _Positions() as positions, tempfile.NamedTemporaryFile(prefix="lightning_fastdata_") as stack:
+        found = _in_child(_Part(dataset, collate_fn, worker_init_fn, indices, stack.name), start_method, clock)
+    if positions.moved:
+        path = positions.moved[0]
+        found = Rehearsal(f"reading a sample moves the position of {path}, which workers would share", SHARED_FILE)
+    return replace(found, took_s=clock() - began)
+
+
+SHARED_FILE = "open the file in __getitem__, where each worker has one of its own"
+
+
+def _in_child(part: _Part, start_method: str, clock: Callable[[], float]) -> Rehearsal:
+    context: Any = multiprocessing.get_context(start_method)
+    answers, taken = context.Queue(), context.Event()
+    child = context.Process(target=_perform, args=(part, answers, taken), daemon=True)
+    try:
+        child.start()
+    except Exception as error:
+        return Rehearsal(f"a worker process cannot be started ({_in_words(error)})", "num_workers=0 loads here")
+    try:
+        return _answer_of(child, answers, part.stack_file, clock)
+    finally:
+        taken.set()
+        _end(child)
+        answers.close()
+
+
+def _answer_of(child: Any, answers: Any, stack_file: str, clock: Callable[[], float]) -> Rehearsal:
+    """Wait for the child for as long as it gets anywhere."""
+    activity, since, asked = None, clock(), False
+    while True:
+        try:
+            with contextlib.suppress(queue.Empty):
+                found: Rehearsal = answers.get(timeout=0.02)[0]
+                return found
+        except Exception as error:  # the batch does not come back out of the queue
+            return Rehearsal(f"a batch does not arrive from a worker ({_in_words(error)})", CROSS)
+        if not child.is_alive() and answers.empty():
+            return Rehearsal(f"loading a sample ended the process ({_exit_in_words(child.exitcode)})", NO_WORKERS)
+        now = clock()
+        if (busy := _activity(child.pid)) != activity:
+            activity, since, asked = busy, now, False
+        elif now - since > STUCK_S and not asked:
+            asked = True
+            os.kill(child.pid, signal.SIGUSR1)  # faulthandler writes the stack
+        elif now - since > STUCK_S + 0.2 and _waits_for_another(stack_file):
+            return Rehearsal(f"loading a sample hangs in a worker process {_last_line(stack_file)}", NO_WORKERS)
+        elif now - since > QUIET_S:
+            return Rehearsal(f"loading a sample did nothing for {QUIET_S:.0f} s in a worker process", NO_WORKERS)
+
+
+CROSS = "return tensors, arrays and numbers, detached; num_workers=0 hands on anything"
+NO_WORKERS = "num_workers=4 takes workers all the same"
+
+
+def _perform(part: _Part, answers: Any, taken: Any) -> None:
+    """The child: set up as torch sets up a worker, load, collate, send."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(name, signal.SIG_DFL)
+    with open(part.stack_file, "w") as stack, pretend_worker(part.dataset), contextlib.redirect_stdout(io.StringIO()):
+        faulthandler.register(signal.SIGUSR1, file=stack, all_threads=True)
+        torch.set_num_threads(1)
+        try:
+            answers.put(_load(part))
+        except BaseException:  # KeyboardInterrupt, SystemExit, bdb.BdbQuit: a worker would die of them
+            answers.put(
+                (Rehearsal(f"a sample raises in a worker ({traceback.format_exc().splitlines()[-1]})", RAISES), None)
+            )
+        taken.wait(30.0)  # tensors on their way live as long as their process
+
+
+RAISES = "with no workers the error comes where the sample is read, of its own type"
+
+
+def _load(part: _Part) -> tuple[Rehearsal, Any]:
+    if part.worker_init_fn is not None:
+        part.worker_init_fn(0)
+    drawn, samples, pictures = _generators(), [], [_picture(part)]
+    wall = cpu = 0.0
+    for index in part.indices:
+        began, began_cpu = time.perf_counter(), time.process_time()
+        samples.append(part.dataset[index])
+        wall, cpu = wall + time.perf_counter() - began, cpu + time.process_time() - began_cpu
+        pictures.append(_picture(part))
+        if wall > LONG_ENOUGH_S and len(samples) >= FEWEST_SAMPLES:
+            break
+    draws = _generators() != drawn
+    batch = part.collate_fn(samples)
+    changes = goes_on_changing(pictures)
+    count = len(samples)
+    tensors = list(_tensors(batch))
+    found = Rehearsal(
+        samples=count,
+        sample_wall_s=wall / count,
+        sample_cpu_s=cpu / count,
+        batch_bytes=sum(one.nelement() * one.element_size() for one in tensors),
+        batch_tensors=len(tensors),
+        uses_global_rng=draws,
+    )
+    if changes:
+        what = f"{changes[0]} changes with every sample that is loaded, and workers would change copies of it"
+        return Rehearsal(
+            **{**vars(found), "problem": what, "remedy": f"num_workers=4 if {changes[0]} is not needed"}
+        ), None
+    try:
+        ForkingPickler.dumps(batch)
+    except Exception as error:
+        return Rehearsal(
+            **{**vars(found), "problem": f"a batch cannot be sent ({_in_words(error)})", "remedy": CROSS}
+        ), None
+    return found, batch
+
+
+def _picture(part: _Part) -> Snapshot:
+    return take_snapshot({"dataset": part.dataset, "collate_fn": part.collate_fn}, generators=False)
+
+
+def goes_on_changing(pictures: Sequence[Snapshot]) -> tuple[str, ...]:
+    """Attributes that further samples change too.
+
+    What the first sample sets (a file that is opened lazily, a cached property) and later ones leave alone is none;
+    nor are random generators, which every sample is to draw from.
+
+    Args:
+        pictures: What the dataset held before the first sample and after each one.
+
+    Returns:
+        Paths.
+    """
+    changed: list[str] = []
+    for before, after in itertools.pairwise(pictures[1:]):
+        changed += [path for path in changed_between(before, after) if path not in changed]
+    return tuple(changed)
+
+
+def _generators() -> tuple[Any, ...]:
+    drawn: Any = np.random.get_state()
+    return random.getstate(), drawn[1].tobytes(), drawn[2], torch.get_rng_state().numpy().tobytes()
+
+
+def _tensors(value: Any, depth: int = 6) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif depth and isinstance(value, dict):
+        yield from (one for item in dict.values(value) for one in _tensors(item, depth - 1))
+    elif depth and isinstance(value, (list, tuple)):
+        yield from (one for item in value for one in _tensors(item, depth - 1))
+
+
+def _activity(pid: int) -> tuple[int, int] | None:
+    """CPU time and bytes read of a process and its children; None where the system does not say."""
+    cpu = read = 0
+    try:
+        for one in [pid, *_children(pid)]:
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            cpu += sum(map(int, fields[11:15]))
+            read += int(Path(f"/proc/{one}/io").read_text().split("rchar: ")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return None
+    return cpu, read
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _waits_for_another(stack_file: str) -> bool:
+    """Whether every thread of the child stands in a lock, a queue or a future."""
+    return any(part in _first_frame(stack_file) for part in WAITING_FILES)
+
+
+def _first_frame(stack_file: str) -> str:
+    lines = [
+        line
+        for line in Path(stack_file).read_text(errors="replace").split("Current thread")[-1].splitlines()
+        if "File" in line
+    ]
+    return lines[0] if lines else ""
+
+
+def _last_line(stack_file: str) -> str:
+    return f"({' '.join(_first_frame(stack_file).split())})"
+
+
+def _end(child: Any) -> None:
+    child.join(0.5)
+    if child.is_alive():
+        child.terminate()
+        child.join(2.0)
+    if child.is_alive():
+        child.kill()
+        child.join(1.0)
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else 'no message'}"
+
+
+def _exit_in_words(code: int | None) -> str:
+    return f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+
+
+class _Positions:
+    """The positions of the regular files that this process has open; a forked child reads from the same ones."""
+
+    def __init__(self) -> None:
+        self.moved: list[str] = []
+        self._before: dict[int, tuple[str, int]] = {}
+
+    def __enter__(self) -> "_Positions":
+        self._before = dict(self._now())
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for descriptor, (path, position) in self._now():
+            before = self._before.get(descriptor)
+            if before is not None and before[0] == path and before[1] != position:
+                os.lseek(descriptor, before[1], os.SEEK_SET)
+                self.moved.append(path)
+
+    @staticmethod
+    def _now() -> Iterator[tuple[int, tuple[str, int]]]:
+        try:
+            names = os.listdir("/proc/self/fd")
+        except OSError:
+            return  # not Linux: nothing to look at
+        for name in names:
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                path = os.readlink(f"/proc/self/fd/{name}")
+                if path.startswith("/") and os.path.isfile(path):
+                    flags = Path(f"/proc/self/fdinfo/{name}").read_text().split()
+                    if int(flags[3], 8) & os.O_ACCMODE == os.O_RDONLY:
+                        yield int(name), (path, int(flags[1]))

@@ -1,0 +1,206 @@
+"""A child process that loads samples as a worker would."""
+
+import functools
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, default_collate, get_worker_info
+
+from lightning_fastdata.loaders import rehearsal
+from lightning_fastdata.loaders.rehearsal import rehearse, spread_indices
+
+pytestmark = pytest.mark.slow
+
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        return torch.full((3, 4), float(index)), index
+
+
+class Random(Numbers):
+    def __getitem__(self, index):
+        return torch.rand(2)
+
+
+class Lazy(Numbers):
+    file, names = None, None
+
+    @functools.cached_property
+    def table(self):
+        return [1]
+
+    @functools.lru_cache(8)  # noqa: B019
+    def twice(self, index):
+        return 2 * index
+
+    def __getitem__(self, index):
+        if self.file is None:
+            self.file = open("/dev/null")  # noqa: SIM115
+        return index + len(self.table) + self.twice(index)
+
+
+class HoldsGenerator(Numbers):
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def __getitem__(self, index):
+        return self.rng.random()
+
+
+class Waits(Numbers):
+    def __getitem__(self, index):
+        time.sleep(0.02)
+        return index
+
+
+class Counts(Numbers):
+    repaired = 0
+
+    def __getitem__(self, index):
+        self.repaired += 1
+        return index
+
+
+class Caches(Numbers):
+    def __init__(self):
+        self.cache = {}
+
+    def __getitem__(self, index):
+        self.cache[index] = index
+        return index
+
+
+class Closures(Numbers):
+    def __getitem__(self, index):
+        return lambda x: x + index
+
+
+class Gradients(Numbers):
+    def __init__(self):
+        self.weight = torch.ones(3, requires_grad=True)
+
+    def __getitem__(self, index):
+        return self.weight * index
+
+
+class Raises(Numbers):
+    def __getitem__(self, index):
+        raise KeyError(index)
+
+
+class Aborts(Numbers):
+    def __getitem__(self, index):
+        os.abort()
+
+
+class Pooled(Numbers):
+    def __init__(self):
+        self.pool = ThreadPoolExecutor(2)
+        list(self.pool.map(abs, [1]))
+
+    def __getitem__(self, index):
+        return sum(self.pool.map(abs, [index]))
+
+
+class AsksWorker(Numbers):
+    def __getitem__(self, index):
+        return int(type(get_worker_info().dataset) is AsksWorker and get_worker_info().id == 0)
+
+
+class Reads(Numbers):
+    def __init__(self, file):
+        self.number = file.fileno()
+
+    def __getitem__(self, index):
+        return len(os.read(self.number, 10))
+
+
+def run(dataset, collate_fn=default_collate, **settings):
+    return rehearse(dataset, spread_indices(len(dataset)), collate_fn=collate_fn, **settings)
+
+
+def test_a_dataset_that_is_the_same_there():
+    """Nothing found; sizes and times are kept for the plan."""
+    found = run(Numbers())
+    assert (found.problem, found.samples, found.batch_tensors) == (None, 8, 2)
+    assert found.batch_bytes == 8 * 12 * 4 + 8 * 8
+    assert found.sample_cpu_s < 0.01
+    assert not found.uses_global_rng
+    assert run(Random()).uses_global_rng
+
+
+def test_waiting_is_told_from_computing():
+    """Which decides how many workers pay."""
+    found = run(Waits())
+    assert found.sample_wall_s >= 0.02 > 10 * found.sample_cpu_s
+
+
+@pytest.mark.parametrize("dataset", [Lazy(), HoldsGenerator(), AsksWorker()], ids=lambda one: type(one).__name__)
+def test_what_is_no_finding(dataset):
+    """What the first sample sets up, random generators, questions about the worker."""
+    assert run(dataset).problem is None
+
+
+@pytest.mark.parametrize(
+    ("dataset", "collate_fn", "words"),
+    [
+        (Counts(), default_collate, "dataset.repaired changes with every sample"),
+        (Caches(), default_collate, "dataset.cache changes with every sample"),
+        (Closures(), list, "a batch cannot be sent (AttributeError"),
+        (Gradients(), list, "a batch cannot be sent (RuntimeError"),
+        (Raises(), default_collate, "a sample raises in a worker (KeyError: 0)"),
+        (Aborts(), default_collate, "ended the process (by SIGABRT)"),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, Dataset) else "",
+)
+def test_a_finding_is_named(dataset, collate_fn, words):
+    """With what to do about it."""
+    found = run(dataset, collate_fn)
+    assert words in found.problem
+    assert found.remedy
+
+
+def test_a_child_that_hangs_is_ended(monkeypatch):
+    """In a future whose thread was not forked; the line of the stack is named."""
+    monkeypatch.setattr(rehearsal, "STUCK_S", 0.3)
+    began = time.perf_counter()
+    found = run(Pooled())
+    assert "hangs" in found.problem
+    assert "threading.py" in found.problem
+    assert time.perf_counter() - began < 10
+
+
+def test_nothing_of_this_process_is_touched(tmp_path):
+    """Random generators, threads and children are as before."""
+    torch.manual_seed(1)
+    before, threads = torch.get_rng_state(), threading.active_count()
+    run(Random())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert threading.active_count() == threads
+
+
+def test_a_file_whose_position_moves_is_set_back(tmp_path):
+    """It is named, and this process reads on where it was."""
+    (tmp_path / "numbers.bin").write_bytes(bytes(range(250)))
+    with open(tmp_path / "numbers.bin", "rb", buffering=0) as file:
+        file.seek(7)
+        found = run(Reads(file))
+        assert str(tmp_path / "numbers.bin") in found.problem
+        assert file.tell() == 7
+
+
+def test_indices_are_spread():
+    """Over the whole dataset, the first and the last among them."""
+    assert spread_indices(1) == [0]
+    assert spread_indices(3) == [0, 1, 2]
+    assert spread_indices(1000)[0] == 0
+    assert spread_indices(1000)[-1] == 999
+    assert len(set(spread_indices(1000))) == 8
