@@ -20,6 +20,7 @@ from lightning_fastdata.loaders.native_threads import RestoreAffinity, chain_ini
 from lightning_fastdata.loaders.order import padding
 from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
 from lightning_fastdata.loaders.sharding import SetShard, iterable_warning
+from lightning_fastdata.loaders.state.worker_safety import large_parts, problem_of_rehearsal, visible_problem
 from lightning_fastdata.loaders.trainer_context import trainer_context
 from lightning_fastdata.planning.describe import plan_lines
 from lightning_fastdata.planning.plan import LoaderOptions, LoaderPlan, Planning, Split, Workload
@@ -139,6 +140,7 @@ def make_loader(request: LoaderRequest, on_plan: Callable[[LoaderPlan], None]) -
     hardware = probe(local_world_size=request.context.local_world_size)
     request = replace(request, arguments={**request.arguments, **_worker_arguments(request, traits, hardware)})
     planning = _planning(request, options, traits, hardware, samples)
+    planning = _checked(planning, request, traits)
     plan = planning.plan()
     on_plan(plan)
     ranks, workers = request.context.world_size, plan.num_workers
@@ -149,6 +151,24 @@ def make_loader(request: LoaderRequest, on_plan: Callable[[LoaderPlan], None]) -
     elif samples is not None and request.arguments.get("sampler") is None:
         _log_padding(request, traits)
     return build_loader(request, plan, traits=traits, planning=planning)
+
+
+def _checked(planning: Planning, request: LoaderRequest, traits: DatasetTraits) -> Planning:
+    """Where "auto" would take workers: whether the dataset is the same in one."""
+    plan = planning.plan()
+    if plan.num_workers == 0 or traits.is_iterable:
+        return planning
+    problem = visible_problem(request.dataset, request.arguments)
+    if planning.options.num_workers != "auto":
+        if problem is not None:
+            warn = rank_zero_warn if _knows_rank() else warnings.warn
+            warn(f"{request.label}: num_workers={plan.num_workers} was set by you, but {problem}.")
+        return planning
+    start_method = plan.multiprocessing_context or planning.workload.start_method
+    problem = problem or problem_of_rehearsal(request.dataset, request.arguments, traits, start_method)
+    for line in large_parts(request.dataset, request.arguments) if problem is None else ():
+        log_rank_zero(f"{request.label}: {line}.")
+    return replace(planning, workload=replace(planning.workload, worker_problem=problem))
 
 
 def _planning(

@@ -29,6 +29,7 @@ from lightning_fastdata.loaders.progress import LoaderProgress
 from lightning_fastdata.loaders.rng import save_generators
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler, has_fixed_order
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset, WorkerOutput
+from lightning_fastdata.loaders.state.worker_lifetime import WorkerLifetime
 from lightning_fastdata.loaders.worker_crash import WorkerDiedError, diagnose_crash
 from lightning_fastdata.planning.options import LoaderPlan
 from lightning_fastdata.planning.plan import Planning
@@ -125,6 +126,7 @@ class ResumableDataLoader(PlannedDataLoader):
         self._reader: Callable[[], Batches | None] = no_trainer
         self._passes = 0
         self._saved: dict[str, Any] = {}
+        self._lifetime = WorkerLifetime.of(self)
         self._hardware_at_start: Hardware | None = None
         """The machine when the workers were started."""
 
@@ -140,10 +142,11 @@ class ResumableDataLoader(PlannedDataLoader):
         """For another process, as with ``ddp_spawn``: without the workers and the Trainer of this one."""
         determinism = replace(self.determinism, trainer=no_trainer)
         ours = {"determinism": determinism, "_inner": None, "_reader": no_trainer, "_requests": RequestSampler()}
-        return {**lightning_loops.own_attributes(self), **ours, "_iterator": None}
+        return {**lightning_loops.own_attributes(self), **ours, "_iterator": None, "_lifetime": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._lifetime = WorkerLifetime.of(self)
         lightning_loops.skip_worker_hint(self)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -170,13 +173,26 @@ class ResumableDataLoader(PlannedDataLoader):
             inner: Iterator[WorkerOutput] = InlineBatches(self._seeded_dataset().__getitems__, requests)
         else:
             self._requests.next_pass = requests
-            kept = lightning_loops.kept_iterator(self)
-            if self._inner is None or not self.persistent_workers or kept is None:
-                self._inner = self._make_inner(self._requests, persistent=self.persistent_workers)
-            inner = iter(self._inner)
+            inner = self._workers_of_pass()
             lightning_loops.keep_iterator(self, inner)
         if not epoch_pass.outside_trainer:
             epoch_pass.startup = started, perf_counter()
+        return inner
+
+    def _workers_of_pass(self) -> Iterator[WorkerOutput]:
+        """A pass of the inner loader, with the workers of the last one where they hold what the dataset is now."""
+        kept = lightning_loops.kept_iterator(self)
+        if kept is not None and self._lifetime.has_changed():
+            stop_workers(kept)
+            kept = None
+        if self._inner is not None and self.persistent_workers and kept is not None:
+            return iter(self._inner)
+        began = perf_counter()
+        keep = self.persistent_workers and self._lifetime.may_keep()
+        self._inner = self._make_inner(self._requests, persistent=keep)
+        inner = iter(self._inner)
+        # torch locks this name for a loader that is made; it only says how the inner loader is made next.
+        vars(self)["persistent_workers"] = keep and self._lifetime.is_worth(perf_counter() - began)
         return inner
 
     def change(self, plan: LoaderPlan, *, between_epochs: bool = False) -> None:

@@ -47,6 +47,10 @@ class WorkerChoice(NamedTuple):
 
 WIN_A_WORKER = ("persistent_workers", "prefetch_factor")
 """Options of the user for which "auto" starts a worker where it would take none."""
+STREAM = (
+    "an IterableDataset decides itself what each worker loads, and may continue where it stopped: num_workers=2 if it "
+    "gives each worker a part of its own (shard())"
+)
 NOTHING_AHEAD = Reason("rule", "0 workers prefetch nothing")
 
 
@@ -69,7 +73,7 @@ def decide_workers(options: LoaderOptions, hardware: Hardware, workload: Workloa
     if options.num_workers == "auto":
         workers, reason = _auto_workers(hardware, workload, problem)
         if workers == 0:
-            workers, reason = _one_if_asked(options, workload, reason, problem)
+            workers, reason = _one_if_asked(options, workload, reason, problem or workload.worker_problem)
     else:
         workers, reason = options.num_workers, Reason("user", "set by you")
         if workers > 0 and problem and start_method != "fork":
@@ -101,6 +105,10 @@ def _auto_workers(hardware: Hardware, workload: Workload, problem: str | None) -
         return 0, Reason("rule", "the data is in memory: a worker would only copy it")
     if problem:
         return 0, Reason("rule", f"worker processes cannot be started safely: {problem}")
+    if workload.is_iterable:
+        return 0, Reason("rule", STREAM)
+    if workload.worker_problem:
+        return 0, Reason("rule", workload.worker_problem)
     cpus = hardware.cpus_per_rank
     kept, kept_text = _kept_for_training(workload)
     spare = cpus - kept
@@ -110,9 +118,6 @@ def _auto_workers(hardware: Hardware, workload: Workload, problem: str | None) -
         return 0, Reason("hardware", f"{cores}, {kept_text}: {_nothing_to_spare(cpus, workload)}")
     pool, share_text = _pool(spare, workload)
     workers, reason = pool, Reason("hardware", f"{cores}, {kept_text}{share_text}")
-    if workload.is_iterable and workers > 1:
-        workers = 1
-        reason = Reason("rule", "an IterableDataset repeats its data in every worker unless it uses shard(); set it")
     batches = _batches(workload)
     if batches is not None and workers > batches:
         workers, reason = batches, Reason("rule", f"no more workers than the {batches} batches of this split")

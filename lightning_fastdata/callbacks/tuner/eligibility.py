@@ -15,8 +15,8 @@ from torch.utils.data import (
 )
 
 from lightning_fastdata.loaders.dataset_traits import traits_of
-from lightning_fastdata.loaders.open_handles import open_handle
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
+from lightning_fastdata.loaders.state.worker_safety import visible_problem
 from lightning_fastdata.loaders.trainer_context import iter_loaders
 
 __all__ = [
@@ -84,12 +84,11 @@ def reason_untunable(loader: Any) -> str | None:
         return "an IterableDataset decides itself what each worker loads: other workers would change the data"
     if not traits.length:
         return f"{type(loader.dataset).__name__} has {'no length' if traits.length is None else '0 samples'}"
-    handle = open_handle(loader.dataset)
-    if handle is not None:
-        return (
-            f"{handle} is an open file, whose position all forked workers would share: open it when the first sample"
-            " is loaded"
-        )
+    parts = {"collate_fn": loader.collate_fn, "worker_init_fn": loader.worker_init_fn}
+    workload = getattr(getattr(loader, "planning", None), "workload", None)
+    problem = visible_problem(loader.dataset, parts) or getattr(workload, "worker_problem", None)
+    if problem is not None:
+        return problem
     if batch_size_of(loader) is None:
         return "its batch sampler does not say how large a batch is (batch_size)"
     return None

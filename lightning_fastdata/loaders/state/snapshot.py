@@ -57,12 +57,13 @@ class Snapshot:
     """The first attribute whose content cannot be seen whole; None = everything was seen."""
 
 
-def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snapshot:
+def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True, bulk: bool = True) -> Snapshot:
     """Digest everything that some parts hold. None of the user's code runs.
 
     Args:
         parts: What is looked at, by name: ``{"dataset": dataset}``.
         generators: Whether the states of random generators count.
+        bulk: Whether arrays, tensors and long containers are read through; else they count by identity and length.
 
     Returns:
         Digests by path, and what could not be seen.
@@ -70,7 +71,12 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snaps
     walk = AttributeWalk({name: part for name, part in parts.items() if part is not None})
     digests, unseen = {}, None
     for path, value in walk:
-        digest = 0 if not generators and isinstance(value, GENERATORS) else _digest(value)
+        if not generators and isinstance(value, GENERATORS):
+            digest: int | None = 0
+        elif not bulk and _is_bulk(value):
+            digest = hash((id(value), len(value)))
+        else:
+            digest = _digest(value)
         if digest is None:
             unseen = unseen or path
             continue
@@ -78,6 +84,12 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snaps
         if not isinstance(value, (*SEQUENCES, *MAPPINGS)):
             digests.update({path + step: hash(_plain(held)) for step, held in held_by(value) if is_plain(held)})
     return Snapshot(digests, unseen or walk.stopped_at)
+
+
+def _is_bulk(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return value.ndim > 0
+    return isinstance(value, (*SEQUENCES, *MAPPINGS)) and len(value) > FEW_ITEMS
 
 
 def changed_between(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
@@ -177,7 +189,7 @@ def _of_array(array: np.ndarray[Any, Any]) -> int | None:
     if array.dtype.hasobject:
         return None
     if _is_read_only(array) or (isinstance(array, np.memmap) and array.mode != "c"):
-        return id(array)  # nobody can write to it, or both processes see what is written
+        return id(array)  # no name can write to it, or both processes see what is written
     seen = np.ascontiguousarray(array)
     return hash((array.dtype.str, array.shape, _checksum(seen.reshape(-1).view(np.uint8))))
 

@@ -16,7 +16,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -27,6 +27,7 @@ import torch
 import torch.multiprocessing  # its reducers send tensors through shared memory, as workers do
 
 from lightning_fastdata.compat.torch_internals import pretend_worker
+from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
 
 __all__ = ["Rehearsal", "rehearse", "spread_indices"]
@@ -73,10 +74,15 @@ class Rehearsal:
 class _Part:
     """What the child is given."""
 
+    loading: SeededDataset
+    """Loads and collates a batch."""
     dataset: Any
-    collate_fn: Callable[[Any], Any]
+    """The user's dataset within it."""
+    length: int
+    """Its samples (count)."""
+    keys: Iterable[Any] | None
+    """A sampler of the user's; None = indices spread over the dataset."""
     worker_init_fn: Callable[[int], Any] | None
-    indices: Sequence[Any]
     stack_file: str
 
 
@@ -94,20 +100,22 @@ def spread_indices(length: int) -> list[int]:
 
 
 def rehearse(
+    loading: SeededDataset,
     dataset: Any,
-    indices: Sequence[Any],
     *,
-    collate_fn: Callable[[Any], Any],
+    length: int,
+    keys: Iterable[Any] | None = None,
     worker_init_fn: Callable[[int], Any] | None = None,
     start_method: str = "fork",
     clock: Callable[[], float] = time.perf_counter,
 ) -> Rehearsal:
-    """Load a few samples in one child process, and send their batch back as a worker would.
+    """Load a few samples in one child process, and send a batch back as a worker would.
 
     Args:
-        dataset: A map-style dataset of the user's.
-        indices: Which samples, in this order.
-        collate_fn: Makes a batch of them.
+        loading: Loads and collates the batches, as in a worker.
+        dataset: The user's map-style dataset within it.
+        length: Its samples (count).
+        keys: A sampler or batch sampler of the user's; the child's own copy is asked. None = spread indices.
         worker_init_fn: Called in the child first, as in a worker.
         start_method: How workers will be started.
         clock: Gives the time (s).
@@ -117,7 +125,8 @@ def rehearse(
     """
     began = clock()
     with _Positions() as positions, tempfile.NamedTemporaryFile(prefix="lightning_fastdata_") as stack:
-        found = _in_child(_Part(dataset, collate_fn, worker_init_fn, indices, stack.name), start_method, clock)
+        part = _Part(loading, dataset, length, keys, worker_init_fn, stack.name)
+        found = _in_child(part, start_method, clock)
     if positions.moved:
         path = positions.moved[0]
         found = Rehearsal(f"reading a sample moves the position of {path}, which workers would share", SHARED_FILE)
@@ -194,19 +203,16 @@ RAISES = "with no workers the error comes where the sample is read, of its own t
 def _load(part: _Part) -> tuple[Rehearsal, Any]:
     if part.worker_init_fn is not None:
         part.worker_init_fn(0)
-    drawn, samples, pictures = _generators(), [], [_picture(part)]
+    drawn, batch, count, pictures = _generators(), None, 0, [_picture(part)]
     wall = cpu = 0.0
-    for index in part.indices:
+    for number, indices in enumerate(_batches(part)):
         began, began_cpu = time.perf_counter(), time.process_time()
-        samples.append(part.dataset[index])
+        batch = part.loading[BatchRequest(0, 0, number, indices, None)].batch
         wall, cpu = wall + time.perf_counter() - began, cpu + time.process_time() - began_cpu
+        count += len(indices)
         pictures.append(_picture(part))
-        if wall > LONG_ENOUGH_S and len(samples) >= FEWEST_SAMPLES:
+        if wall > LONG_ENOUGH_S and count >= FEWEST_SAMPLES:
             break
-    draws = _generators() != drawn
-    batch = part.collate_fn(samples)
-    changes = goes_on_changing(pictures)
-    count = len(samples)
     tensors = list(_tensors(batch))
     found = Rehearsal(
         samples=count,
@@ -214,24 +220,32 @@ def _load(part: _Part) -> tuple[Rehearsal, Any]:
         sample_cpu_s=cpu / count,
         batch_bytes=sum(one.nelement() * one.element_size() for one in tensors),
         batch_tensors=len(tensors),
-        uses_global_rng=draws,
+        uses_global_rng=_generators() != drawn,
     )
-    if changes:
+    if changes := goes_on_changing(pictures):
         what = f"{changes[0]} changes with every sample that is loaded, and workers would change copies of it"
-        return Rehearsal(
-            **{**vars(found), "problem": what, "remedy": f"num_workers=4 if {changes[0]} is not needed"}
-        ), None
+        return replace(found, problem=what, remedy=f"num_workers=4 if {changes[0]} is not needed"), None
     try:
         ForkingPickler.dumps(batch)
     except Exception as error:
-        return Rehearsal(
-            **{**vars(found), "problem": f"a batch cannot be sent ({_in_words(error)})", "remedy": CROSS}
-        ), None
+        return replace(found, problem=f"a batch cannot be sent ({_in_words(error)})", remedy=CROSS), None
     return found, batch
 
 
+def _batches(part: _Part) -> Iterator[list[Any]]:
+    """Indices of a few batches: of single samples first, then of what is left in one."""
+    keys: list[Any] = spread_indices(part.length)
+    if part.keys is not None:
+        keys = list(itertools.islice(part.keys, MOST_SAMPLES))
+    if keys and isinstance(keys[0], list):  # of a batch sampler
+        keys = [key for batch in keys for key in batch][:MOST_SAMPLES]
+    yield from ([key] for key in keys[:FEWEST_SAMPLES])
+    if part.loading._fastdata_batched and len(keys) > FEWEST_SAMPLES:
+        yield keys[FEWEST_SAMPLES:]
+
+
 def _picture(part: _Part) -> Snapshot:
-    return take_snapshot({"dataset": part.dataset, "collate_fn": part.collate_fn}, generators=False)
+    return take_snapshot({"dataset": part.dataset, "collate_fn": part.loading._fastdata_collate_fn}, generators=False)
 
 
 def goes_on_changing(pictures: Sequence[Snapshot]) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from lightning_fastdata.loaders import rehearsal
-from lightning_fastdata.loaders.rehearsal import rehearse, spread_indices
+from lightning_fastdata.loaders.seeded_dataset import SeededDataset
+from lightning_fastdata.loaders.state import rehearsal
+from lightning_fastdata.loaders.state.rehearsal import rehearse, spread_indices
 
 pytestmark = pytest.mark.slow
 
@@ -124,14 +125,15 @@ class Reads(Numbers):
 
 
 def run(dataset, collate_fn=default_collate, **settings):
-    return rehearse(dataset, spread_indices(len(dataset)), collate_fn=collate_fn, **settings)
+    loading = SeededDataset(dataset, collate_fn, None, batched=True)
+    return rehearse(loading, dataset, length=len(dataset), **settings)
 
 
 def test_a_dataset_that_is_the_same_there():
     """Nothing found; sizes and times are kept for the plan."""
     found = run(Numbers())
     assert (found.problem, found.samples, found.batch_tensors) == (None, 8, 2)
-    assert found.batch_bytes == 8 * 12 * 4 + 8 * 8
+    assert found.batch_bytes == 6 * 12 * 4 + 6 * 8  # two single samples came before
     assert found.sample_cpu_s < 0.01
     assert not found.uses_global_rng
     assert run(Random()).uses_global_rng

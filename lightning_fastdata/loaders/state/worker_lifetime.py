@@ -1,0 +1,80 @@
+"""Whether the workers of one pass may serve the next one: only while their copy of the dataset is still the same."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from lightning_fastdata.loaders.state.known import unknown_part
+from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
+
+__all__ = ["WorkerLifetime"]
+
+WORTH_SHARE = 1 / 3
+"""Share of a start of workers that looking for changes may take: it is done before each pass, and saves one start."""
+
+
+@dataclass
+class WorkerLifetime:
+    """What the workers of a loader hold, beside what the dataset is now."""
+
+    parts: Mapping[str, Any]
+    """What workers got: the dataset, the collate function."""
+    automatic: bool
+    """Whether "auto" decided that they live on; a user's ``persistent_workers=True`` stays."""
+    log: Callable[[str], None]
+    """Gets one line where something changed, or cannot be seen."""
+    clock: Callable[[], float] = perf_counter
+    """Gives the time (s)."""
+    _bulk: bool | None = None
+    _held: Snapshot | None = None
+    _look_s: float = 0.0
+    _said: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, loader: Any) -> "WorkerLifetime":
+        """For a loader of this package."""
+        planning = loader.planning
+        automatic = planning is not None and planning.options.persistent_workers == "auto"
+        return cls({"dataset": loader.dataset, "collate_fn": loader.collate_fn}, automatic, _log)
+
+    def may_keep(self) -> bool:
+        """Whether workers that are about to start may serve further passes; remembers what they get."""
+        began = self.clock()
+        if self._bulk is None:
+            self._bulk = unknown_part(self.parts) is not None
+        self._held = take_snapshot(self.parts, bulk=self._bulk)
+        self._look_s = self.clock() - began
+        if self._held.unseen is not None and self.automatic:
+            self._say(f"workers start again for each pass: {self._held.unseen} may change unseen")
+            return False
+        return True
+
+    def is_worth(self, start_s: float) -> bool:
+        """Whether looking for changes is cheap beside the start of workers that it saves.
+
+        Args:
+            start_s: Time that starting the workers took (s).
+        """
+        return not self.automatic or self._look_s <= WORTH_SHARE * start_s
+
+    def has_changed(self) -> bool:
+        """Whether the workers hold something else than the dataset is now; one line names it."""
+        if self._held is None:
+            return False
+        changed = changed_between(self._held, take_snapshot(self.parts, bulk=bool(self._bulk)))
+        if changed and self.automatic:
+            self._say(f"{changed[0]} has changed since the workers started: new ones are started")
+        elif changed:
+            self._say(f"{changed[0]} has changed, but your persistent_workers=True keeps workers with the old one")
+        return bool(changed) and self.automatic
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.log(text)
+
+
+def _log(text: str) -> None:
+    logging.getLogger(__name__).info(text)

@@ -1,0 +1,89 @@
+"""Whether "auto" may give a dataset worker processes: what can be seen of it, then a rehearsal."""
+
+import contextlib
+import multiprocessing
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils.data import default_collate, default_convert
+
+from lightning_fastdata.loaders.dataset_traits import DatasetTraits
+from lightning_fastdata.loaders.seeded_dataset import SeededDataset
+from lightning_fastdata.loaders.state.hazards import survey
+from lightning_fastdata.loaders.state.known import unknown_part
+from lightning_fastdata.loaders.state.rehearsal import Rehearsal, rehearse
+
+__all__ = ["large_parts", "problem_of_rehearsal", "visible_problem"]
+
+_rehearsed: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], Rehearsal]] = {}
+"""Results by the identity of a dataset, so that a loader that is made again costs no second rehearsal."""
+
+
+def visible_problem(dataset: Any, arguments: Mapping[str, Any]) -> str | None:
+    """Why a dataset must not go into a worker, as far as its attributes show it. None of its code runs.
+
+    Args:
+        dataset: A map-style dataset.
+        arguments: Arguments of torch's DataLoader.
+
+    Returns:
+        A sentence fragment with the attribute and what to do; None where nothing was found.
+    """
+    if multiprocessing.current_process().daemon:
+        return "this process is a daemon, which may not start processes"
+    return survey(_sent(dataset, arguments)).against_workers
+
+
+def large_parts(dataset: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Containers of very many Python objects, a line each: every worker comes to copy them."""
+    return tuple(f"{found}; {found.remedy}" for found in survey(_sent(dataset, arguments)).large)
+
+
+def problem_of_rehearsal(
+    dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str
+) -> str | None:
+    """Why workers would not give what this process gives, by loading a few samples in a child process.
+
+    Datasets, transforms and collate functions of torch, torchvision and this package are known and not tried.
+
+    Args:
+        dataset: A map-style dataset with a length.
+        arguments: Arguments of torch's DataLoader.
+        traits: The traits of the dataset.
+        start_method: How workers will be started.
+
+    Returns:
+        A sentence fragment with what to do; None where the samples are the same there.
+    """
+    sent = _sent(dataset, arguments)
+    if not traits.length or unknown_part(sent) is None:
+        return None
+    key = (start_method, *(id(part) for name, part in sorted(sent.items()) if name != "dataset"))
+    kept = _rehearsed.get(id(dataset))
+    if kept is not None and kept[0]() is dataset and kept[1] == key:
+        found = kept[2]
+    else:
+        found = _rehearse(dataset, arguments, traits, start_method)
+        with contextlib.suppress(TypeError):  # a dataset with slots has no weak references
+            _rehearsed[id(dataset)] = weakref.ref(dataset), key, found
+    return None if found.problem is None else f"{found.problem}; {found.remedy}"
+
+
+def _rehearse(dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str) -> Rehearsal:
+    batched = arguments.get("batch_sampler") is not None or arguments.get("batch_size", 1) is not None
+    collate = arguments.get("collate_fn") or (default_collate if batched else default_convert)
+    return rehearse(
+        SeededDataset(dataset, collate, None, batched=batched, traits=traits),
+        dataset,
+        length=traits.length or 0,
+        keys=arguments.get("batch_sampler") or arguments.get("sampler"),
+        worker_init_fn=arguments.get("worker_init_fn"),
+        start_method=start_method,
+    )
+
+
+def _sent(dataset: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a worker gets, by the name a person knows it under."""
+    names = ("collate_fn", "worker_init_fn", "sampler", "batch_sampler")
+    return {"dataset": dataset, **{name: arguments[name] for name in names if arguments.get(name) is not None}}
