@@ -15,6 +15,7 @@ __all__ = [
     "queue_state",
     "resize_into",
     "shared_bytes",
+    "show_dataset",
     "stop_workers",
 ]
 
@@ -178,6 +179,18 @@ def shared_bytes(count: int) -> torch.Tensor:
         return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count,), (1,))
     except (AttributeError, TypeError):
         return torch.empty(count, dtype=torch.uint8)
+
+
+def show_dataset(worker_id: int) -> None:
+    """A ``worker_init_fn``: ``get_worker_info().dataset`` is the user's own, not the wrapper that torch got.
+
+    Args:
+        worker_id: Which worker this is.
+    """
+    info = torch.utils.data.get_worker_info()
+    wrapped = getattr(info, "dataset", None)
+    if "_fastdata_dataset" in getattr(wrapped, "__dict__", {}):
+        object.__setattr__(info, "dataset", vars(wrapped)["_fastdata_dataset"])  # torch freezes its attributes
 
 
 @contextlib.contextmanager

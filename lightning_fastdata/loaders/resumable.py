@@ -28,7 +28,7 @@ from lightning_fastdata.loaders.planned import PlannedDataLoader, forwarded_argu
 from lightning_fastdata.loaders.progress import LoaderProgress
 from lightning_fastdata.loaders.rng import save_generators
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler, has_fixed_order
-from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset, WorkerOutput
+from lightning_fastdata.loaders.seeded_dataset import BatchRequest, RaisedInWorker, SeededDataset, WorkerOutput
 from lightning_fastdata.loaders.state.worker_lifetime import WorkerLifetime
 from lightning_fastdata.loaders.worker_crash import WorkerDiedError, diagnose_crash
 from lightning_fastdata.planning.options import LoaderPlan
@@ -373,6 +373,8 @@ class ResumableDataLoader(PlannedDataLoader):
 
     def serve(self, epoch_pass: EpochPass, output: WorkerOutput) -> Any:
         """The batch of a worker's output, as the user's collate function made it; remembered as the one served last."""
+        if type(output.batch) is RaisedInWorker:
+            raise output.batch.noted()
         epoch_pass.served += 1
         indices = epoch_pass.pending.pop(output.number)
         if not epoch_pass.outside_trainer:

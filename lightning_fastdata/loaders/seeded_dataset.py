@@ -1,5 +1,7 @@
 """Random numbers of a sample that only (seed, epoch, index) decides, in whichever process loads it."""
 
+import pickle
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from time import perf_counter
@@ -17,7 +19,7 @@ from lightning_fastdata.loaders.sample_keys import sample_number
 from lightning_fastdata.loaders.splitmix import WORD, Words, mix
 from lightning_fastdata.loaders.transformed_dataset import TransformedDataset
 
-__all__ = ["BatchRequest", "LoadTimes", "SeededDataset", "WorkerOutput"]
+__all__ = ["BatchRequest", "LoadTimes", "RaisedInWorker", "SeededDataset", "WorkerOutput"]
 
 
 class BatchRequest(NamedTuple):
@@ -75,6 +77,20 @@ class WorkerOutput(NamedTuple):
 
 def _rebuild_output(number: int, batch: Any, *times: Any) -> WorkerOutput:
     return WorkerOutput(number, batch, LoadTimes(*times))
+
+
+class RaisedInWorker(NamedTuple):
+    """In place of a batch: what loading it raised."""
+
+    error: Exception
+    """The exception, of its own type."""
+    text: str
+    """The worker's traceback."""
+
+    def noted(self) -> Exception:
+        """The exception with the worker's traceback as a note."""
+        self.error.add_note(f"In a worker process:\n{self.text}")
+        return self.error
 
 
 class SeededDataset(Dataset[Any]):
@@ -149,29 +165,52 @@ class SeededDataset(Dataset[Any]):
         began = perf_counter()
         if not isinstance(request, BatchRequest):  # a worker_init_fn that tries a sample
             return self._fastdata_dataset[request]
-        info, seed, source = get_worker_info(), self._fastdata_seed, self._fastdata_source
-        with generators_kept() if info is None and seed is not None else nullcontext():
-            start = None if seed is None else stream(seed, request.epoch, request.cycle)
-            seeds = None if source is None else _seeds_of(request, stream(source, request.epoch, request.cycle))
-            samples, slowest, slowest_s = _load(self, request, start, seeds)
-            if start is not None:
-                seed_generators(mix(_seed_of(request, 0, start) + BATCH))
-            batch = self._fastdata_collate_fn(samples)
-            if self._fastdata_transform is not None:
-                batch = self._fastdata_transform(batch, seeds)
-            worker = -1 if info is None else info.id
-            # The clock is read after all that the batch took.
-            times = LoadTimes(began, perf_counter(), len(request.indices), slowest, slowest_s, worker)
-            return WorkerOutput(request.number, batch, times)
+        info = get_worker_info()
+        if info is None:
+            with generators_kept() if self._fastdata_seed is not None else nullcontext():
+                return _output_of(self, request, began, -1)
+        try:
+            return _output_of(self, request, began, info.id)
+        except Exception as error:
+            if not _survives_pickling(error):
+                raise
+            # torch makes a new exception of the type and one text, which many types do not take.
+            times = LoadTimes(began, perf_counter(), len(request.indices), -1, 0.0, info.id)
+            return WorkerOutput(request.number, RaisedInWorker(error, traceback.format_exc()), times)
 
     __getitems__ = __getitem__
     """torch calls this one with batching, once per batch."""
 
 
+def _output_of(wrapper: SeededDataset, request: BatchRequest, began: float, worker: int) -> WorkerOutput:
+    """Load and collate a batch; no method, or the wrapper would hide a name of the dataset's."""
+    seed, source = wrapper._fastdata_seed, wrapper._fastdata_source
+    start = None if seed is None else stream(seed, request.epoch, request.cycle)
+    seeds = None if source is None else _seeds_of(request, stream(source, request.epoch, request.cycle))
+    samples, slowest, slowest_s = _load(wrapper, request, start, seeds)
+    if start is not None:
+        seed_generators(mix(_seed_of(request, 0, start) + BATCH))
+    batch = wrapper._fastdata_collate_fn(samples)
+    if wrapper._fastdata_transform is not None:
+        batch = wrapper._fastdata_transform(batch, seeds)
+    # The clock is read after all that the batch took.
+    times = LoadTimes(began, perf_counter(), len(request.indices), slowest, slowest_s, worker)
+    return WorkerOutput(request.number, batch, times)
+
+
+def _survives_pickling(error: Exception) -> bool:
+    """Whether an exception comes out of a queue as the same one."""
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:  # its __reduce__ and __init__ are the user's
+        return False
+    return type(copy) is type(error) and repr(copy) == repr(error)
+
+
 def _load(
     wrapper: SeededDataset, request: BatchRequest, start: int | None, seeds: Words | None
 ) -> tuple[Any, int, float]:
-    """Load the samples of a batch; no method, or the wrapper would hide a name of the dataset's.
+    """Load the samples of a batch.
 
     Args:
         wrapper: Has the user's dataset.

@@ -149,7 +149,7 @@ def test_the_number_of_batches_is_known_from_the_dataset():
     assert auto_dataloader(Squares(), batch_size=50).num_workers == planned(batch_size=50).num_workers == 2
     assert planned(batch_size=None).num_workers == 6
     with pytest.warns(UserWarning, match="IterableDataset"):
-        assert planned(Stream()).num_workers == 1
+        assert planned(Stream()).num_workers == 0
 
 
 def test_a_dataset_without_a_length_can_be_planned():

@@ -57,7 +57,7 @@ TABLE = {
             "multiprocessing_context": (None, "rule", "no worker processes"),
         },
     ),
-    "an iterable": ((64, {}, {"is_iterable": True}), {"num_workers": (1, "rule", "IterableDataset")}),
+    "an iterable": ((64, {}, {"is_iterable": True}), {"num_workers": (0, "rule", "IterableDataset")}),
     "three batches": ((64, {}, {"samples": 9, "batch_size": 3}), {"num_workers": (3, "rule", "3 batches")}),
     "small /dev/shm": (
         (SMALL_SHM, {}, {"batch_bytes": 8 * MIB}),

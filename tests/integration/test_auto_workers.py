@@ -1,0 +1,332 @@
+"""What "auto" may do: a program that is right with plain Lightning's default is right with the pack."""
+
+import itertools
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from datamodule_cases import quiet_trainer
+from lightning.pytorch import Callback, LightningModule
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from lightning_fastdata import FastDataModule, auto_dataloader
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*IterableDataset", "ignore:You passed in a `val_dataloader`"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+]
+
+
+@pytest.fixture(autouse=True)
+def six_cpus(monkeypatch):
+    """So that "auto" takes workers where nothing speaks against them."""
+    monkeypatch.setenv("LIGHTNING_FASTDATA_NUM_CPUS", "6")
+
+
+class Numbers(Dataset):
+    def __init__(self, length=16):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return torch.tensor([float(index)])
+
+
+class Seen(LightningModule):
+    """Keeps the batches of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.epochs = torch.nn.Parameter(torch.ones(1)), []
+
+    def on_train_epoch_start(self):
+        self.epochs.append([])
+
+    def training_step(self, batch, batch_idx):
+        self.epochs[-1].append(batch["x"] if isinstance(batch, dict) else batch)
+        return self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def fit(dataset, *callbacks, collate_fn=None, num_workers="auto", **flags):
+    data = FastDataModule(dataset, batch_size=4, shuffle=False, collate_fn=collate_fn, num_workers=num_workers)
+    model = Seen()
+    quiet_trainer(callbacks=list(callbacks), **flags).fit(model, datamodule=data)
+    return model, data.plans["train"]
+
+
+def first_of_epochs(model):
+    return [int(epoch[0].flatten()[0]) for epoch in model.epochs]
+
+
+class Level(Numbers):
+    level = 0
+
+    def __getitem__(self, index):
+        return torch.tensor([float(self.level)])
+
+
+class SetLevel(Callback):
+    def on_train_epoch_start(self, trainer, module):
+        trainer.datamodule.train_dataset.level = trainer.current_epoch
+
+
+class Growing(Numbers):
+    def __init__(self):
+        self.values = list(range(8))
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, index):
+        return torch.tensor([float(self.values[index])])
+
+
+class Grow(Callback):
+    def on_train_epoch_end(self, trainer, module):
+        trainer.datamodule.train_dataset.values += [100, 101, 102, 103]
+
+
+def test_an_attribute_that_changes_between_epochs_is_seen():
+    """Workers go into the fit, and new ones start where the dataset has changed."""
+    model, plan = fit(Level(), SetLevel(), max_epochs=3)
+    assert first_of_epochs(model) == [0, 1, 2]
+    assert plan.num_workers > 0
+
+
+def test_a_dataset_that_grows_is_read_to_its_new_end():
+    """New items come in the next epoch."""
+    model, _ = fit(Growing(), Grow(), max_epochs=2, reload_dataloaders_every_n_epochs=1)
+    assert [sum(len(batch) for batch in epoch) for epoch in model.epochs] == [8, 12]
+
+
+def test_workers_live_on_where_nothing_changed(caplog):
+    """The same processes serve all epochs."""
+
+    class WhoServes(Numbers):
+        def __getitem__(self, index):
+            return torch.tensor([float(os.getpid())], dtype=torch.float64)
+
+    model, plan = fit(WhoServes(), max_epochs=3)
+    assert plan.num_workers > 0
+    served = [{int(value) for batch in epoch for value in batch.flatten()} for epoch in model.epochs]
+    assert os.getpid() not in served[0]
+    assert served[0] == served[1] == served[2]
+
+
+def test_workers_start_again_where_a_part_cannot_be_seen():
+    """State in a C object: Lightning's default, new workers for each pass."""
+
+    class Counting(Numbers):
+        def __init__(self):
+            super().__init__()
+            self.hidden = iter(range(10))
+
+        def __getitem__(self, index):
+            return torch.tensor([float(os.getpid())], dtype=torch.float64)
+
+    model, plan = fit(Counting(), max_epochs=2)
+    served = [{int(value) for batch in epoch for value in batch.flatten()} for epoch in model.epochs]
+    assert plan.num_workers > 0
+    assert not served[0] & served[1]
+
+
+class FollowsTrainer(Numbers):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def __getitem__(self, index):
+        return torch.tensor([float(self.module.trainer.current_epoch)])
+
+
+class FollowingModule(FastDataModule):
+    def setup(self, stage):
+        self.train_dataset = FollowsTrainer(self)
+
+
+def test_a_dataset_that_reaches_the_trainer_stays_here():
+    """A worker's copy of the Trainer would stand still."""
+    model, data = Seen(), FollowingModule(batch_size=4)
+    quiet_trainer(max_epochs=3).fit(model, datamodule=data)
+    assert first_of_epochs(model) == [0, 1, 2]
+    assert data.plans["train"].num_workers == 0
+    assert "dataset.module is a DataModule" in data.plans["train"].reasons["num_workers"].text
+
+
+class Continues(IterableDataset):
+    """A long stream, of which each epoch reads a part."""
+
+    def __init__(self):
+        self.source = itertools.count()
+
+    def __iter__(self):
+        for number in self.source:
+            yield torch.tensor([float(number)])
+
+
+def test_a_stream_that_continues_loses_nothing():
+    """No workers, and nothing read ahead of what Lightning itself fetches."""
+    model, plan = fit(Continues(), max_epochs=3, limit_train_batches=5)
+    seen = [int(value) for epoch in model.epochs for batch in epoch for value in batch.flatten()]
+    assert seen == sorted(seen)
+    assert max(seen) + 1 - len(seen) <= 4 * 2  # Lightning fetches a batch ahead of an unsized loader
+    assert plan.num_workers == 0
+
+
+class Repairs(Numbers):
+    repaired = 0
+
+    def __getitem__(self, index):
+        self.repaired += index % 4 == 0
+        return super().__getitem__(index)
+
+
+class Caches(Numbers):
+    def __init__(self):
+        super().__init__()
+        self.cache = {}
+
+    def __getitem__(self, index):
+        return self.cache.setdefault(index, super().__getitem__(index))
+
+
+class Encoded(Numbers):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.ones(1, requires_grad=True)
+
+    def __getitem__(self, index):
+        return self.scale * index
+
+
+class NoMoreError(Exception):
+    def __init__(self, code, where):
+        super().__init__(f"{code} at {where}")
+        self.code, self.where = code, where
+
+    def __reduce__(self):
+        return type(self), (self.code, self.where)
+
+
+class Ends(Numbers):
+    def __getitem__(self, index):
+        if index == 5:
+            raise NoMoreError(429, index)
+        return super().__getitem__(index)
+
+
+class Pooled(Numbers):
+    def __init__(self):
+        super().__init__()
+        self.pool = ThreadPoolExecutor(2)
+        list(self.pool.map(abs, [1]))
+
+    def __getitem__(self, index):
+        return torch.tensor([float(sum(self.pool.map(abs, [index])))])
+
+
+class Opened(Numbers):
+    def __init__(self, path):
+        super().__init__()
+        path.write_bytes(b"".join(bytes([number]) * 16 for number in range(16)))
+        self.file = open(path, "rb", buffering=0)  # noqa: SIM115
+
+    def __getitem__(self, index):
+        self.file.seek(16 * index)
+        head, rest = self.file.read(1), self.file.read(15)
+        assert set(head + rest) == {index}
+        return torch.tensor([float(index)])
+
+
+def with_undo(samples):
+    mean = torch.stack(samples).mean()
+    return {"x": torch.stack(samples) - mean, "undo": lambda x: x + mean}
+
+
+def test_what_loading_tells_back_arrives():
+    """Counts and caches that loading fills: they are needed in this process."""
+    repairs, caches = Repairs(), Caches()
+    _, plan = fit(repairs, max_epochs=1)
+    assert (repairs.repaired, plan.num_workers) == (4, 0)
+    assert "dataset.repaired changes" in plan.reasons["num_workers"].text
+    fit(caches, max_epochs=2)
+    assert len(caches.cache) == 16
+
+
+@pytest.mark.parametrize(
+    ("make", "collate_fn", "words"),
+    [
+        (lambda path: Numbers(), with_undo, "a batch cannot be sent"),
+        (lambda path: Encoded(), list, "a batch cannot be sent"),
+        (lambda path: Pooled(), None, "dataset.pool is a pool of threads"),
+        (lambda path: Opened(path), None, "dataset.file is an open file"),
+    ],
+    ids=["a closure", "gradients", "a pool", "an open file"],
+)
+def test_what_cannot_go_into_a_worker_stays_here(make, collate_fn, words, tmp_path):
+    """Trained to its end without workers; the reason names what it was, and what to do."""
+    dataset = make(tmp_path / "file")
+    model, plan = fit(dataset, collate_fn=collate_fn)
+    if isinstance(dataset, Opened):
+        dataset.file.close()
+    assert len(model.epochs[0]) == 4
+    assert plan.num_workers == 0
+    assert words in plan.reasons["num_workers"].text
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_exception_keeps_its_type(num_workers):
+    """Also one that takes two arguments; with the worker's traceback as a note."""
+    with pytest.raises(NoMoreError) as caught:
+        fit(Ends(), num_workers=num_workers)
+    assert caught.value.code == 429
+    assert num_workers == 0 or any("In a worker process" in note for note in caught.value.__notes__)
+
+
+def test_a_users_number_stays_and_is_warned_about():
+    """One line at the start names the attribute."""
+    with pytest.warns(UserWarning, match=r"num_workers=2 was set by you, but dataset\.pool is a pool"):
+        auto_dataloader(Pooled(), batch_size=4, num_workers=2)
+
+
+class Reopened(Numbers):
+    handle = None
+
+    def reopen(self):
+        self.handle = 1000
+
+    def __getitem__(self, index):
+        return torch.tensor([float(index + (self.handle or 0))])
+
+
+def reopen_mine(worker_id):
+    dataset = get_worker_info().dataset
+    if isinstance(dataset, Reopened):
+        vars(dataset)["handle"] = 1000
+
+
+def test_a_worker_init_fn_meets_the_users_dataset():
+    """By its own type, and with its own attributes."""
+    loader = auto_dataloader(Reopened(), batch_size=16, num_workers=1, shuffle=False, worker_init_fn=reopen_mine)
+    (batch,) = loader
+    assert batch.flatten().tolist() == [1000.0 + number for number in range(16)]
+
+
+def test_a_dataset_that_waits_gets_its_workers():
+    """Nothing was found: as many as before."""
+
+    class Waits(Numbers):
+        def __getitem__(self, index):
+            time.sleep(0.001)
+            return super().__getitem__(index)
+
+    loader = auto_dataloader(Waits(64), batch_size=4)
+    assert loader.num_workers > 1
