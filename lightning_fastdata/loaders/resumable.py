@@ -95,8 +95,7 @@ class ResumableDataLoader(PlannedDataLoader):
     The inner loader is made, and its workers start, when the first batch is fetched, not at ``iter()``: Lightning
     calls that before it knows, after a restart, in which epoch it is.
 
-    ``state_dict`` and ``load_state_dict`` follow the interface that Lightning saves with its loop: a mid-epoch
-    checkpoint holds a few integers, the same on every rank.
+    ``state_dict`` is what Lightning saves with its loop: a few integers, the same on every rank.
 
     Args:
         *args: Arguments of torch's DataLoader.
@@ -182,16 +181,15 @@ class ResumableDataLoader(PlannedDataLoader):
     def _workers_of_pass(self) -> Iterator[WorkerOutput]:
         """A pass of the inner loader, with the workers of the last one where they hold what the dataset is now."""
         kept = lightning_loops.kept_iterator(self)
-        if kept is not None and self._lifetime.has_changed():
-            stop_workers(kept)
-            kept = None
         if self._inner is not None and self.persistent_workers and kept is not None:
-            return iter(self._inner)
+            if not self._lifetime.has_changed():
+                return iter(self._inner)
+            stop_workers(kept)
         began = perf_counter()
         keep = self.persistent_workers and self._lifetime.may_keep()
         self._inner = self._make_inner(self._requests, persistent=keep)
         inner = iter(self._inner)
-        # torch locks this name for a loader that is made; it only says how the inner loader is made next.
+        # torch locks this name; it only says how the inner loader is made next.
         vars(self)["persistent_workers"] = keep and self._lifetime.is_worth(perf_counter() - began)
         return inner
 
@@ -230,8 +228,7 @@ class ResumableDataLoader(PlannedDataLoader):
         # torch locks this name for a loader that is made; what was made with it is the inner loader, which goes.
         vars(self)["persistent_workers"] = plan.persistent_workers
         lightning_loops.forget_iterator(self)
-        self._inner = None
-        self.changes += 1
+        self._inner, self.changes = None, self.changes + 1
 
     @property
     def changes_within_pass(self) -> bool:
@@ -363,11 +360,7 @@ class ResumableDataLoader(PlannedDataLoader):
         return SeededDataset(self.dataset, self.collate_fn, seed, batched=batched, source=source, traits=self.traits)
 
     def diagnose_crash(self, error: BaseException) -> WorkerDiedError | None:
-        """What the machine says about the end of a worker; None for any other error.
-
-        Args:
-            error: What torch raised.
-        """
+        """What the machine says about the end of a worker, from what torch raised; None for any other error."""
         options = f"num_workers={self.num_workers}, prefetch_factor={self.prefetch_factor}"
         return diagnose_crash(error, options, self._hardware_at_start, probe()) if self.num_workers else None
 

@@ -225,11 +225,11 @@ def _entries(values: Any) -> Iterator[tuple[str, Any]]:
 
 def _one_of_each(values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     """One value of each type beyond the first ones: the odd one among many is what is looked for."""
-    found: dict[type, tuple[int, Any]] = {}
+    first: dict[type, tuple[int, Any]] = {}
     for place, value in enumerate(values):
-        if type(value) not in found:
-            found[type(value)] = place, value
-    yield from ((f"[{place}]", value) for place, value in found.values())
+        if type(value) not in first:
+            first[type(value)] = place, value
+    yield from ((f"[{place}]", value) for place, value in first.values())
 
 
 def _length(values: Any) -> int:

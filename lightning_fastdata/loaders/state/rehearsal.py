@@ -27,7 +27,7 @@ import torch
 import torch.multiprocessing  # its reducers send tensors through shared memory, as workers do
 
 from lightning_fastdata.compat.torch_internals import pretend_worker
-from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
+from lightning_fastdata.loaders.seeded_dataset import BatchRequest, RaisedInWorker, SeededDataset
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
 
 __all__ = ["Rehearsal", "rehearse", "spread_indices"]
@@ -71,7 +71,7 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Setup:
     """What the child is given."""
 
     loading: SeededDataset
@@ -125,8 +125,8 @@ def rehearse(
     """
     began = clock()
     with _Positions() as positions, tempfile.NamedTemporaryFile(prefix="lightning_fastdata_") as stack:
-        part = _Part(loading, dataset, length, keys, worker_init_fn, stack.name)
-        found = _in_child(part, start_method, clock)
+        setup = _Setup(loading, dataset, length, keys, worker_init_fn, stack.name)
+        found = _in_child(setup, start_method, clock)
     if positions.moved:
         path = positions.moved[0]
         found = Rehearsal(f"reading a sample moves the position of {path}, which workers would share", SHARED_FILE)
@@ -136,16 +136,16 @@ def rehearse(
 SHARED_FILE = "open the file in __getitem__, where each worker has one of its own"
 
 
-def _in_child(part: _Part, start_method: str, clock: Callable[[], float]) -> Rehearsal:
+def _in_child(setup: _Setup, start_method: str, clock: Callable[[], float]) -> Rehearsal:
     context: Any = multiprocessing.get_context(start_method)
     answers, taken = context.Queue(), context.Event()
-    child = context.Process(target=_perform, args=(part, answers, taken), daemon=True)
+    child = context.Process(target=_perform, args=(setup, answers, taken), daemon=True)
     try:
         child.start()
     except Exception as error:
         return Rehearsal(f"a worker process cannot be started ({_in_words(error)})", "num_workers=0 loads here")
     try:
-        return _answer_of(child, answers, part.stack_file, clock)
+        return _answer_of(child, answers, setup.stack_file, clock)
     finally:
         taken.set()
         _end(child)
@@ -158,8 +158,8 @@ def _answer_of(child: Any, answers: Any, stack_file: str, clock: Callable[[], fl
     while True:
         try:
             with contextlib.suppress(queue.Empty):
-                found: Rehearsal = answers.get(timeout=0.02)[0]
-                return found
+                answer: Rehearsal = answers.get(timeout=0.02)[0]
+                return answer
         except Exception as error:  # the batch does not come back out of the queue
             return Rehearsal(f"a batch does not arrive from a worker ({_in_words(error)})", CROSS)
         if not child.is_alive() and answers.empty():
@@ -180,16 +180,16 @@ CROSS = "return tensors, arrays and numbers, detached; num_workers=0 hands on an
 NO_WORKERS = "num_workers=4 takes workers all the same"
 
 
-def _perform(part: _Part, answers: Any, taken: Any) -> None:
+def _perform(setup: _Setup, answers: Any, taken: Any) -> None:
     """The child: set up as torch sets up a worker, load, collate, send."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(name, signal.SIG_DFL)
-    with open(part.stack_file, "w") as stack, pretend_worker(part.dataset), contextlib.redirect_stdout(io.StringIO()):
+    with open(setup.stack_file, "w") as stack, pretend_worker(setup.dataset), contextlib.redirect_stdout(io.StringIO()):
         faulthandler.register(signal.SIGUSR1, file=stack, all_threads=True)
         torch.set_num_threads(1)
         try:
-            answers.put(_load(part))
+            answers.put(_load(setup))
         except BaseException:  # KeyboardInterrupt, SystemExit, bdb.BdbQuit: a worker would die of them
             answers.put(
                 (Rehearsal(f"a sample raises in a worker ({traceback.format_exc().splitlines()[-1]})", RAISES), None)
@@ -200,17 +200,19 @@ def _perform(part: _Part, answers: Any, taken: Any) -> None:
 RAISES = "with no workers the error comes where the sample is read, of its own type"
 
 
-def _load(part: _Part) -> tuple[Rehearsal, Any]:
-    if part.worker_init_fn is not None:
-        part.worker_init_fn(0)
-    drawn, batch, count, pictures = _generators(), None, 0, [_picture(part)]
+def _load(setup: _Setup) -> tuple[Rehearsal, Any]:
+    if setup.worker_init_fn is not None:
+        setup.worker_init_fn(0)
+    drawn, batch, count, pictures = _generators(), None, 0, [_picture(setup)]
     wall = cpu = 0.0
-    for number, indices in enumerate(_batches(part)):
+    for number, indices in enumerate(_batches(setup)):
         began, began_cpu = time.perf_counter(), time.process_time()
-        batch = part.loading[BatchRequest(0, 0, number, indices, None)].batch
+        batch = setup.loading[BatchRequest(0, 0, number, indices, None)].batch
+        if type(batch) is RaisedInWorker:
+            raise batch.error
         wall, cpu = wall + time.perf_counter() - began, cpu + time.process_time() - began_cpu
         count += len(indices)
-        pictures.append(_picture(part))
+        pictures.append(_picture(setup))
         if wall > LONG_ENOUGH_S and count >= FEWEST_SAMPLES:
             break
     tensors = list(_tensors(batch))
@@ -232,20 +234,20 @@ def _load(part: _Part) -> tuple[Rehearsal, Any]:
     return found, batch
 
 
-def _batches(part: _Part) -> Iterator[list[Any]]:
+def _batches(setup: _Setup) -> Iterator[list[Any]]:
     """Indices of a few batches: of single samples first, then of what is left in one."""
-    keys: list[Any] = spread_indices(part.length)
-    if part.keys is not None:
-        keys = list(itertools.islice(part.keys, MOST_SAMPLES))
+    keys: list[Any] = spread_indices(setup.length)
+    if setup.keys is not None:
+        keys = list(itertools.islice(setup.keys, MOST_SAMPLES))
     if keys and isinstance(keys[0], list):  # of a batch sampler
         keys = [key for batch in keys for key in batch][:MOST_SAMPLES]
     yield from ([key] for key in keys[:FEWEST_SAMPLES])
-    if part.loading._fastdata_batched and len(keys) > FEWEST_SAMPLES:
+    if setup.loading._fastdata_batched and len(keys) > FEWEST_SAMPLES:
         yield keys[FEWEST_SAMPLES:]
 
 
-def _picture(part: _Part) -> Snapshot:
-    return take_snapshot({"dataset": part.dataset, "collate_fn": part.loading._fastdata_collate_fn}, generators=False)
+def _picture(setup: _Setup) -> Snapshot:
+    return take_snapshot({"dataset": setup.dataset, "collate_fn": setup.loading._fastdata_collate_fn}, generators=False)
 
 
 def goes_on_changing(pictures: Sequence[Snapshot]) -> tuple[str, ...]:
@@ -302,7 +304,7 @@ def _children(pid: int) -> list[int]:
 
 def _waits_for_another(stack_file: str) -> bool:
     """Whether every thread of the child stands in a lock, a queue or a future."""
-    return any(part in _first_frame(stack_file) for part in WAITING_FILES)
+    return any(file in _first_frame(stack_file) for file in WAITING_FILES)
 
 
 def _first_frame(stack_file: str) -> str:

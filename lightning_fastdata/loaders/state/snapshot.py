@@ -104,11 +104,11 @@ def changed_between(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
     """
     paths = [path for path, digest in after.digests.items() if before.digests.get(path) != digest]
     gone = [path for path in before.digests if path not in after.digests]
-    found: list[str] = []
+    outermost: list[str] = []
     for path in sorted({*paths, *gone}, key=len):
-        if not any(path.startswith(outer) and path != outer for outer in found):
-            found.append(path)
-    return tuple(found)
+        if not any(path.startswith(outer) and path != outer for outer in outermost):
+            outermost.append(path)
+    return tuple(outermost)
 
 
 def _digest(value: Any) -> int | None:

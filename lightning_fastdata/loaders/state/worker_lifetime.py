@@ -30,7 +30,7 @@ class WorkerLifetime:
     _bulk: bool | None = None
     _held: Snapshot | None = None
     _look_s: float = 0.0
-    _said: set[str] = field(default_factory=set)
+    _logged: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, loader: Any) -> "WorkerLifetime":
@@ -47,7 +47,7 @@ class WorkerLifetime:
         self._held = take_snapshot(self.parts, bulk=self._bulk)
         self._look_s = self.clock() - began
         if self._held.unseen is not None and self.automatic:
-            self._say(f"workers start again for each pass: {self._held.unseen} may change unseen")
+            self._log_once(f"workers start again for each pass: {self._held.unseen} may change unseen")
             return False
         return True
 
@@ -65,14 +65,14 @@ class WorkerLifetime:
             return False
         changed = changed_between(self._held, take_snapshot(self.parts, bulk=bool(self._bulk)))
         if changed and self.automatic:
-            self._say(f"{changed[0]} has changed since the workers started: new ones are started")
+            self._log_once(f"{changed[0]} has changed since the workers started: new ones are started")
         elif changed:
-            self._say(f"{changed[0]} has changed, but your persistent_workers=True keeps workers with the old one")
+            self._log_once(f"{changed[0]} has changed, but your persistent_workers=True keeps workers with the old one")
         return bool(changed) and self.automatic
 
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _log_once(self, text: str) -> None:
+        if text not in self._logged:
+            self._logged.add(text)
             self.log(text)
 
 
