@@ -28,7 +28,7 @@ from lightning_fastdata.loaders.planned import PlannedDataLoader, forwarded_argu
 from lightning_fastdata.loaders.progress import LoaderProgress
 from lightning_fastdata.loaders.rng import save_generators
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler, has_fixed_order
-from lightning_fastdata.loaders.seeded_dataset import BatchRequest, RaisedInWorker, SeededDataset, WorkerOutput
+from lightning_fastdata.loaders.seeded_dataset import BatchRequest, RaisedInWorker, ServedDataset, WorkerOutput
 from lightning_fastdata.loaders.state.worker_lifetime import WorkerLifetime
 from lightning_fastdata.loaders.worker_crash import WorkerDiedError, diagnose_crash
 from lightning_fastdata.planning.options import LoaderPlan
@@ -354,10 +354,10 @@ class ResumableDataLoader(PlannedDataLoader):
             options.pop("timeout", None)
         return PlannedDataLoader(self._seeded_dataset(), collate_fn=identity_collate, **options)
 
-    def _seeded_dataset(self) -> SeededDataset:
+    def _seeded_dataset(self) -> ServedDataset:
         source, batched = self.determinism.source, self.batch_sampler is not None
         seed = source if self.determinism.seeds_samples else None
-        return SeededDataset(self.dataset, self.collate_fn, seed, batched=batched, source=source, traits=self.traits)
+        return ServedDataset(self.dataset, self.collate_fn, seed, batched=batched, source=source, traits=self.traits)
 
     def diagnose_crash(self, error: BaseException) -> WorkerDiedError | None:
         """What the machine says about the end of a worker, from what torch raised; None for any other error."""

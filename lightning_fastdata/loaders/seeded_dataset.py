@@ -19,7 +19,7 @@ from lightning_fastdata.loaders.sample_keys import sample_number
 from lightning_fastdata.loaders.splitmix import WORD, Words, mix
 from lightning_fastdata.loaders.transformed_dataset import TransformedDataset
 
-__all__ = ["BatchRequest", "LoadTimes", "RaisedInWorker", "SeededDataset", "WorkerOutput"]
+__all__ = ["BatchRequest", "LoadTimes", "RaisedInWorker", "SeededDataset", "ServedDataset", "WorkerOutput"]
 
 
 class BatchRequest(NamedTuple):
@@ -117,6 +117,8 @@ class SeededDataset(Dataset[Any]):
         traits: The traits of the dataset, where they are known.
     """
 
+    _fastdata_returns_errors = False
+
     def __init__(
         self,
         dataset: Any,
@@ -172,7 +174,7 @@ class SeededDataset(Dataset[Any]):
         try:
             return _output_of(self, request, began, info.id)
         except Exception as error:
-            if not _survives_pickling(error):
+            if not (self._fastdata_returns_errors and _survives_pickling(error)):
                 raise
             # torch makes a new exception of the type and one text, which many types do not take.
             times = LoadTimes(began, perf_counter(), len(request.indices), -1, 0.0, info.id)
@@ -180,6 +182,12 @@ class SeededDataset(Dataset[Any]):
 
     __getitems__ = __getitem__
     """torch calls this one with batching, once per batch."""
+
+
+class ServedDataset(SeededDataset):
+    """In the workers of a loader, which raises again what they send back as ``RaisedInWorker``."""
+
+    _fastdata_returns_errors = True
 
 
 def _output_of(wrapper: SeededDataset, request: BatchRequest, began: float, worker: int) -> WorkerOutput:

@@ -1,4 +1,4 @@
-"""What was measured, as plain data: one record a step, one for each evaluation stage.
+"""What was measured, as plain data: one record a step, with what "data wait" is, and one for each evaluation stage.
 
 Records are frozen, become a dict and come back, and share one schema number. Every time is in seconds, every share lies
 in 0..1.

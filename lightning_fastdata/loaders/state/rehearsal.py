@@ -27,7 +27,7 @@ import torch
 import torch.multiprocessing  # its reducers send tensors through shared memory, as workers do
 
 from lightning_fastdata.compat.torch_internals import pretend_worker
-from lightning_fastdata.loaders.seeded_dataset import BatchRequest, RaisedInWorker, SeededDataset
+from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
 
 __all__ = ["Rehearsal", "rehearse", "spread_indices"]
@@ -208,8 +208,6 @@ def _load(setup: _Setup) -> tuple[Rehearsal, Any]:
     for number, indices in enumerate(_batches(setup)):
         began, began_cpu = time.perf_counter(), time.process_time()
         batch = setup.loading[BatchRequest(0, 0, number, indices, None)].batch
-        if type(batch) is RaisedInWorker:
-            raise batch.error
         wall, cpu = wall + time.perf_counter() - began, cpu + time.process_time() - began_cpu
         count += len(indices)
         pictures.append(_picture(setup))

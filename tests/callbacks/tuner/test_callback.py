@@ -195,7 +195,8 @@ def test_too_many_workers_for_a_fast_loader_are_given_back():
     tuner = LoaderTuner()  # a TensorDataset draws no random numbers: nothing has to be allowed
     fit(Model(), until=tuner, loader=loader)
     assert loader.num_workers == tuner.result.num_workers <= 1
-    assert tuner.result.trials[-1].verdict == "kept"
+    kept = [trial.num_workers for trial in tuner.result.trials if trial.verdict == "kept"]
+    assert kept[-1] == tuner.result.num_workers  # one more that did not help may have been tried after it
 
 
 @pytest.mark.parametrize(
