@@ -1,7 +1,8 @@
 """What decides the batches of a loader, beside its dataset and its sampler."""
 
+import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,6 +42,18 @@ class Determinism:
     def source(self) -> int:
         """The seed this loader draws from."""
         return derive_seed(self.seed, self.name)
+
+    def attached_to(self, trainer: Any) -> "Determinism":
+        """The same with a Trainer; one that is in the middle of a run keeps the loader it lends to another.
+
+        Args:
+            trainer: The Trainer that is about to read the loader.
+        """
+        current = self.trainer()
+        state = getattr(current, "state", None)
+        if current is not None and current is not trainer and getattr(state, "status", None) == "running":
+            return self
+        return replace(self, trainer=weakref.ref(trainer))
 
     def restore_generators(
         self, saved: Mapping[str, Any], progress: LoaderProgress, device: torch.device | None

@@ -38,11 +38,7 @@ __all__ = ["Batches", "ResumableDataLoader"]
 
 
 class Batches(Iterator[Any]):
-    """One pass over a loader; its epoch is found, and its workers start, when the first batch is wanted.
-
-    Args:
-        loader: The loader.
-    """
+    """One pass over a loader; its epoch is found, and its workers start, when the first batch is wanted."""
 
     def __init__(self, loader: "ResumableDataLoader") -> None:
         self._loader = loader
@@ -94,8 +90,6 @@ class ResumableDataLoader(PlannedDataLoader):
 
     The inner loader is made, and its workers start, when the first batch is fetched, not at ``iter()``: Lightning
     calls that before it knows, after a restart, in which epoch it is.
-
-    ``state_dict`` is what Lightning saves with its loop: a few integers, the same on every rank.
 
     Args:
         *args: Arguments of torch's DataLoader.
@@ -185,12 +179,14 @@ class ResumableDataLoader(PlannedDataLoader):
             if not self._lifetime.has_changed():
                 return iter(self._inner)
             stop_workers(kept)
-        began = perf_counter()
+        lightning_loops.forget_iterator(self)
         keep = self.persistent_workers and self._lifetime.may_keep()
+        began = perf_counter()
         self._inner = self._make_inner(self._requests, persistent=keep)
         inner = iter(self._inner)
-        # torch locks this name; it only says how the inner loader is made next.
         vars(self)["persistent_workers"] = keep and self._lifetime.is_worth(perf_counter() - began)
+        if not self.persistent_workers:
+            lightning_loops.forget_iterator(self._inner)  # so that its workers end with the pass
         return inner
 
     def change(self, plan: LoaderPlan, *, between_epochs: bool = False) -> None:
@@ -225,7 +221,7 @@ class ResumableDataLoader(PlannedDataLoader):
         self.pin_memory = plan.pin_memory
         if plan.num_workers:
             self.multiprocessing_context = plan.multiprocessing_context
-        # torch locks this name for a loader that is made; what was made with it is the inner loader, which goes.
+        # torch locks this name for a loader that is made; here it says how the inner loader is made.
         vars(self)["persistent_workers"] = plan.persistent_workers
         lightning_loops.forget_iterator(self)
         self._inner, self.changes = None, self.changes + 1
@@ -252,7 +248,10 @@ class ResumableDataLoader(PlannedDataLoader):
 
     def attach_trainer(self, trainer: Any) -> None:
         """Know the Trainer that uses this loader, to ask it for the epoch; it is not kept alive."""
-        self.determinism = replace(self.determinism, trainer=weakref.ref(trainer))
+        attached = self.determinism.attached_to(trainer)
+        if attached is self.determinism:  # lent: the other Trainer's teardown must not find the workers of this one
+            lightning_loops.forget_iterator(self)
+        self.determinism = attached
 
     def state_dict(self) -> dict[str, Any]:
         """Where the model is in this loader's data, for a checkpoint.

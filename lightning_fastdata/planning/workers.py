@@ -73,7 +73,7 @@ def decide_workers(options: LoaderOptions, hardware: Hardware, workload: Workloa
     if options.num_workers == "auto":
         workers, reason = _auto_workers(hardware, workload, problem)
         if workers == 0:
-            workers, reason = _one_if_asked(options, workload, reason, problem or workload.worker_problem)
+            workers, reason = _one_if_asked(options, workload, reason, problem)
     else:
         workers, reason = options.num_workers, Reason("user", "set by you")
         if workers > 0 and problem and start_method != "fork":

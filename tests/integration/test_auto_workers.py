@@ -330,3 +330,25 @@ def test_a_dataset_that_waits_gets_its_workers():
 
     loader = auto_dataloader(Waits(64), batch_size=4)
     assert loader.num_workers > 1
+
+
+class Lends(Callback):
+    """Has another Trainer fit on the run's own loader, in the middle of an epoch."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx == 1:
+            self.inner = Seen()
+            quiet_trainer(max_epochs=1, limit_train_batches=2).fit(self.inner, trainer.train_dataloader)
+
+
+@pytest.mark.parametrize(("num_workers", "persistent"), [(0, False), (2, False), (2, True)])
+def test_a_loader_that_is_lent_goes_on(num_workers, persistent):
+    """The other Trainer gets a pass of its own; the run sees each of its batches."""
+    lends, model = Lends(), Seen()
+    data = FastDataModule(
+        Numbers(24), batch_size=4, shuffle=False, num_workers=num_workers, persistent_workers=persistent
+    )
+    quiet_trainer(callbacks=[lends], max_epochs=2).fit(model, datamodule=data)
+    assert [len(epoch) for epoch in model.epochs] == [6, 6]
+    assert first_of_epochs(model) == [0, 0]
+    assert [len(epoch) for epoch in lends.inner.epochs] == [2]

@@ -16,8 +16,9 @@ from torch.utils.data import (
 
 from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
-from lightning_fastdata.loaders.state.worker_safety import visible_problem
+from lightning_fastdata.loaders.state.worker_safety import problem_of_rehearsal, visible_problem
 from lightning_fastdata.loaders.trainer_context import iter_loaders
+from lightning_fastdata.planning.start_method import default_start_method
 
 __all__ = [
     "Eligibility",
@@ -84,9 +85,14 @@ def reason_untunable(loader: Any) -> str | None:
         return "an IterableDataset decides itself what each worker loads: other workers would change the data"
     if not traits.length:
         return f"{type(loader.dataset).__name__} has {'no length' if traits.length is None else '0 samples'}"
-    parts = {"collate_fn": loader.collate_fn, "worker_init_fn": loader.worker_init_fn}
-    workload = getattr(getattr(loader, "planning", None), "workload", None)
-    problem = visible_problem(loader.dataset, parts) or getattr(workload, "worker_problem", None)
+    arguments = {
+        "collate_fn": loader.collate_fn,
+        "worker_init_fn": loader.worker_init_fn,
+        "batch_size": loader.batch_size,
+    }
+    problem = visible_problem(loader.dataset, arguments) or problem_of_rehearsal(
+        loader.dataset, arguments, traits, default_start_method()
+    )
     if problem is not None:
         return problem
     if batch_size_of(loader) is None:

@@ -88,7 +88,6 @@ def change(
     if setting.num_workers:
         loader.multiprocessing_context = original.multiprocessing_context
     loader.timeout = original.timeout if setting.num_workers or restored else 0  # torch refuses one without workers
-    # torch locks this name once a loader is made, and reads it for each pass. Workers of the user's that end with an
-    # epoch may do so for a reason; where there were none, new ones would otherwise be started for each epoch.
-    persistent = original.persistent_workers or (setting.num_workers > 0 and original.num_workers == 0)
-    vars(loader)["persistent_workers"] = persistent and setting.num_workers > 0
+    # torch locks this name once a loader is made, and reads it for each pass. Workers that end with an epoch stay such:
+    # nothing says that those of a foreign loader would hold what its dataset is by then.
+    vars(loader)["persistent_workers"] = original.persistent_workers and setting.num_workers > 0

@@ -2,12 +2,16 @@
 
 import contextlib
 import functools
+import io
+import logging
 import sys
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
+from multiprocessing import process
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -17,7 +21,6 @@ from types import (
     MemberDescriptorType,
     MethodType,
     ModuleType,
-    SimpleNamespace,
 )
 from typing import Any, NamedTuple
 
@@ -46,8 +49,8 @@ PLAIN = (
 )
 SEQUENCES = (list, tuple, set, frozenset, deque)
 MAPPINGS = (dict, MappingProxyType)
-OPEN_STDLIB = (SimpleNamespace, functools.partial, functools.partialmethod, functools.cached_property)
-"""Types of the standard library whose attributes are the user's."""
+CLOSED = (logging.Logger, logging.Handler, threading.Thread, threading.Condition, io.IOBase, process.BaseProcess)
+"""Types of the standard library whose attributes are not the user's."""
 LIBRARIES = ("site-packages", "dist-packages")
 
 
@@ -149,9 +152,8 @@ def instance_attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _of_instance(value: Any) -> Iterator[tuple[str, Any]]:
     kind = type(value)
-    top = str(kind.__module__).partition(".")[0]
-    if top in sys.stdlib_module_names and top != "__main__" and not isinstance(value, OPEN_STDLIB):
-        return  # a logger, a lock, a pool: what it is counts, not what it is made of
+    if isinstance(value, CLOSED):
+        return  # what it is counts, not what it is made of
     yield from instance_attributes(value)
     yield f" ({kind.__name__})", kind
 

@@ -3,7 +3,7 @@
 import io
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from multiprocessing import process
@@ -21,6 +21,9 @@ NATIVE_LIBRARIES = ("tensorstore", "zarrs")
 CLIENTS = {
     *(
         ("socket", "socket"),
+        ("http", "HTTPConnection"),
+        ("subprocess", "Popen"),
+        ("asyncio", "AbstractEventLoop"),
         ("ssl", "SSLSocket"),
         ("requests", "Session"),
         ("httpx", "Client"),
@@ -32,15 +35,18 @@ CLIENTS = {
 """Connections: two processes that were forked from one would talk over the same socket."""
 HANDLES = {
     *(("h5py", "HLObject"), ("lmdb", "Environment"), ("sqlite3", "Connection"), ("zipfile", "ZipFile")),
+    *(("tempfile", "_TemporaryFileWrapper"), ("codecs", "StreamReaderWriter"), ("shelve", "Shelf")),
     *(("tarfile", "TarFile"), ("netCDF4", "Dataset"), ("rasterio", "DatasetBase")),
 }
 """Open files that are not Python's own file objects."""
 SHARED = {
-    *(
-        ("multiprocessing", name)
-        for name in ("Queue", "JoinableQueue", "SimpleQueue", "Pool", "BaseManager", "BaseProxy", "SemLock")
-    ),
+    ("multiprocessing", name)
+    for name in (
+        *("Queue", "JoinableQueue", "SimpleQueue", "Pool", "BaseManager", "BaseProxy", "SemLock", "Event", "Condition"),
+        *("Barrier", "SynchronizedBase", "_ConnectionBase", "SharedMemory"),
+    )
 }
+"""What processes share by inheritance: a worker would take from it, or write to it, what is meant for another."""
 OF_THE_TRAINING = {
     "Trainer": "is the Trainer",
     "LightningModule": "is the model",
@@ -113,24 +119,22 @@ def _is_debugged() -> bool:
 def _training(visited: Visited) -> Hazard | None:
     """The Trainer, a DataModule, a model: a worker's copy of it stands still while training goes on."""
     for module, name in kinds_of(visited.value):
-        if module in ("lightning", "pytorch_lightning") and name in (
-            "Trainer",
-            "LightningDataModule",
-            "LightningModule",
-        ):
-            what = {"Trainer": "is the Trainer", "LightningModule": "is the model"}.get(name, "is a DataModule")
+        what = OF_THE_TRAINING.get(name) if module in ("lightning", "pytorch_lightning") else None
+        if what is not None:
             remedy = "pass what the dataset needs of it instead, so that a worker's copy does not stand still"
             return Hazard(visited.path, what, remedy)
-    if isinstance(visited.value, torch.nn.Module) and any(True for _ in _parameters(visited.value)):
+    if issubclass(type(visited.value), torch.nn.Module) and _has_parameters(visited.value):
         remedy = "a worker's copy would not be trained on; num_workers=4 if that does not matter"
         return Hazard(visited.path, f"is a network with parameters ({type(visited.value).__name__})", remedy)
     return None
 
 
-def _parameters(module: torch.nn.Module) -> Iterator[Any]:
+def _has_parameters(module: Any) -> bool:
     """Out of the dictionaries: ``parameters()`` may be overridden."""
-    for inner in torch.nn.Module.modules(module):
-        yield from (one for one in vars(inner).get("_parameters", {}).values() if one is not None)
+    held = vars(module)
+    if any(one is not None for one in held.get("_parameters", {}).values()):
+        return True
+    return any(_has_parameters(one) for one in held.get("_modules", {}).values() if one is not None)
 
 
 def _handle(visited: Visited) -> Hazard | None:
@@ -184,7 +188,7 @@ def _native(visited: Visited) -> Hazard | None:
 
 def _device(visited: Visited) -> Hazard | None:
     value = visited.value
-    if isinstance(value, torch.Tensor) and value.device.type not in ("cpu", "meta"):
+    if type(value) in (torch.Tensor, torch.nn.Parameter) and value.device.type not in ("cpu", "meta"):
         remedy = "keep the data on the CPU; Lightning moves the batches"
         return Hazard(visited.path, f"is a tensor on {value.device}", remedy)
     return None
@@ -209,7 +213,7 @@ DETECTORS: tuple[Callable[[Visited], Hazard | None], ...] = (
 def _large(visited: Visited) -> list[Hazard]:
     """Containers whose every item has a counter of its own in memory: reading them copies the page they lie on."""
     value = visited.value
-    if not isinstance(value, (list, tuple, dict, set)) or len(value) < MANY_OBJECTS:
+    if type(value) not in (list, tuple, dict, set) or len(value) < MANY_OBJECTS:
         return []
     items = dict.values(value) if isinstance(value, dict) else value
     sample = [item for _, item in zip(range(SAMPLED_ITEMS), items, strict=False)]

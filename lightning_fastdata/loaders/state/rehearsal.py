@@ -10,7 +10,6 @@ import io
 import itertools
 import multiprocessing
 import os
-import queue
 import random
 import signal
 import tempfile
@@ -28,9 +27,10 @@ import torch.multiprocessing  # its reducers send tensors through shared memory,
 
 from lightning_fastdata.compat.torch_internals import pretend_worker
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
+from lightning_fastdata.loaders.state.file_positions import FilePositions
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
 
-__all__ = ["Rehearsal", "rehearse", "spread_indices"]
+__all__ = ["Rehearsal", "RehearsalSetup", "rehearse", "spread_indices"]
 
 MOST_SAMPLES = 8
 """Samples that are loaded at most (count)."""
@@ -42,6 +42,10 @@ STUCK_S = 5.0
 """Time without CPU or reading after which a child that stands in a lock, a queue or a future is hung (s)."""
 QUIET_S = 60.0
 """The same for any other wait (s): a slow server is no fault."""
+LONGEST_S = 300.0
+"""The longest rehearsal (s): a dataset that polls for what a child does not have never stands still."""
+LOGGED_S = 5.0
+"""Time after which one line says what is waited for (s)."""
 WAITING_FILES = ("threading.py", "queue.py", "concurrent/futures", "multiprocessing/")
 """Where the stack of a process stands that waits for another thread or process."""
 
@@ -71,19 +75,25 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
-class _Setup:
+class RehearsalSetup:
     """What the child is given."""
 
     loading: SeededDataset
-    """Loads and collates a batch."""
+    """Loads samples, without collating them."""
     dataset: Any
     """The user's dataset within it."""
     length: int
     """Its samples (count)."""
-    keys: Iterable[Any] | None
+    collate_fn: Callable[[Any], Any] | None
+    """Makes a batch of samples; None where what is loaded needs none."""
+    batch_size: int | None
+    """Samples of a real batch (count); None = not known."""
+    sampler: Iterable[Any] | None
     """A sampler of the user's; None = indices spread over the dataset."""
+    samples_in_batches: bool
+    """Whether that one gives batches."""
     worker_init_fn: Callable[[int], Any] | None
-    stack_file: str
+    stack_file: str = ""
 
 
 def spread_indices(length: int) -> list[int]:
@@ -100,33 +110,26 @@ def spread_indices(length: int) -> list[int]:
 
 
 def rehearse(
-    loading: SeededDataset,
-    dataset: Any,
+    setup: RehearsalSetup,
     *,
-    length: int,
-    keys: Iterable[Any] | None = None,
-    worker_init_fn: Callable[[int], Any] | None = None,
     start_method: str = "fork",
     clock: Callable[[], float] = time.perf_counter,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Rehearsal:
     """Load a few samples in one child process, and send a batch back as a worker would.
 
     Args:
-        loading: Loads and collates the batches, as in a worker.
-        dataset: The user's map-style dataset within it.
-        length: Its samples (count).
-        keys: A sampler or batch sampler of the user's; the child's own copy is asked. None = spread indices.
-        worker_init_fn: Called in the child first, as in a worker.
+        setup: What is loaded, and how.
         start_method: How workers will be started.
         clock: Gives the time (s).
+        log: Gets one line where it takes long.
 
     Returns:
-        What was found. The random generators of this process, and the positions of its open files, are as before.
+        What was found. The random generators of this process are as before, and so are the positions of its files.
     """
     began = clock()
-    with _Positions() as positions, tempfile.NamedTemporaryFile(prefix="lightning_fastdata_") as stack:
-        setup = _Setup(loading, dataset, length, keys, worker_init_fn, stack.name)
-        found = _in_child(setup, start_method, clock)
+    with FilePositions(start_method) as positions, tempfile.NamedTemporaryFile(prefix="lightning_fastdata_") as stack:
+        found = _in_child(replace(setup, stack_file=stack.name), start_method, clock, log)
     if positions.moved:
         path = positions.moved[0]
         found = Rehearsal(f"reading a sample moves the position of {path}, which workers would share", SHARED_FILE)
@@ -136,51 +139,64 @@ def rehearse(
 SHARED_FILE = "open the file in __getitem__, where each worker has one of its own"
 
 
-def _in_child(setup: _Setup, start_method: str, clock: Callable[[], float]) -> Rehearsal:
+def _in_child(
+    setup: RehearsalSetup, start_method: str, clock: Callable[[], float], log: Callable[[str], None]
+) -> Rehearsal:
     context: Any = multiprocessing.get_context(start_method)
-    answers, taken = context.Queue(), context.Event()
-    child = context.Process(target=_perform, args=(setup, answers, taken), daemon=True)
+    answers, answer_end = context.Pipe(duplex=False)
+    taken_end, taken = context.Pipe(duplex=False)
+    child = context.Process(target=_perform, args=(setup, answer_end, taken_end), daemon=True)
     try:
         child.start()
     except Exception as error:
         return Rehearsal(f"a worker process cannot be started ({_in_words(error)})", "num_workers=0 loads here")
-    try:
-        return _answer_of(child, answers, setup.stack_file, clock)
     finally:
-        taken.set()
+        answer_end.close()  # so that a child that dies ends the pipe
+        taken_end.close()
+    try:
+        return _answer_of(child, answers, setup.stack_file, clock, log)
+    finally:
+        taken.close()
         _end(child)
         answers.close()
 
 
-def _answer_of(child: Any, answers: Any, stack_file: str, clock: Callable[[], float]) -> Rehearsal:
+def _answer_of(
+    child: Any, answers: Any, stack_file: str, clock: Callable[[], float], log: Callable[[str], None]
+) -> Rehearsal:
     """Wait for the child for as long as it gets anywhere."""
-    activity, since, asked = None, clock(), False
-    while True:
-        try:
-            with contextlib.suppress(queue.Empty):
-                answer: Rehearsal = answers.get(timeout=0.02)[0]
-                return answer
-        except Exception as error:  # the batch does not come back out of the queue
-            return Rehearsal(f"a batch does not arrive from a worker ({_in_words(error)})", CROSS)
-        if not child.is_alive() and answers.empty():
-            return Rehearsal(f"loading a sample ended the process ({_exit_in_words(child.exitcode)})", NO_WORKERS)
+    began = since = clock()
+    activity, asked, logged = None, False, False
+    while not answers.poll(0.02):
         now = clock()
         if (busy := _activity(child.pid)) != activity:
             activity, since, asked = busy, now, False
-        elif now - since > STUCK_S and not asked:
-            asked = True
-            os.kill(child.pid, signal.SIGUSR1)  # faulthandler writes the stack
         elif now - since > STUCK_S + 0.2 and _waits_for_another(stack_file):
             return Rehearsal(f"loading a sample hangs in a worker process {_last_line(stack_file)}", NO_WORKERS)
-        elif now - since > QUIET_S:
-            return Rehearsal(f"loading a sample did nothing for {QUIET_S:.0f} s in a worker process", NO_WORKERS)
+        elif now - since > STUCK_S and not asked:
+            asked = True
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGUSR1)  # faulthandler writes the stack
+        if now - since > QUIET_S or now - began > LONGEST_S:
+            return Rehearsal(f"loading a few samples in a worker process took over {now - began:.0f} s", NO_WORKERS)
+        if now - began > LOGGED_S and not logged:
+            logged = True
+            log("trying a few samples in a worker process, which decides whether workers are taken")
+    try:
+        answer: Rehearsal = ForkingPickler.loads(answers.recv_bytes())[0]
+    except EOFError:
+        child.join(1.0)
+        return Rehearsal(f"loading a sample ended the process ({_exit_in_words(child.exitcode)})", NO_WORKERS)
+    except Exception as error:  # the batch does not come out of the pipe
+        return Rehearsal(f"a batch does not arrive from a worker ({_in_words(error)})", CROSS)
+    return answer
 
 
 CROSS = "return tensors, arrays and numbers, detached; num_workers=0 hands on anything"
 NO_WORKERS = "num_workers=4 takes workers all the same"
 
 
-def _perform(setup: _Setup, answers: Any, taken: Any) -> None:
+def _perform(setup: RehearsalSetup, answer: Any, taken: Any) -> None:
     """The child: set up as torch sets up a worker, load, collate, send."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
@@ -189,63 +205,81 @@ def _perform(setup: _Setup, answers: Any, taken: Any) -> None:
         faulthandler.register(signal.SIGUSR1, file=stack, all_threads=True)
         torch.set_num_threads(1)
         try:
-            answers.put(_load(setup))
+            found = _load(setup)
         except BaseException:  # KeyboardInterrupt, SystemExit, bdb.BdbQuit: a worker would die of them
-            answers.put(
-                (Rehearsal(f"a sample raises in a worker ({traceback.format_exc().splitlines()[-1]})", RAISES), None)
-            )
-        taken.wait(30.0)  # tensors on their way live as long as their process
+            last = traceback.format_exc().splitlines()[-1]
+            found = Rehearsal(f"a sample raises in a worker ({last})", RAISES), None
+        try:
+            sent = ForkingPickler.dumps(found)
+        except Exception as error:
+            problem = f"a batch cannot be sent ({_in_words(error)})"
+            sent = ForkingPickler.dumps((replace(found[0], problem=problem, remedy=CROSS), None))
+        answer.send_bytes(sent)
+        taken.poll(30.0)  # tensors on their way live as long as their process
 
 
 RAISES = "with no workers the error comes where the sample is read, of its own type"
 
 
-def _load(setup: _Setup) -> tuple[Rehearsal, Any]:
+def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
     if setup.worker_init_fn is not None:
         setup.worker_init_fn(0)
-    drawn, batch, count, pictures = _generators(), None, 0, [_picture(setup)]
-    wall = cpu = 0.0
-    for number, indices in enumerate(_batches(setup)):
+    on_cuda, drawn = _uses_cuda(), _generators()
+    samples: list[Any] = []
+    pictures, wall, cpu = [_picture(setup)], 0.0, 0.0
+    for number, key in enumerate(_keys(setup)):
         began, began_cpu = time.perf_counter(), time.process_time()
-        batch = setup.loading[BatchRequest(0, 0, number, indices, None)].batch
+        samples.append(setup.loading[BatchRequest(0, 0, number, [key], None)].batch)
         wall, cpu = wall + time.perf_counter() - began, cpu + time.process_time() - began_cpu
-        count += len(indices)
-        pictures.append(_picture(setup))
-        if wall > LONG_ENOUGH_S and count >= FEWEST_SAMPLES:
+        if number < FEWEST_SAMPLES:
+            pictures.append(_picture(setup))
+        elif wall > LONG_ENOUGH_S:
             break
-    tensors = list(_tensors(batch))
+    pictures.append(_picture(setup))
+    count = max(1, len(samples))
     found = Rehearsal(
-        samples=count,
+        samples=len(samples),
         sample_wall_s=wall / count,
         sample_cpu_s=cpu / count,
-        batch_bytes=sum(one.nelement() * one.element_size() for one in tensors),
-        batch_tensors=len(tensors),
         uses_global_rng=_generators() != drawn,
     )
     if changes := goes_on_changing(pictures):
         what = f"{changes[0]} changes with every sample that is loaded, and workers would change copies of it"
         return replace(found, problem=what, remedy=f"num_workers=4 if {changes[0]} is not needed"), None
+    batch = _collated(setup, samples)
+    tensors = list(_tensors(batch))
+    if any(one.device.type != "cpu" for one in tensors) or (_uses_cuda() and not on_cuda):
+        return replace(found, problem="samples lie on an accelerator", remedy="load them on the CPU"), None
+    batch_bytes = sum(one.nelement() * one.element_size() for one in tensors)
+    return replace(found, batch_bytes=batch_bytes, batch_tensors=len(tensors)), batch
+
+
+def _uses_cuda() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _collated(setup: RehearsalSetup, samples: list[Any]) -> Any:
+    """The samples as a batch; a collate function may refuse one that is smaller than a real one."""
+    if setup.collate_fn is None:
+        return samples[-1:]
+    if setup.batch_size is None or len(samples) >= setup.batch_size:
+        return setup.collate_fn(samples[: setup.batch_size])
     try:
-        ForkingPickler.dumps(batch)
-    except Exception as error:
-        return replace(found, problem=f"a batch cannot be sent ({_in_words(error)})", remedy=CROSS), None
-    return found, batch
+        return setup.collate_fn(samples)
+    except Exception:
+        return None
 
 
-def _batches(setup: _Setup) -> Iterator[list[Any]]:
-    """Indices of a few batches: of single samples first, then of what is left in one."""
-    keys: list[Any] = spread_indices(setup.length)
-    if setup.keys is not None:
-        keys = list(itertools.islice(setup.keys, MOST_SAMPLES))
-    if keys and isinstance(keys[0], list):  # of a batch sampler
-        keys = [key for batch in keys for key in batch][:MOST_SAMPLES]
-    yield from ([key] for key in keys[:FEWEST_SAMPLES])
-    if setup.loading._fastdata_batched and len(keys) > FEWEST_SAMPLES:
-        yield keys[FEWEST_SAMPLES:]
+def _keys(setup: RehearsalSetup) -> list[Any]:
+    """Indices of a few samples: of the child's own copy of a user's sampler, else spread over the dataset."""
+    if setup.sampler is None:
+        return spread_indices(setup.length)
+    first = list(itertools.islice(setup.sampler, MOST_SAMPLES))
+    return [key for batch in first for key in batch][:MOST_SAMPLES] if setup.samples_in_batches else first
 
 
-def _picture(setup: _Setup) -> Snapshot:
-    return take_snapshot({"dataset": setup.dataset, "collate_fn": setup.loading._fastdata_collate_fn}, generators=False)
+def _picture(setup: RehearsalSetup) -> Snapshot:
+    return take_snapshot({"dataset": setup.dataset, "collate_fn": setup.collate_fn}, generators=False)
 
 
 def goes_on_changing(pictures: Sequence[Snapshot]) -> tuple[str, ...]:
@@ -334,36 +368,3 @@ def _in_words(error: BaseException) -> str:
 
 def _exit_in_words(code: int | None) -> str:
     return f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-
-
-class _Positions:
-    """The positions of the regular files that this process has open; a forked child reads from the same ones."""
-
-    def __init__(self) -> None:
-        self.moved: list[str] = []
-        self._before: dict[int, tuple[str, int]] = {}
-
-    def __enter__(self) -> "_Positions":
-        self._before = dict(self._now())
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for descriptor, (path, position) in self._now():
-            before = self._before.get(descriptor)
-            if before is not None and before[0] == path and before[1] != position:
-                os.lseek(descriptor, before[1], os.SEEK_SET)
-                self.moved.append(path)
-
-    @staticmethod
-    def _now() -> Iterator[tuple[int, tuple[str, int]]]:
-        try:
-            names = os.listdir("/proc/self/fd")
-        except OSError:
-            return  # not Linux: nothing to look at
-        for name in names:
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                path = os.readlink(f"/proc/self/fd/{name}")
-                if path.startswith("/") and os.path.isfile(path):
-                    flags = Path(f"/proc/self/fdinfo/{name}").read_text().split()
-                    if int(flags[3], 8) & os.O_ACCMODE == os.O_RDONLY:
-                        yield int(name), (path, int(flags[1]))

@@ -6,11 +6,14 @@ import enum
 import fractions
 import hashlib
 import logging
+import marshal
+import mmap
 import pathlib
 import random
 import re
 import threading
 import uuid
+import weakref
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,14 +38,17 @@ from lightning_fastdata.loaders.state.attributes import (
 
 __all__ = ["Snapshot", "changed_between", "take_snapshot"]
 
-HASHED = tuple(kind for kind in PLAIN if kind not in (bytearray, slice))
-"""Plain types whose hash is their content and runs no code of the user's."""
-UNCHANGING = (
+SIMPLE = tuple(kind for kind in PLAIN if kind not in (bytearray, slice, range))
+"""Plain types that ``marshal`` writes by content, without any code of the user's."""
+BY_TEXT = (
     *(re.Pattern, pathlib.PurePath, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo),
-    *(decimal.Decimal, fractions.Fraction, uuid.UUID, enum.Enum, torch.dtype, torch.device, torch.Size, np.dtype),
-    *(np.generic, logging.Logger, type(threading.Lock()), type(threading.RLock()), np.ufunc),
+    *(decimal.Decimal, fractions.Fraction, uuid.UUID, torch.dtype, torch.device, torch.Size, np.dtype),
 )
+"""Types whose values cannot change and say in their text what they are."""
+BY_IDENTITY = (enum.Enum, logging.Logger, type(threading.Lock()), type(threading.RLock()), np.ufunc, weakref.ref)
 """Types whose values cannot change, or whose changes a worker's copy may miss (loggers, locks that are free)."""
+MOST_BYTES = 2**30
+"""Arrays and tensors that are read through (bytes): beyond it they count as unseen."""
 
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, torch.Generator)
 
@@ -51,45 +57,47 @@ GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, np.rand
 class Snapshot:
     """What a dataset held at one moment."""
 
-    digests: Mapping[str, int]
-    """A digest of the content of each object that was seen, by the path to it."""
+    contents: Mapping[str, Any]
+    """Something that differs where the content does, by the path to each object that was seen."""
     unseen: str | None
     """The first attribute whose content cannot be seen whole; None = everything was seen."""
+    kept: tuple[Any, ...] = ()
+    """Objects that are compared by identity: it must not pass on to another one."""
 
 
-def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True, bulk: bool = True) -> Snapshot:
-    """Digest everything that some parts hold. None of the user's code runs.
+def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snapshot:
+    """Remember the content of everything that some parts hold. None of the user's code runs.
 
     Args:
         parts: What is looked at, by name: ``{"dataset": dataset}``.
         generators: Whether the states of random generators count.
-        bulk: Whether arrays, tensors and long containers are read through; else they count by identity and length.
 
     Returns:
-        Digests by path, and what could not be seen.
+        Contents by path, and what could not be seen.
     """
     walk = AttributeWalk({name: part for name, part in parts.items() if part is not None})
-    digests, unseen = {}, None
+    contents: dict[str, Any] = {}
+    kept, unseen, bytes_read = [], None, 0
     for path, value in walk:
-        if not generators and isinstance(value, GENERATORS):
-            digest: int | None = 0
-        elif not bulk and _is_bulk(value):
-            digest = hash((id(value), len(value)))
-        else:
-            digest = _digest(value)
-        if digest is None:
+        content: Any = 0
+        bytes_read += _read_bytes(value)
+        if generators or not isinstance(value, GENERATORS):
+            content = _content(value) if bytes_read <= MOST_BYTES else None
+        if content is None:
             unseen = unseen or path
             continue
-        digests[path] = digest
+        if content == id(value):
+            kept.append(value)
+        contents[path] = content
         if not isinstance(value, (*SEQUENCES, *MAPPINGS)):
-            digests.update({path + step: hash(_plain(held)) for step, held in held_by(value) if is_plain(held)})
-    return Snapshot(digests, unseen or walk.stopped_at)
+            contents |= {path + step: _plain(held) for step, held in held_by(value) if is_plain(held)}
+    return Snapshot(contents, unseen or walk.stopped_at, tuple(kept))
 
 
-def _is_bulk(value: Any) -> bool:
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        return value.ndim > 0
-    return isinstance(value, (*SEQUENCES, *MAPPINGS)) and len(value) > FEW_ITEMS
+def _read_bytes(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return 0 if _is_fixed(value) else value.nbytes
+    return value.nelement() * value.element_size() if type(value) is torch.Tensor else 0
 
 
 def changed_between(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
@@ -102,8 +110,9 @@ def changed_between(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
     Returns:
         Paths, without those that lie within another one.
     """
-    paths = [path for path, digest in after.digests.items() if before.digests.get(path) != digest]
-    gone = [path for path in before.digests if path not in after.digests]
+    absent = object()
+    paths = [path for path, content in after.contents.items() if before.contents.get(path, absent) != content]
+    gone = [path for path in before.contents if path not in after.contents]
     outermost: list[str] = []
     for path in sorted({*paths, *gone}, key=len):
         if not any(path.startswith(outer) and path != outer for outer in outermost):
@@ -111,8 +120,8 @@ def changed_between(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
     return tuple(outermost)
 
 
-def _digest(value: Any) -> int | None:
-    """A number that differs where the content does; None where it cannot be seen."""
+def _content(value: Any) -> Any:
+    """Something that differs where the content does; None where it cannot be seen."""
     if isinstance(value, np.ndarray):
         return _of_array(value)
     if isinstance(value, torch.Tensor):
@@ -123,104 +132,106 @@ def _digest(value: Any) -> int | None:
         return hash(random.Random.getstate(value)) if type(value) is random.Random else None
     if isinstance(value, GENERATORS):
         return _of_generator(value)
-    if isinstance(value, UNCHANGING):
+    if isinstance(value, np.generic):
+        return value.dtype.str, value.tobytes()
+    if isinstance(value, BY_TEXT):
+        return type(value), str(value)
+    if isinstance(value, BY_IDENTITY):
         return id(value)
     if isinstance(value, type):
-        return _of_named(value, list(vars(value).items()))
+        return _of_names(value, list(vars(value).items()))
     if isinstance(value, FunctionType):
-        return _of_named(value.__code__, list(held_by(value)))
+        return _of_names(value.__code__, list(held_by(value)))
     held = list(held_by(value))
-    if not held or all(step.startswith(" (") for step, _ in held):
-        return id(value) if hasattr(value, "__dict__") or callable(value) else None
-    return _of_named(type(value), held)
+    if any(not step.startswith(" (") for step, _ in held) or _is_of_python(type(value)):
+        return _of_names(type(value), held)
+    return None
 
 
-def _of_named(kind: Any, held: Iterable[tuple[str, Any]]) -> int:
-    """Only what is there: plain values have digests of their own, and the walk comes to the others."""
-    return hash((id(kind), frozenset(name if is_plain(item) else (name, type(item)) for name, item in held)))
+def _is_of_python(kind: type) -> bool:
+    """Whether all that an instance holds is in its attributes: no class of it is written in C."""
+    heap_type = 1 << 9
+    return all(base is object or base.__flags__ & heap_type for base in kind.__mro__)
+
+
+def _of_names(kind: Any, held: Iterable[tuple[str, Any]]) -> Any:
+    """Only what is there: plain values have entries of their own, and the walk comes to the others."""
+    return id(kind), frozenset(name if is_plain(item) else (name, type(item)) for name, item in held)
 
 
 def _plain(value: Any) -> Any:
-    if type(value) in (bytearray, slice):
+    if type(value) in (bytearray, slice, range):
         return repr(value)
-    return (type(value), value) if type(value) in HASHED else id(value)
+    return (type(value), repr(value) if type(value) is float else value) if type(value) in SIMPLE else id(value)
 
 
-def _of_container(value: Any) -> int | None:
+def _of_container(value: Any) -> Any:
+    own = frozenset((name, _plain(item) if is_plain(item) else type(item)) for name, item in instance_attributes(value))
     if isinstance(value, MAPPINGS):
         items = list(value.items() if isinstance(value, MappingProxyType) else dict.items(value))
         keys, values = [key for key, _ in items], [item for _, item in items]
-        if not _all_hashed(keys):
-            return None
-        inner = _of_values(values)
-        ordered: Any = hash(tuple(keys))
-    else:
-        iterate = next(kind.__iter__ for kind in SEQUENCES if isinstance(value, kind))
-        values, ordered = list(iterate(value)), None
-        if isinstance(value, (set, frozenset)):
-            return hash(frozenset(values)) if _all_hashed(values) else None
-        inner = _of_values(values)
-    if inner is None:
-        return None
-    own = frozenset((name, _plain(item) if is_plain(item) else type(item)) for name, item in instance_attributes(value))
-    return hash((type(value), len(values), ordered, inner, own))
+        ordered, inner = _of_values(keys, complete=True), _of_values(values)
+        return None if ordered is None or inner is None else (type(value), ordered, inner, own)
+    iterate = next(kind.__iter__ for kind in SEQUENCES if isinstance(value, kind))
+    values = list(iterate(value))
+    if isinstance(value, (set, frozenset)):
+        return (type(value), frozenset(map(_plain, values)), own) if _all_simple(values) else None
+    inner = _of_values(values)
+    return None if inner is None else (type(value), inner, own)
 
 
-def _of_values(values: list[Any]) -> int | None:
+def _of_values(values: list[Any], *, complete: bool = False) -> Any:
     """Items by content where they are plain, else by their kind, since the walk comes to the first ones only."""
-    if _all_hashed(values):
-        return hash(tuple(values))
-    if len(values) > FEW_ITEMS:
+    if _all_simple(values):
+        return len(values), zlib.crc32(marshal.dumps(values, 2))  # version 2 writes equal values alike
+    if complete or len(values) > FEW_ITEMS:
         return None
-    return hash(tuple(_plain(item) if is_plain(item) else type(item) for item in values))
+    return tuple(_plain(item) if is_plain(item) else type(item) for item in values)
 
 
-def _all_hashed(values: list[Any]) -> bool:
-    """Whether items are numbers and texts, or tuples of such: ``hash`` then reads them all and runs no other code."""
+def _all_simple(values: list[Any]) -> bool:
+    """Whether items are numbers and texts, or tuples of such."""
     kinds = set(map(type, values))
-    if kinds <= set(HASHED):
-        return True
-    if not kinds <= {*HASHED, tuple}:
+    if kinds <= set(SIMPLE):
+        return type(NotImplemented) not in kinds
+    if not kinds <= {*SIMPLE, tuple}:
         return False
-    return _all_hashed(list(chain.from_iterable(item for item in values if type(item) is tuple)))
+    return _all_simple(list(chain.from_iterable(item for item in values if type(item) is tuple)))
 
 
-def _of_array(array: np.ndarray[Any, Any]) -> int | None:
+def _of_array(array: np.ndarray[Any, Any]) -> Any:
     if array.dtype.hasobject:
         return None
-    if _is_read_only(array) or (isinstance(array, np.memmap) and array.mode != "c"):
+    if _is_fixed(array):
         return id(array)  # no name can write to it, or both processes see what is written
-    seen = np.ascontiguousarray(array)
-    return hash((array.dtype.str, array.shape, _checksum(seen.reshape(-1).view(np.uint8))))
+    return array.dtype.str, array.shape, _checksum(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
-def _is_read_only(array: Any) -> bool:
+def _is_fixed(array: Any) -> bool:
+    """Whether an array is read-only to its last base, or mapped so that all processes share it."""
+    writeable = False
     while isinstance(array, np.ndarray):
-        if array.flags.writeable:
-            return False
+        if isinstance(array, np.memmap):
+            return array.mode != "c"
+        writeable |= array.flags.writeable
         array = array.base
-    return array is None or isinstance(array, bytes) or (isinstance(array, memoryview) and array.readonly)
+    if isinstance(array, mmap.mmap):
+        return True
+    return not writeable and (array is None or isinstance(array, (bytes, memoryview)))
 
 
-def _of_tensor(tensor: torch.Tensor) -> int | None:
-    if (
-        tensor.layout != torch.strided
-        or tensor.device.type != "cpu"
-        or type(tensor)
-        not in (
-            torch.Tensor,
-            torch.nn.Parameter,
-        )
-    ):
+def _of_tensor(tensor: torch.Tensor) -> Any:
+    known = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    if not known or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         return None
     if tensor.is_shared():  # type: ignore[no-untyped-call]
         return id(tensor)
-    flat = tensor.detach().contiguous().reshape(-1)
-    return hash((str(tensor.dtype), tuple(tensor.shape), _checksum(flat.view(torch.uint8).numpy())))
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return tensor.dtype, tuple(tensor.shape), _checksum(flat.view(torch.uint8).numpy())
 
 
 def _checksum(flat: npt.NDArray[np.uint8]) -> int:
-    return zlib.adler32(flat.data) if flat.size else 0
+    return zlib.crc32(flat.data) if flat.size else 0
 
 
 def _of_generator(value: Any) -> int:

@@ -1,15 +1,17 @@
 """Whether the workers of one pass may serve the next one: only while their copy of the dataset is still the same."""
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from lightning_fastdata.loaders.state.known import unknown_part
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
+
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
 
-__all__ = ["WorkerLifetime"]
+__all__ = ["WorkerLifetime", "rank_zero_log"]
 
 WORTH_SHARE = 1 / 3
 """Share of a start of workers that looking for changes may take: it is done before each pass, and saves one start."""
@@ -27,7 +29,6 @@ class WorkerLifetime:
     """Gets one line where something changed, or cannot be seen."""
     clock: Callable[[], float] = perf_counter
     """Gives the time (s)."""
-    _bulk: bool | None = None
     _held: Snapshot | None = None
     _look_s: float = 0.0
     _logged: set[str] = field(default_factory=set)
@@ -37,14 +38,12 @@ class WorkerLifetime:
         """For a loader of this package."""
         planning = loader.planning
         automatic = planning is not None and planning.options.persistent_workers == "auto"
-        return cls({"dataset": loader.dataset, "collate_fn": loader.collate_fn}, automatic, _log)
+        return cls({"dataset": loader.dataset, "collate_fn": loader.collate_fn}, automatic, rank_zero_log)
 
     def may_keep(self) -> bool:
         """Whether workers that are about to start may serve further passes; remembers what they get."""
         began = self.clock()
-        if self._bulk is None:
-            self._bulk = unknown_part(self.parts) is not None
-        self._held = take_snapshot(self.parts, bulk=self._bulk)
+        self._held = self._look()
         self._look_s = self.clock() - began
         if self._held.unseen is not None and self.automatic:
             self._log_once(f"workers start again for each pass: {self._held.unseen} may change unseen")
@@ -63,12 +62,25 @@ class WorkerLifetime:
         """Whether the workers hold something else than the dataset is now; one line names it."""
         if self._held is None:
             return False
-        changed = changed_between(self._held, take_snapshot(self.parts, bulk=bool(self._bulk)))
+        changed = changed_between(self._held, self._look())
         if changed and self.automatic:
             self._log_once(f"{changed[0]} has changed since the workers started: new ones are started")
         elif changed:
-            self._log_once(f"{changed[0]} has changed, but your persistent_workers=True keeps workers with the old one")
+            self._warn_once(
+                f"{changed[0]} has changed, but your persistent_workers=True keeps workers with the old one."
+            )
         return bool(changed) and self.automatic
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._logged:
+            self._logged.add(text)
+            warnings.warn(text, stacklevel=2)
+
+    def _look(self) -> Snapshot:
+        try:
+            return take_snapshot(self.parts)
+        except Exception as error:  # a proxy, a container that another thread changes
+            return Snapshot({}, f"the dataset ({type(error).__name__}: {error})")
 
     def _log_once(self, text: str) -> None:
         if text not in self._logged:
@@ -76,5 +88,9 @@ class WorkerLifetime:
             self.log(text)
 
 
-def _log(text: str) -> None:
-    logging.getLogger(__name__).info(text)
+def rank_zero_log(text: str) -> None:
+    """Log a line on rank 0, through Lightning's own messages where Lightning is imported."""
+    if getattr(rank_zero_only, "rank", None) is None:
+        logging.getLogger(__name__).info(text)
+    else:
+        rank_zero_info(text)

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import weakref
 from collections.abc import Mapping
+from types import MethodType
 from typing import Any
 
 from torch.utils.data import default_collate, default_convert
@@ -12,7 +13,8 @@ from lightning_fastdata.loaders.dataset_traits import DatasetTraits
 from lightning_fastdata.loaders.seeded_dataset import SeededDataset
 from lightning_fastdata.loaders.state.hazards import survey
 from lightning_fastdata.loaders.state.known import unknown_part
-from lightning_fastdata.loaders.state.rehearsal import Rehearsal, rehearse
+from lightning_fastdata.loaders.state.rehearsal import Rehearsal, RehearsalSetup, rehearse
+from lightning_fastdata.loaders.state.worker_lifetime import rank_zero_log
 
 __all__ = ["large_parts", "problem_of_rehearsal", "visible_problem"]
 
@@ -32,7 +34,10 @@ def visible_problem(dataset: Any, arguments: Mapping[str, Any]) -> str | None:
     """
     if multiprocessing.current_process().daemon:
         return "this process is a daemon, which may not start processes"
-    return survey(_sent(dataset, arguments)).against_workers
+    try:
+        return survey(_sent(dataset, arguments)).against_workers
+    except Exception as error:  # a proxy, a container that another thread changes: what cannot be seen stays here
+        return f"the dataset could not be looked at ({type(error).__name__}: {error}); num_workers=4 takes workers"
 
 
 def large_parts(dataset: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -56,31 +61,60 @@ def problem_of_rehearsal(
     Returns:
         A sentence fragment with what to do; None where the samples are the same there.
     """
+    try:
+        return _problem(dataset, arguments, traits, start_method)
+    except Exception as error:
+        return f"no sample could be tried ({type(error).__name__}: {error}); num_workers=4 takes workers all the same"
+
+
+def _problem(dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str) -> str | None:
     sent = _sent(dataset, arguments)
-    if not traits.length or unknown_part(sent) is None:
+    if unknown_part(sent) is None:
         return None
-    key = (start_method, *(id(part) for name, part in sorted(sent.items()) if name != "dataset"))
+    if not traits.length and "sampler" not in sent and "batch_sampler" not in sent:
+        return f"{type(dataset).__name__} has no length, so no sample can be tried; num_workers=4 takes workers"
+    key = (start_method, *sent.values())
     kept = _rehearsed.get(id(dataset))
-    if kept is not None and kept[0]() is dataset and kept[1] == key:
+    if kept is not None and kept[0]() is dataset and _same(kept[1], key):
         found = kept[2]
     else:
         found = _rehearse(dataset, arguments, traits, start_method)
         with contextlib.suppress(TypeError):  # a dataset with slots has no weak references
-            _rehearsed[id(dataset)] = weakref.ref(dataset), key, found
+            _rehearsed[id(dataset)] = weakref.ref(dataset), key[:1] + key[2:], found
     return None if found.problem is None else f"{found.problem}; {found.remedy}"
 
 
+def _same(kept: tuple[Any, ...], key: tuple[Any, ...]) -> bool:
+    """Whether the same functions go with the dataset; a bound method is a new object each time it is asked for."""
+    others = key[:1] + key[2:]
+    return len(kept) == len(others) and all(
+        one is other or (type(one) in (str, MethodType) and one == other)
+        for one, other in zip(kept, others, strict=True)
+    )
+
+
 def _rehearse(dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str) -> Rehearsal:
-    batched = arguments.get("batch_sampler") is not None or arguments.get("batch_size", 1) is not None
-    collate = arguments.get("collate_fn") or (default_collate if batched else default_convert)
-    return rehearse(
-        SeededDataset(dataset, collate, None, batched=batched, traits=traits),
+    by_batch, sampler = arguments.get("batch_sampler"), arguments.get("sampler")
+    batched = by_batch is not None or arguments.get("batch_size", 1) is not None
+    collate = arguments.get("collate_fn")
+    if collate is None:
+        collate = default_collate if batched else default_convert
+    one_by_one = batched and not traits.has_getitems
+    setup = RehearsalSetup(
+        SeededDataset(dataset, _only_sample if one_by_one else collate, None, batched=batched, traits=traits),
         dataset,
         length=traits.length or 0,
-        keys=arguments.get("batch_sampler") or arguments.get("sampler"),
+        collate_fn=collate if one_by_one else None,
+        batch_size=arguments.get("batch_size", 1) if by_batch is None else None,
+        sampler=sampler if by_batch is None else by_batch,
+        samples_in_batches=by_batch is not None,
         worker_init_fn=arguments.get("worker_init_fn"),
-        start_method=start_method,
     )
+    return rehearse(setup, start_method=start_method, log=rank_zero_log)
+
+
+def _only_sample(samples: Any) -> Any:
+    return samples[0]
 
 
 def _sent(dataset: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:

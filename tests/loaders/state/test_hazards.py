@@ -6,6 +6,7 @@ import multiprocessing
 import socket
 import sqlite3
 import sys
+import tempfile
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,10 @@ def of_a_native_library():
         (lambda p: socket.socket(), "dataset.x is a connection (socket)"),
         (lambda p: multiprocessing.get_context("spawn").Lock(), "dataset.x is shared between processes (Lock)"),
         (lambda p: multiprocessing.get_context("spawn").Queue(), "dataset.x is shared between processes (Queue)"),
+        (lambda p: multiprocessing.get_context("spawn").Value("i", 0), "dataset.x is shared between processes"),
+        (lambda p: multiprocessing.get_context("spawn").Event(), "dataset.x is shared between processes (Event)"),
+        (lambda p: multiprocessing.Pipe()[0], "dataset.x is shared between processes (Connection)"),
+        (lambda p: tempfile.NamedTemporaryFile(), "dataset.x is open (_TemporaryFileWrapper)"),  # noqa: SIM115
         (lambda p: of_a_native_library(), "dataset.x is of tensorstore"),
         (lambda p: L.Trainer(logger=False, accelerator="cpu"), "dataset.x is the Trainer"),
         (lambda p: Module(), "dataset.x is a DataModule"),

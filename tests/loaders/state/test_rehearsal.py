@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from lightning_fastdata.loaders.seeded_dataset import SeededDataset
 from lightning_fastdata.loaders.state import rehearsal
-from lightning_fastdata.loaders.state.rehearsal import rehearse, spread_indices
+from lightning_fastdata.loaders.state.rehearsal import RehearsalSetup, rehearse, spread_indices
 
 pytestmark = pytest.mark.slow
 
@@ -124,16 +124,29 @@ class Reads(Numbers):
         return len(os.read(self.number, 10))
 
 
-def run(dataset, collate_fn=default_collate, **settings):
-    loading = SeededDataset(dataset, collate_fn, None, batched=True)
-    return rehearse(loading, dataset, length=len(dataset), **settings)
+def run(dataset, collate_fn=default_collate, batch_size=4, **settings):
+    setup = RehearsalSetup(
+        SeededDataset(dataset, only_sample, None, batched=True),
+        dataset,
+        length=len(dataset),
+        collate_fn=collate_fn,
+        batch_size=batch_size,
+        sampler=None,
+        samples_in_batches=False,
+        worker_init_fn=None,
+    )
+    return rehearse(setup, **settings)
+
+
+def only_sample(samples):
+    return samples[0]
 
 
 def test_a_dataset_that_is_the_same_there():
     """Nothing found; sizes and times are kept for the plan."""
     found = run(Numbers())
     assert (found.problem, found.samples, found.batch_tensors) == (None, 8, 2)
-    assert found.batch_bytes == 6 * 12 * 4 + 6 * 8  # two single samples came before
+    assert found.batch_bytes == 4 * 12 * 4 + 4 * 8
     assert found.sample_cpu_s < 0.01
     assert not found.uses_global_rng
     assert run(Random()).uses_global_rng
@@ -183,10 +196,10 @@ def test_a_child_that_hangs_is_ended(monkeypatch):
 def test_nothing_of_this_process_is_touched(tmp_path):
     """Random generators, threads and children are as before."""
     torch.manual_seed(1)
-    before, threads = torch.get_rng_state(), threading.active_count()
+    before, threads = torch.get_rng_state(), set(threading.enumerate())
     run(Random())
     assert torch.equal(torch.get_rng_state(), before)
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= threads
 
 
 def test_a_file_whose_position_moves_is_set_back(tmp_path):
@@ -206,3 +219,48 @@ def test_indices_are_spread():
     assert spread_indices(1000)[0] == 0
     assert spread_indices(1000)[-1] == 999
     assert len(set(spread_indices(1000))) == 8
+
+
+def full_only(samples):
+    assert len(samples) == 64
+    return torch.stack(samples)
+
+
+class Polls(Numbers):
+    """Waits for what a child does not have, without standing still."""
+
+    def __getitem__(self, index):
+        while True:
+            time.sleep(0.001)
+
+
+class DiesLater(Numbers):
+    """A thread of its own ends the process after the batch was sent."""
+
+    def __getitem__(self, index):
+        if index == 99:
+            threading.Timer(0.01, os._exit, (1,)).start()
+        return torch.zeros(300_000)
+
+
+def test_a_collate_function_that_wants_a_whole_batch_is_no_finding():
+    """It would refuse the few samples that are tried, and never sees such a batch in training."""
+    assert run(Waits(), full_only, batch_size=64).problem is None
+
+
+def test_a_child_that_never_stands_still_is_ended(monkeypatch):
+    """There is a limit over everything, and one line says what is waited for."""
+    monkeypatch.setattr(rehearsal, "LONGEST_S", 0.5)
+    monkeypatch.setattr(rehearsal, "LOGGED_S", 0.1)
+    lines = []
+    found = run(Polls(), log=lines.append)
+    assert "took over" in found.problem
+    assert len(lines) == 1
+
+
+def test_a_child_that_dies_while_it_sends_holds_up_nothing():
+    """Either the batch has arrived, or the end of the process is the finding; and this process goes on."""
+    began = time.perf_counter()
+    found = run(DiesLater(), batch_size=8)
+    assert found.problem is None or "ended the process" in found.problem
+    assert time.perf_counter() - began < 20

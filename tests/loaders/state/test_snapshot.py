@@ -1,12 +1,15 @@
 """Changes of what a dataset holds, by content."""
 
+import argparse
 import itertools
 import re
+from collections import UserDict
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset
 from torchvision.transforms import v2
 
 from lightning_fastdata.loaders.state.snapshot import changed_between, take_snapshot
@@ -91,6 +94,22 @@ CASES = {
         ("dataset.t",),
     ),
     "a generator": (Data(g=np.random.default_rng(0)), lambda d: d.g.random(), ("dataset.g",)),
+    "minus one": (Data(level=-1), lambda d: setattr(d, "level", -2), ("dataset.level",)),
+    "bytes that add up alike": (
+        Data(a=np.array([0, 1, 1, 0], dtype=np.uint8)),
+        lambda d: d.a.__setitem__(slice(None), [1, 0, 0, 1]),
+        ("dataset.a",),
+    ),
+    "a NumPy number": (Data(x=np.float64(1.0)), lambda d: setattr(d, "x", d.x * 0.5), ("dataset.x",)),
+    "a float for an int": (Data(a=[1, 2]), lambda d: set_item(d.a, 0, 1.0), ("dataset.a",)),
+    "a namespace": (Data(c=argparse.Namespace(level=0)), lambda d: setattr(d.c, "level", 1), ("dataset.c.level",)),
+    "a user's dictionary": (Data(c=UserDict(a=1)), lambda d: d.c.update(a=2), ("dataset.c.data",)),
+    "indices of a Subset": (
+        Data(s=Subset(range(300), list(range(200)))),
+        lambda d: d.s.indices.reverse(),
+        ("dataset.s.indices",),
+    ),
+    "a conjugated view": (Data(t=torch.ones(2, dtype=torch.complex64).conj()), lambda d: None, ()),
     "nothing": (Data(a=[1, 2], b={"c": np.ones(3)}, p=re.compile("a")), lambda d: None, ()),
     "the same once more": (Data(a=[1]), lambda d: setattr(d, "a", [1]), ()),
 }
