@@ -156,6 +156,8 @@ def _in_child(
     try:
         return _answer_of(child, answers, setup.stack_file, clock, log)
     finally:
+        with contextlib.suppress(OSError):
+            taken.send_bytes(b"taken")  # a forked child holds this end open, too: closing it says nothing
         taken.close()
         _end(child)
         answers.close()
