@@ -16,7 +16,7 @@ from torch.utils.data import (
 
 from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
-from lightning_fastdata.loaders.state.worker_safety import problem_of_rehearsal, visible_problem
+from lightning_fastdata.loaders.state.worker_safety import changes_by_loading, visible_problem
 from lightning_fastdata.loaders.trainer_context import iter_loaders
 from lightning_fastdata.planning.start_method import default_start_method
 
@@ -90,7 +90,7 @@ def reason_untunable(loader: Any) -> str | None:
         "worker_init_fn": loader.worker_init_fn,
         "batch_size": loader.batch_size,
     }
-    problem = visible_problem(loader.dataset, arguments) or problem_of_rehearsal(
+    problem = visible_problem(loader.dataset, arguments) or changes_by_loading(
         loader.dataset, arguments, traits, default_start_method()
     )
     if problem is not None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ class FilePositions:
         for descriptor, (path, position) in self._now():
             before = self._before.get(descriptor)
             if before is not None and before[0] == path and before[1] != position:
-                if threading.active_count() == 1:  # else another thread may have read on
-                    os.lseek(descriptor, before[1], os.SEEK_SET)
+                os.lseek(descriptor, before[1], os.SEEK_SET)
                 self.moved.append(path)
 
     @staticmethod

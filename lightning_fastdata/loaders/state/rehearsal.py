@@ -30,7 +30,7 @@ from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDatase
 from lightning_fastdata.loaders.state.file_positions import FilePositions
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
 
-__all__ = ["Rehearsal", "RehearsalSetup", "rehearse", "spread_indices"]
+__all__ = ["LONGEST_S", "Rehearsal", "RehearsalSetup", "rehearse", "spread_indices"]
 
 MOST_SAMPLES = 8
 """Samples that are loaded at most (count)."""
@@ -94,6 +94,7 @@ class RehearsalSetup:
     """Whether that one gives batches."""
     worker_init_fn: Callable[[int], Any] | None
     stack_file: str = ""
+    longest_s: float = LONGEST_S
 
 
 def spread_indices(length: int) -> list[int]:
@@ -113,6 +114,7 @@ def rehearse(
     setup: RehearsalSetup,
     *,
     start_method: str = "fork",
+    longest_s: float = LONGEST_S,
     clock: Callable[[], float] = time.perf_counter,
     log: Callable[[str], None] = lambda text: None,
 ) -> Rehearsal:
@@ -121,6 +123,7 @@ def rehearse(
     Args:
         setup: What is loaded, and how.
         start_method: How workers will be started.
+        longest_s: The longest that it may take (s).
         clock: Gives the time (s).
         log: Gets one line where it takes long.
 
@@ -129,7 +132,8 @@ def rehearse(
     """
     began = clock()
     with FilePositions(start_method) as positions, tempfile.NamedTemporaryFile(prefix="lightning_fastdata_") as stack:
-        found = _in_child(replace(setup, stack_file=stack.name), start_method, clock, log)
+        setup = replace(setup, stack_file=stack.name, longest_s=longest_s)
+        found = _in_child(setup, start_method, clock, log)
     if positions.moved:
         path = positions.moved[0]
         found = Rehearsal(f"reading a sample moves the position of {path}, which workers would share", SHARED_FILE)
@@ -154,7 +158,7 @@ def _in_child(
         answer_end.close()  # so that a child that dies ends the pipe
         taken_end.close()
     try:
-        return _answer_of(child, answers, setup.stack_file, clock, log)
+        return _answer_of(child, answers, setup, clock, log)
     finally:
         with contextlib.suppress(OSError):
             taken.send_bytes(b"taken")  # a forked child holds this end open, too: closing it says nothing
@@ -164,7 +168,7 @@ def _in_child(
 
 
 def _answer_of(
-    child: Any, answers: Any, stack_file: str, clock: Callable[[], float], log: Callable[[str], None]
+    child: Any, answers: Any, setup: RehearsalSetup, clock: Callable[[], float], log: Callable[[str], None]
 ) -> Rehearsal:
     """Wait for the child for as long as it gets anywhere."""
     began = since = clock()
@@ -173,13 +177,13 @@ def _answer_of(
         now = clock()
         if (busy := _activity(child.pid)) != activity:
             activity, since, asked = busy, now, False
-        elif now - since > STUCK_S + 0.2 and _waits_for_another(stack_file):
-            return Rehearsal(f"loading a sample hangs in a worker process {_last_line(stack_file)}", NO_WORKERS)
+        elif now - since > STUCK_S + 0.2 and _waits_for_another(setup.stack_file):
+            return Rehearsal(f"loading a sample hangs in a worker process {_last_line(setup.stack_file)}", NO_WORKERS)
         elif now - since > STUCK_S and not asked:
             asked = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGUSR1)  # faulthandler writes the stack
-        if now - since > QUIET_S or now - began > LONGEST_S:
+        if now - since > QUIET_S or now - began > setup.longest_s:
             return Rehearsal(f"loading a few samples in a worker process took over {now - began:.0f} s", NO_WORKERS)
         if now - began > LOGGED_S and not logged:
             logged = True

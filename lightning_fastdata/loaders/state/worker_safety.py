@@ -13,11 +13,13 @@ from lightning_fastdata.loaders.dataset_traits import DatasetTraits
 from lightning_fastdata.loaders.seeded_dataset import SeededDataset
 from lightning_fastdata.loaders.state.hazards import survey
 from lightning_fastdata.loaders.state.known import unknown_part
-from lightning_fastdata.loaders.state.rehearsal import Rehearsal, RehearsalSetup, rehearse
+from lightning_fastdata.loaders.state.rehearsal import LONGEST_S, Rehearsal, RehearsalSetup, rehearse
 from lightning_fastdata.loaders.state.worker_lifetime import rank_zero_log
 
-__all__ = ["large_parts", "problem_of_rehearsal", "visible_problem"]
+__all__ = ["changes_by_loading", "large_parts", "problem_of_rehearsal", "visible_problem"]
 
+TUNER_S = 5.0
+"""The longest rehearsal within a run (s): the tuner's own probe gives up no later."""
 _rehearsed: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], Rehearsal]] = {}
 """Results by the identity of a dataset, so that a loader that is made again costs no second rehearsal."""
 
@@ -46,7 +48,12 @@ def large_parts(dataset: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def problem_of_rehearsal(
-    dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str
+    dataset: Any,
+    arguments: Mapping[str, Any],
+    traits: DatasetTraits,
+    start_method: str,
+    *,
+    longest_s: float = LONGEST_S,
 ) -> str | None:
     """Why workers would not give what this process gives, by loading a few samples in a child process.
 
@@ -62,26 +69,53 @@ def problem_of_rehearsal(
         A sentence fragment with what to do; None where the samples are the same there.
     """
     try:
-        return _problem(dataset, arguments, traits, start_method)
+        found = _tried(dataset, arguments, traits, start_method, LONGEST_S)
+        return None if found is None or found.problem is None else f"{found.problem}; {found.remedy}"
     except Exception as error:
         return f"no sample could be tried ({type(error).__name__}: {error}); num_workers=4 takes workers all the same"
 
 
-def _problem(dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str) -> str | None:
+def changes_by_loading(
+    dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str
+) -> str | None:
+    """As ``problem_of_rehearsal``, where samples could be loaded: for the tuner, whose own probe sees every failure.
+
+    Args:
+        dataset: A map-style dataset.
+        arguments: Arguments of torch's DataLoader.
+        traits: The traits of the dataset.
+        start_method: How workers will be started.
+
+    Returns:
+        A sentence fragment; None where nothing was found, or no sample could be loaded.
+    """
+    with contextlib.suppress(Exception):
+        found = _tried(dataset, arguments, traits, start_method, TUNER_S)
+        if found is not None and found.samples and found.problem:
+            return f"{found.problem}; {found.remedy}"
+    return None
+
+
+def _tried(
+    dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str, longest_s: float
+) -> Rehearsal | None:
     sent = _sent(dataset, arguments)
     if unknown_part(sent) is None:
         return None
     if not traits.length and "sampler" not in sent and "batch_sampler" not in sent:
-        return f"{type(dataset).__name__} has no length, so no sample can be tried; num_workers=4 takes workers"
+        return Rehearsal(
+            f"{type(dataset).__name__} has no length, so no sample can be tried", "num_workers=4 takes workers"
+        )
     key = (start_method, *sent.values())
     kept = _rehearsed.get(id(dataset))
     if kept is not None and kept[0]() is dataset and _same(kept[1], key):
-        found = kept[2]
-    else:
-        found = _rehearse(dataset, arguments, traits, start_method)
-        with contextlib.suppress(TypeError):  # a dataset with slots has no weak references
-            _rehearsed[id(dataset)] = weakref.ref(dataset), key[:1] + key[2:], found
-    return None if found.problem is None else f"{found.problem}; {found.remedy}"
+        return kept[2]
+    found = _rehearse(dataset, arguments, traits, start_method, longest_s)
+    if found.samples == 0 and longest_s < LONGEST_S:
+        return found  # another one may have the time
+    with contextlib.suppress(TypeError):  # a dataset with slots has no weak references
+        _rehearsed[id(dataset)] = weakref.ref(dataset), key[:1] + key[2:], found
+    return found
 
 
 def _same(kept: tuple[Any, ...], key: tuple[Any, ...]) -> bool:
@@ -93,7 +127,9 @@ def _same(kept: tuple[Any, ...], key: tuple[Any, ...]) -> bool:
     )
 
 
-def _rehearse(dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str) -> Rehearsal:
+def _rehearse(
+    dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str, longest_s: float
+) -> Rehearsal:
     by_batch, sampler = arguments.get("batch_sampler"), arguments.get("sampler")
     batched = by_batch is not None or arguments.get("batch_size", 1) is not None
     collate = arguments.get("collate_fn")
@@ -110,7 +146,7 @@ def _rehearse(dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits,
         samples_in_batches=by_batch is not None,
         worker_init_fn=arguments.get("worker_init_fn"),
     )
-    return rehearse(setup, start_method=start_method, log=rank_zero_log)
+    return rehearse(setup, start_method=start_method, longest_s=longest_s, log=rank_zero_log)
 
 
 def _only_sample(samples: Any) -> Any:

@@ -250,10 +250,9 @@ def test_a_collate_function_that_wants_a_whole_batch_is_no_finding():
 
 def test_a_child_that_never_stands_still_is_ended(monkeypatch):
     """There is a limit over everything, and one line says what is waited for."""
-    monkeypatch.setattr(rehearsal, "LONGEST_S", 0.5)
     monkeypatch.setattr(rehearsal, "LOGGED_S", 0.1)
     lines = []
-    found = run(Polls(), log=lines.append)
+    found = run(Polls(), longest_s=0.5, log=lines.append)
     assert "took over" in found.problem
     assert len(lines) == 1
 
