@@ -48,12 +48,7 @@ def large_parts(dataset: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def problem_of_rehearsal(
-    dataset: Any,
-    arguments: Mapping[str, Any],
-    traits: DatasetTraits,
-    start_method: str,
-    *,
-    longest_s: float = LONGEST_S,
+    dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str
 ) -> str | None:
     """Why workers would not give what this process gives, by loading a few samples in a child process.
 
