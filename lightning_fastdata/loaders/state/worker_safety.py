@@ -18,8 +18,8 @@ from lightning_fastdata.loaders.state.worker_lifetime import rank_zero_log
 
 __all__ = ["changes_by_loading", "large_parts", "problem_of_rehearsal", "visible_problem"]
 
-TUNER_S = 5.0
-"""The longest rehearsal within a run (s): the tuner's own probe gives up no later."""
+TUNER_S = 1.0
+"""The longest rehearsal within a run (s): tuning as a whole is to take no more than ten."""
 _rehearsed: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], Rehearsal]] = {}
 """Results by the identity of a dataset, so that a loader that is made again costs no second rehearsal."""
 
