@@ -17,11 +17,11 @@ from lightning_fastdata.hardware.detect import Hardware, probe
 from lightning_fastdata.loaders.batch_requests import (
     EpochPass,
     InlineBatches,
-    LoadedBatch,
     RequestSampler,
     ServedBatch,
     requests_of,
 )
+from lightning_fastdata.loaders.batches import Batches
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, length_of, traits_of
 from lightning_fastdata.loaders.determinism import Determinism, no_trainer
 from lightning_fastdata.loaders.planned import PlannedDataLoader, forwarded_arguments, identity_collate
@@ -34,50 +34,7 @@ from lightning_fastdata.loaders.worker_crash import WorkerDiedError, diagnose_cr
 from lightning_fastdata.planning.options import LoaderPlan
 from lightning_fastdata.planning.plan import Planning
 
-__all__ = ["Batches", "ResumableDataLoader"]
-
-
-class Batches(Iterator[Any]):
-    """One pass over a loader; its epoch is found, and its workers start, when the first batch is wanted."""
-
-    def __init__(self, loader: "ResumableDataLoader") -> None:
-        self._loader = loader
-        self._changes = 0
-        self._pass = EpochPass(0)
-        self.inner: Iterator[WorkerOutput] | None = None
-        """The iterator of torch, which has the workers and their queue; None before the first batch was wanted."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last batch has been served."""
-        return self._pass.finished
-
-    @property
-    def fetched(self) -> LoadedBatch | None:
-        """How the batch served last had been loaded."""
-        return self._pass.last_loaded
-
-    def __next__(self) -> Any:
-        if self.inner is None:
-            self._changes = self._loader.changes
-            self._pass, self.inner = self._loader.start_pass(self)
-        elif self._changes != self._loader.changes:
-            self._changes = self._loader.changes
-            self.inner = self._loader.continue_after_change(self, self._pass)
-        try:
-            # No name holds a batch: while the model works on it, the loader must not keep it alive.
-            return self._loader.serve(self._pass, next(self.inner))
-        except StopIteration:
-            self._pass.finished = True
-            raise
-        except (RuntimeError, OSError) as error:
-            died = self._loader.diagnose_crash(error)
-            if died is None:
-                raise
-            raise died from error
-
-    def __len__(self) -> int:
-        return len(self._loader)
+__all__ = ["ResumableDataLoader"]
 
 
 class ResumableDataLoader(PlannedDataLoader):
