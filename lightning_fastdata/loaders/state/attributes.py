@@ -4,7 +4,7 @@ import contextlib
 import functools
 import io
 import logging
-import sys
+import os
 import threading
 import weakref
 from collections import deque
@@ -24,7 +24,9 @@ from types import (
 )
 from typing import Any, NamedTuple
 
-__all__ = ["AttributeWalk", "Visited", "instance_attributes", "is_plain", "kinds_of"]
+from lightning_fastdata.loaders.state.libraries import is_library
+
+__all__ = ["AttributeWalk", "Visited", "instance_attributes", "is_a", "is_of_library", "is_plain", "kinds_of"]
 
 DEPTH = 10
 """Attributes of attributes that are followed (count). Compositions of transforms in real projects are 3 to 6 deep."""
@@ -32,6 +34,8 @@ MOST_OBJECTS = 20_000
 """Objects that are looked at (count): some 20 ms. Long lists of plain values count as one."""
 FEW_ITEMS = 100
 """Items of a container that are looked at one by one (count), beside one of every other type it holds."""
+MODULES_DEEP = 4
+"""Modules within modules that are followed: ``project.settings.training.level``."""
 
 PLAIN = (
     str,
@@ -51,7 +55,6 @@ SEQUENCES = (list, tuple, set, frozenset, deque)
 MAPPINGS = (dict, MappingProxyType)
 CLOSED = (logging.Logger, logging.Handler, threading.Thread, threading.Condition, io.IOBase, process.BaseProcess)
 """Types of the standard library whose attributes are not the user's."""
-LIBRARIES = ("site-packages", "dist-packages")
 
 
 class Visited(NamedTuple):
@@ -68,8 +71,8 @@ class AttributeWalk:
     """All objects that are reached from some parts, breadth first, each once.
 
     Attributes are read from the instances' own dictionaries and slots, so that no property, ``__getattr__``,
-    ``__iter__`` or ``__repr__`` of the user's runs. Of functions and methods of the user's own code the closures, the
-    defaults and the globals that they name are followed; the code of installed libraries is not.
+    ``__iter__`` or ``__repr__`` of the user's runs. Closures, defaults and attributes of functions are followed, and of
+    those that are no well-known library's the globals that they name, through modules as well (``config.level``).
     """
 
     parts: Mapping[str, Any]
@@ -101,7 +104,12 @@ class AttributeWalk:
 
 def is_plain(value: Any) -> bool:
     """Whether a value holds nothing: a number, a text, a module, a builtin."""
-    return type(value) in PLAIN or isinstance(value, (ModuleType, BuiltinFunctionType, CodeType))
+    return type(value) in PLAIN or is_a(value, (ModuleType, BuiltinFunctionType, CodeType))
+
+
+def is_a(value: Any, kinds: Any) -> bool:
+    """As ``isinstance``, which would ask the value for its ``__class__``: a proxy answers with code of its own."""
+    return issubclass(type(value), kinds)
 
 
 def kinds_of(value: Any) -> set[tuple[str, str]]:
@@ -111,25 +119,26 @@ def kinds_of(value: Any) -> set[tuple[str, str]]:
 
 def held_by(value: Any) -> Iterator[tuple[str, Any]]:
     """What a value holds directly: the step to it, and it."""
-    if isinstance(value, SEQUENCES):
+    if is_a(value, SEQUENCES):
         yield from _items(value)
         yield from instance_attributes(value)
-    elif isinstance(value, MAPPINGS):
+    elif is_a(value, MAPPINGS):
         yield from _entries(value)
         yield from instance_attributes(value)
-    elif isinstance(value, FunctionType):
+    elif is_a(value, FunctionType):
         yield from _of_function(value)
-    elif isinstance(value, MethodType):
+    elif is_a(value, MethodType):
         yield from _of_method(value)
-    elif isinstance(value, (staticmethod, classmethod)):
+    elif is_a(value, (staticmethod, classmethod)):
         yield "", value.__func__
-    elif isinstance(value, property):
+    elif is_a(value, property):
         yield from (("", part) for part in (value.fget, value.fset) if part is not None)
-    elif isinstance(value, functools.partial):
+    elif is_a(value, functools.partial):
         yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
-    elif isinstance(value, weakref.ref):
+        yield from instance_attributes(value)
+    elif is_a(value, weakref.ref):
         yield "()", weakref.ref.__call__(value)
-    elif isinstance(value, type):
+    elif is_a(value, type):
         yield from _of_class(value)
     else:
         yield from _of_instance(value)
@@ -137,22 +146,21 @@ def held_by(value: Any) -> Iterator[tuple[str, Any]]:
 
 def instance_attributes(value: Any) -> Iterator[tuple[str, Any]]:
     """The attributes that an instance itself holds, out of its dictionary and its slots."""
-    try:
-        own = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        own = {}
-    if isinstance(own, dict):
-        yield from ((f".{name}", held) for name, held in list(own.items()))
+    spaces = (vars(kind)["__dict__"] for kind in type(value).__mro__ if "__dict__" in vars(kind))
+    descriptor: Any = next(spaces, None)
+    if is_a(descriptor, (GetSetDescriptorType, MemberDescriptorType)):  # a property would be code of the user's
+        own: Any = descriptor.__get__(value)
+        yield from ((f".{name}", held) for name, held in list(dict.items(own)))
     for kind in type(value).__mro__:
         for name, member in vars(kind).items():
-            if isinstance(member, MemberDescriptorType) and not _is_library(kind):
+            if type(member) is MemberDescriptorType and not is_library(str(kind.__module__)):
                 with contextlib.suppress(AttributeError):  # a slot that was never set
                     yield f".{name}", member.__get__(value)
 
 
 def _of_instance(value: Any) -> Iterator[tuple[str, Any]]:
     kind = type(value)
-    if isinstance(value, CLOSED):
+    if is_a(value, CLOSED):
         return  # what it is counts, not what it is made of
     yield from instance_attributes(value)
     yield f" ({kind.__name__})", kind
@@ -161,24 +169,48 @@ def _of_instance(value: Any) -> Iterator[tuple[str, Any]]:
 def _of_class(kind: type) -> Iterator[tuple[str, Any]]:
     """Class attributes and methods of the user's own classes, inherited ones too."""
     for base in kind.__mro__:
-        if not _is_library(base):
+        if not is_library(str(base.__module__)):
             for name, held in list(vars(base).items()):
-                dunder = name.startswith("__") and not isinstance(held, FunctionType)
-                if not dunder and not isinstance(held, (MemberDescriptorType, GetSetDescriptorType)):
+                dunder = name.startswith("__") and not is_a(held, FunctionType)
+                if not dunder and not is_a(held, (MemberDescriptorType, GetSetDescriptorType)):
                     yield f".{name}", held
 
 
+def is_of_library(function: FunctionType) -> bool:
+    """Whether a function was written in a library; its ``__module__`` is that of what it wraps."""
+    return is_library(str(function.__globals__.get("__name__", "")))
+
+
 def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    if any(folder in function.__code__.co_filename for folder in LIBRARIES):
-        return
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         with contextlib.suppress(ValueError):  # an empty cell
             yield f" (closure over {name})", cell.cell_contents
     for held in chain(function.__defaults__ or (), (function.__kwdefaults__ or {}).values()):
         yield " (a default)", held
-    for name in sorted(names_in(function.__code__)):
+    yield from instance_attributes(function)
+    if is_of_library(function):
+        return
+    names = sorted(names_in(function.__code__))
+    for name in names:
         if name in function.__globals__:
-            yield f" (global {name})", function.__globals__[name]
+            held = function.__globals__[name]
+            yield f" (global {name})", held
+            if is_a(held, ModuleType):
+                yield from _of_module(f" (global {name})", held, names, 0)
+
+
+def _of_module(step: str, module: ModuleType, names: list[str], depth: int) -> Iterator[tuple[str, Any]]:
+    """What code that names a module may read of it; of a library's module only what is data and may change."""
+    held = ModuleType.__getattribute__(module, "__dict__")
+    if module is os:
+        names = [*names, "environ"] if "getenv" in names else names
+    library = is_library(str(held.get("__name__", "")))
+    for name in names:
+        value = held.get(name)
+        if is_a(value, ModuleType) and depth < MODULES_DEEP:
+            yield from _of_module(f"{step}.{name}", value, names, depth + 1)
+        elif name in held and (not library or is_plain(value) or is_a(value, (*SEQUENCES, *MAPPINGS, os._Environ))):
+            yield f"{step}.{name}", value
 
 
 def _of_method(method: MethodType) -> Iterator[tuple[str, Any]]:
@@ -187,7 +219,7 @@ def _of_method(method: MethodType) -> Iterator[tuple[str, Any]]:
     A collate function that is a method of a DataModule is the usual case: it reaches the Trainer only where it says so.
     """
     yield "", method.__func__
-    if not isinstance(method.__func__, FunctionType):
+    if not is_a(method.__func__, FunctionType):
         yield ".__self__", method.__self__
         return
     owner, waiting, names = method.__self__, [method.__func__.__code__], set[str]()
@@ -195,10 +227,13 @@ def _of_method(method: MethodType) -> Iterator[tuple[str, Any]]:
     while waiting:
         new = names_in(waiting.pop()) - names
         names |= new
-        for name in new:
-            inner = next((vars(kind)[name] for kind in type(owner).__mro__ if name in vars(kind)), None)
-            inner = inner.fget if isinstance(inner, property) else inner
-            if isinstance(inner, FunctionType) and not any(part in inner.__code__.co_filename for part in LIBRARIES):
+        for name in sorted(new):
+            owners = (kind for kind in type(owner).__mro__ if name in vars(kind) and not is_library(kind.__module__))
+            inner: Any = next((vars(kind)[name] for kind in owners), None)
+            if inner is not None and not is_a(inner, (MemberDescriptorType, GetSetDescriptorType)):
+                yield f".{name}", inner
+            inner = inner.fget if is_a(inner, property) else inner
+            if is_a(inner, FunctionType):
                 waiting.append(inner.__code__)
     yield from ((step, held) for step, held in attributes.items() if step[1:] in names or step[2:] in names)
 
@@ -210,7 +245,7 @@ def names_in(code: CodeType) -> set[str]:
 
 
 def _items(values: Any) -> Iterator[tuple[str, Any]]:
-    iterate = next(kind.__iter__ for kind in SEQUENCES if isinstance(values, kind))  # not a subclass's own
+    iterate = next(kind.__iter__ for kind in SEQUENCES if is_a(values, kind))  # not a subclass's own
     for place, item in enumerate(islice(iterate(values), FEW_ITEMS)):
         yield f"[{place}]", item
     if _length(values) > FEW_ITEMS:
@@ -218,7 +253,7 @@ def _items(values: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _entries(values: Any) -> Iterator[tuple[str, Any]]:
-    items = values.items() if isinstance(values, MappingProxyType) else dict.items(values)
+    items = values.items() if is_a(values, MappingProxyType) else dict.items(values)
     for key, item in islice(list(items) if len(items) <= FEW_ITEMS else items, FEW_ITEMS):
         yield f"[{key!r}]" if is_plain(key) else f"[a {type(key).__name__}]", item
     if len(items) > FEW_ITEMS:
@@ -235,17 +270,5 @@ def _one_of_each(values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _length(values: Any) -> int:
-    measure: Any = next(kind.__len__ for kind in SEQUENCES if isinstance(values, kind))
+    measure: Any = next(kind.__len__ for kind in SEQUENCES if is_a(values, kind))
     return int(measure(values))
-
-
-def _is_library(kind: type) -> bool:
-    """Whether a class is none of the user's: of the standard library, or of an installed package."""
-    name = str(kind.__module__)
-    if name == "__main__":
-        return False
-    if name.partition(".")[0] in sys.stdlib_module_names:
-        return True
-    module = sys.modules.get(name)
-    path = getattr(module, "__file__", None) or ""
-    return any(folder in path for folder in LIBRARIES) or name.partition(".")[0] == __name__.partition(".")[0]

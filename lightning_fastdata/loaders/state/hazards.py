@@ -3,6 +3,7 @@
 import io
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -12,7 +13,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lightning_fastdata.loaders.state.attributes import AttributeWalk, Visited, kinds_of, names_in
+from lightning_fastdata.loaders.state.attributes import (
+    AttributeWalk,
+    Visited,
+    instance_attributes,
+    is_a,
+    is_of_library,
+    kinds_of,
+    names_in,
+)
 
 __all__ = ["Hazard", "Survey", "survey"]
 
@@ -52,7 +61,10 @@ OF_THE_TRAINING = {
     "LightningModule": "is the model",
     "LightningDataModule": "is a DataModule",
 }
-DEBUGGERS = ("pdb", "bdb", "ipdb", "pudb", "pydevd", "debugpy", "_pydevd_bundle")
+OF_THE_TERMINAL = ("pdb", "bdb", "ipdb", "pudb")
+DEBUGGERS = (*OF_THE_TERMINAL, "pydevd", "debugpy", "_pydevd_bundle")
+TRANSFORMS_OF = ("torchvision", "torchaudio", "kornia")
+"""Libraries whose modules without parameters are transforms: their buffers are constants."""
 MANY_OBJECTS = 300_000
 """Items of a container from which on its memory is estimated (count)."""
 SAMPLED_ITEMS = 200
@@ -109,11 +121,21 @@ def survey(parts: Mapping[str, Any]) -> Survey:
 
 
 def _is_debugged() -> bool:
-    tracer = sys.gettrace()
-    name = getattr(type(tracer), "__module__", "") if not isinstance(tracer, FunctionType) else tracer.__module__
-    owner = getattr(tracer, "__self__", None)
-    names = {str(name).partition(".")[0], str(type(owner).__module__).partition(".")[0]}
-    return tracer is not None and bool(names & set(DEBUGGERS))
+    """A tracer, a monitor or ``breakpoint()`` of a debugger's; coverage tools have names of their own."""
+    monitoring: Any = getattr(sys, "monitoring", None)
+    if monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None:
+        return True
+    # pydevd sets breakpointhook where it is only imported, which a notebook does: it debugs where it has a debugger.
+    pydevd = getattr(sys.modules.get("_pydevd_bundle.pydevd_constants"), "GlobalDebuggerHolder", None)
+    if getattr(pydevd, "global_dbg", None) is not None or _owners(sys.gettrace()) & set(DEBUGGERS):
+        return True
+    return bool(_owners(sys.breakpointhook) & set(OF_THE_TERMINAL))
+
+
+def _owners(hook: Any) -> set[str]:
+    """The top-level modules that a hook, and the object it is a method of, come from."""
+    kinds = (getattr(hook, "__module__", None), type(hook).__module__, type(getattr(hook, "__self__", None)).__module__)
+    return {str(kind).partition(".")[0] for kind in kinds}
 
 
 def _training(visited: Visited) -> Hazard | None:
@@ -123,24 +145,37 @@ def _training(visited: Visited) -> Hazard | None:
         if what is not None:
             remedy = "pass what the dataset needs of it instead, so that a worker's copy does not stand still"
             return Hazard(visited.path, what, remedy)
-    if issubclass(type(visited.value), torch.nn.Module) and _has_parameters(visited.value):
+    kind = type(visited.value)
+    if issubclass(kind, torch.nn.Module) and (trained := _trained(visited.value)):
         remedy = "a worker's copy would not be trained on; num_workers=4 if that does not matter"
-        return Hazard(visited.path, f"is a network with parameters ({type(visited.value).__name__})", remedy)
+        if trained == "buffers":
+            remedy = "a worker's copy would stand still; register_buffer(..., persistent=False) says it is a constant"
+        return Hazard(visited.path, f"is a network with {trained} ({kind.__name__})", remedy)
+    if kind in (weakref.ProxyType, weakref.CallableProxyType):
+        return Hazard(visited.path, "is a weakref.proxy, which hides what it refers to", "use weakref.ref instead")
     return None
 
 
-def _has_parameters(module: Any) -> bool:
-    """Out of the dictionaries: ``parameters()`` may be overridden."""
-    held = vars(module)
-    if any(one is not None for one in held.get("_parameters", {}).values()):
-        return True
-    return any(_has_parameters(one) for one in held.get("_modules", {}).values() if one is not None)
+def _trained(module: Any) -> str:
+    """What training may change in a module: "parameters", else "buffers", else "".
+
+    Out of the dictionaries: ``parameters()`` may be overridden. A buffer that is left out of ``state_dict`` is a
+    constant.
+    """
+    held = dict(instance_attributes(module))
+    inner = {_trained(one) for one in held.get("._modules", {}).values() if one is not None}
+    if "parameters" in inner or any(one is not None for one in held.get("._parameters", {}).values()):
+        return "parameters"
+    constant = held.get("._non_persistent_buffers_set", ())
+    own = any(one is not None and name not in constant for name, one in held.get("._buffers", {}).items())
+    own = own and str(type(module).__module__).partition(".")[0] not in TRANSFORMS_OF
+    return "buffers" if own or "buffers" in inner else ""
 
 
 def _handle(visited: Visited) -> Hazard | None:
     value = visited.value
-    if isinstance(value, io.IOBase):
-        if isinstance(value, (io.BytesIO, io.StringIO)) or _is_closed(value) or _is_standard(value):
+    if is_a(value, io.IOBase):
+        if is_a(value, (io.BytesIO, io.StringIO)) or _is_closed(value) or _is_standard(value):
             return None
         return Hazard(visited.path, "is an open file", "open it in __getitem__, where each worker has one of its own")
     if kinds_of(value) & HANDLES:
@@ -150,8 +185,8 @@ def _handle(visited: Visited) -> Hazard | None:
 
 def _is_closed(file: io.IOBase) -> bool:
     """By the interpreter's own class: a subclass may answer as it likes."""
-    kind = next(kind for kind in type(file).__mro__ if kind.__module__ == "_io")
-    return bool(vars(kind)["closed"].__get__(file)) if "closed" in vars(kind) else file.closed
+    kind = next(kind for kind in type(file).__mro__ if kind.__module__ == "_io" and "closed" in vars(kind))
+    return bool(vars(kind)["closed"].__get__(file))
 
 
 def _is_standard(file: io.IOBase) -> bool:
@@ -163,9 +198,9 @@ def _threads(visited: Visited) -> Hazard | None:
     """What a forked child has only half of: the object without its threads, the lock without its owner."""
     value = visited.value
     remedy = "make it at the first __getitem__, where each worker has one of its own"
-    if isinstance(value, Executor):
+    if is_a(value, Executor):
         return Hazard(visited.path, f"is a pool of threads or processes ({type(value).__name__})", remedy)
-    if isinstance(value, (threading.Thread, process.BaseProcess)):
+    if is_a(value, (threading.Thread, process.BaseProcess)):
         return Hazard(visited.path, f"is a {type(value).__name__}, which a worker would not have", remedy)
     if type(value) is type(threading.Lock()) and value.locked():
         return Hazard(visited.path, "is a lock that is held", "release it before training begins")
@@ -186,16 +221,26 @@ def _native(visited: Visited) -> Hazard | None:
     return None
 
 
-def _device(visited: Visited) -> Hazard | None:
+def _tensor(visited: Visited) -> Hazard | None:
+    """One on a device; one in shared memory, which the training may write while workers read ahead of it."""
     value = visited.value
-    if type(value) in (torch.Tensor, torch.nn.Parameter) and value.device.type not in ("cpu", "meta"):
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        return None
+    if value.device.type not in ("cpu", "meta"):
         remedy = "keep the data on the CPU; Lightning moves the batches"
         return Hazard(visited.path, f"is a tensor on {value.device}", remedy)
+    # In a process that was spawned every tensor is shared: it came through a queue.
+    if process.parent_process() is None and value.layout == torch.strided and value.is_shared():
+        remedy = "num_workers=4 if nothing writes to it during an epoch: workers read ahead of the training"
+        return Hazard(visited.path, "is a tensor in shared memory", remedy)
     return None
 
 
 def _breakpoint(visited: Visited) -> Hazard | None:
-    if isinstance(visited.value, FunctionType) and names_in(visited.value.__code__) & {"breakpoint", "set_trace"}:
+    value = visited.value
+    if not is_a(value, FunctionType) or is_of_library(value):
+        return None
+    if names_in(value.__code__) & {"breakpoint", "set_trace"}:
         return Hazard(visited.path, "has a breakpoint", "a worker process has no terminal to stop at")
     return None
 
@@ -205,7 +250,7 @@ DETECTORS: tuple[Callable[[Visited], Hazard | None], ...] = (
     _handle,
     _threads,
     _native,
-    _device,
+    _tensor,
     _breakpoint,
 )
 
@@ -215,9 +260,9 @@ def _large(visited: Visited) -> list[Hazard]:
     value = visited.value
     if type(value) not in (list, tuple, dict, set) or len(value) < MANY_OBJECTS:
         return []
-    items = dict.values(value) if isinstance(value, dict) else value
+    items = dict.values(value) if is_a(value, dict) else value
     sample = [item for _, item in zip(range(SAMPLED_ITEMS), items, strict=False)]
-    if all(item is None or isinstance(item, bool) for item in sample):
+    if all(item is None or is_a(item, bool) for item in sample):
         return []
     mib = len(value) * (8 + sum(map(sys.getsizeof, sample)) / len(sample)) / 2**20
     what = f"holds {len(value):,} Python objects: each worker comes to copy up to {mib:.0f} MiB"

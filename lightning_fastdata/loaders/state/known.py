@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
-from lightning_fastdata.loaders.state.attributes import AttributeWalk
+from lightning_fastdata.loaders.state.attributes import AttributeWalk, is_a
+from lightning_fastdata.loaders.state.libraries import is_library
 
 __all__ = ["unknown_part"]
 
@@ -33,8 +34,10 @@ def unknown_part(parts: Mapping[str, Any]) -> str | None:
 
 
 def _is_known(value: Any) -> bool:
-    if isinstance(value, MethodType):
+    if is_a(value, MethodType):
         value = value.__func__
-    owner = value if isinstance(value, (type, FunctionType)) else type(value)
-    top = str(getattr(owner, "__module__", None) or "builtins").partition(".")[0]
-    return top in KNOWN or (top in sys.stdlib_module_names and top != "__main__")
+    if is_a(value, FunctionType):
+        module = str(value.__globals__.get("__name__", ""))  # __module__ may be that of what it wraps
+    else:
+        module = str((value if is_a(value, type) else type(value)).__module__)
+    return is_library(module) and (module.partition(".")[0] in {*KNOWN, *sys.stdlib_module_names})

@@ -4,6 +4,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import functools
 import hashlib
 import logging
 import marshal
@@ -18,7 +19,14 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from types import FunctionType, MappingProxyType
+from types import (
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
@@ -33,6 +41,7 @@ from lightning_fastdata.loaders.state.attributes import (
     AttributeWalk,
     held_by,
     instance_attributes,
+    is_a,
     is_plain,
 )
 
@@ -49,6 +58,15 @@ BY_IDENTITY = (enum.Enum, logging.Logger, type(threading.Lock()), type(threading
 """Types whose values cannot change, or whose changes a worker's copy may miss (loggers, locks that are free)."""
 MOST_BYTES = 2**30
 """Arrays and tensors that are read through (bytes): beyond it they count as unseen."""
+
+IN_C = frozenset(
+    ("cython_function_or_method", "fused_cython_function", "_ArrayFunctionDispatcher", "method_descriptor", "nb_func")
+)
+"""Names of types of functions that are written in C: they hold nothing that changes."""
+AS_HELD = (property, staticmethod, classmethod, functools.partial, MethodType, SimpleNamespace)
+"""Types that are written in C and hold nothing but what ``held_by`` gives of them."""
+HEAP_TYPE, POINTER_BYTES = 1 << 9, 8
+LRU_CACHE = type(functools.lru_cache(min))
 
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, torch.Generator)
 
@@ -70,7 +88,7 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snaps
 
     Args:
         parts: What is looked at, by name: ``{"dataset": dataset}``.
-        generators: Whether the states of random generators count.
+        generators: Whether the states of random generators count, and how full ``functools.lru_cache`` is.
 
     Returns:
         Contents by path, and what could not be seen.
@@ -81,7 +99,7 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snaps
     for path, value in walk:
         content: Any = 0
         bytes_read += _read_bytes(value)
-        if generators or not isinstance(value, GENERATORS):
+        if generators or not is_a(value, (*GENERATORS, LRU_CACHE)):
             content = _content(value) if bytes_read <= MOST_BYTES else None
         if content is None:
             unseen = unseen or path
@@ -89,13 +107,13 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snaps
         if content == id(value):
             kept.append(value)
         contents[path] = content
-        if not isinstance(value, (*SEQUENCES, *MAPPINGS)):
+        if not is_a(value, (*SEQUENCES, *MAPPINGS)):
             contents |= {path + step: _plain(held) for step, held in held_by(value) if is_plain(held)}
     return Snapshot(contents, unseen or walk.stopped_at, tuple(kept))
 
 
 def _read_bytes(value: Any) -> int:
-    if isinstance(value, np.ndarray):
+    if is_a(value, np.ndarray):
         return 0 if _is_fixed(value) else value.nbytes
     return value.nelement() * value.element_size() if type(value) is torch.Tensor else 0
 
@@ -122,36 +140,44 @@ def changed_between(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
 
 def _content(value: Any) -> Any:
     """Something that differs where the content does; None where it cannot be seen."""
-    if isinstance(value, np.ndarray):
+    if is_a(value, np.ndarray):
         return _of_array(value)
-    if isinstance(value, torch.Tensor):
+    if is_a(value, torch.Tensor):
         return _of_tensor(value)
-    if isinstance(value, (*SEQUENCES, *MAPPINGS)):
+    if is_a(value, (*SEQUENCES, *MAPPINGS)):
         return _of_container(value)
-    if isinstance(value, random.Random):
+    if is_a(value, random.Random):
         return hash(random.Random.getstate(value)) if type(value) is random.Random else None
-    if isinstance(value, GENERATORS):
+    if is_a(value, GENERATORS):
         return _of_generator(value)
-    if isinstance(value, np.generic):
+    if is_a(value, np.generic):
         return value.dtype.str, value.tobytes()
-    if isinstance(value, BY_TEXT):
+    if is_a(value, BY_TEXT):
         return type(value), str(value)
-    if isinstance(value, BY_IDENTITY):
+    if is_a(value, BY_IDENTITY):
         return id(value)
-    if isinstance(value, type):
+    if is_a(value, type):
         return _of_names(value, list(vars(value).items()))
-    if isinstance(value, FunctionType):
+    if is_a(value, FunctionType):
         return _of_names(value.__code__, list(held_by(value)))
-    held = list(held_by(value))
-    if any(not step.startswith(" (") for step, _ in held) or _is_of_python(type(value)):
-        return _of_names(type(value), held)
+    if type(value).__name__ in IN_C:
+        return id(value)
+    if type(value) is LRU_CACHE:
+        info = LRU_CACHE.cache_info(value)
+        return _of_names(LRU_CACHE, list(held_by(value))), info.misses, info.currsize  # clearing it sets both to 0
+    if type(value) in AS_HELD or _is_of_python(type(value)):
+        return _of_names(type(value), list(held_by(value)))
     return None
 
 
 def _is_of_python(kind: type) -> bool:
-    """Whether all that an instance holds is in its attributes: no class of it is written in C."""
-    heap_type = 1 << 9
-    return all(base is object or base.__flags__ & heap_type for base in kind.__mro__)
+    """Whether all that an instance holds is in its attributes: it has no memory that a class written in C added."""
+    size = object.__basicsize__
+    for base in kind.__mro__:
+        own = {name for name, member in vars(base).items() if type(member) is MemberDescriptorType}
+        own |= {name for name in ("__dict__", "__weakref__") if type(vars(base).get(name)) is GetSetDescriptorType}
+        size += len(own) * POINTER_BYTES if "__module__" in vars(base) and base.__flags__ & HEAP_TYPE else 0
+    return bool(kind.__basicsize__ <= size)
 
 
 def _of_names(kind: Any, held: Iterable[tuple[str, Any]]) -> Any:
@@ -167,14 +193,14 @@ def _plain(value: Any) -> Any:
 
 def _of_container(value: Any) -> Any:
     own = frozenset((name, _plain(item) if is_plain(item) else type(item)) for name, item in instance_attributes(value))
-    if isinstance(value, MAPPINGS):
-        items = list(value.items() if isinstance(value, MappingProxyType) else dict.items(value))
+    if is_a(value, MAPPINGS):
+        items = list(value.items() if is_a(value, MappingProxyType) else dict.items(value))
         keys, values = [key for key, _ in items], [item for _, item in items]
         ordered, inner = _of_values(keys, complete=True), _of_values(values)
         return None if ordered is None or inner is None else (type(value), ordered, inner, own)
-    iterate = next(kind.__iter__ for kind in SEQUENCES if isinstance(value, kind))
+    iterate = next(kind.__iter__ for kind in SEQUENCES if is_a(value, kind))
     values = list(iterate(value))
-    if isinstance(value, (set, frozenset)):
+    if is_a(value, (set, frozenset)):
         return (type(value), frozenset(map(_plain, values)), own) if _all_simple(values) else None
     inner = _of_values(values)
     return None if inner is None else (type(value), inner, own)
@@ -204,20 +230,21 @@ def _of_array(array: np.ndarray[Any, Any]) -> Any:
         return None
     if _is_fixed(array):
         return id(array)  # no name can write to it, or both processes see what is written
-    return array.dtype.str, array.shape, _checksum(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    plain = np.ndarray.view(array, np.ndarray)  # a subclass has code of its own; the walk sees its attributes
+    return array.dtype.str, array.shape, _checksum(np.ascontiguousarray(plain).reshape(-1).view(np.uint8))
 
 
 def _is_fixed(array: Any) -> bool:
     """Whether an array is read-only to its last base, or mapped so that all processes share it."""
     writeable = False
-    while isinstance(array, np.ndarray):
-        if isinstance(array, np.memmap):
-            return array.mode != "c"
+    while is_a(array, np.ndarray):
+        if is_a(array, np.memmap):
+            return bool(array.mode != "c")
         writeable |= array.flags.writeable
         array = array.base
-    if isinstance(array, mmap.mmap):
+    if is_a(array, mmap.mmap):
         return True
-    return not writeable and (array is None or isinstance(array, (bytes, memoryview)))
+    return not writeable and (array is None or is_a(array, (bytes, memoryview)))
 
 
 def _of_tensor(tensor: torch.Tensor) -> Any:
@@ -236,9 +263,9 @@ def _checksum(flat: npt.NDArray[np.uint8]) -> int:
 
 def _of_generator(value: Any) -> int:
     source = getattr(value, "bit_generator", value)
-    if isinstance(value, torch.Generator):
+    if is_a(value, torch.Generator):
         state = value.get_state().numpy().tobytes()
-    elif isinstance(value, (np.random.Generator, np.random.BitGenerator)):
+    elif is_a(value, (np.random.Generator, np.random.BitGenerator)):
         state = repr(source.state).encode()
     else:
         state = repr(np.random.RandomState.get_state(value, legacy=False)).encode()

@@ -3,11 +3,13 @@
 import functools
 import io
 import multiprocessing
+import pdb
 import socket
 import sqlite3
 import sys
 import tempfile
 import threading
+import weakref
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
@@ -21,6 +23,7 @@ from torchvision.transforms import v2
 
 from lightning_fastdata.loaders.state.hazards import survey
 from lightning_fastdata.loaders.state.known import unknown_part
+from lightning_fastdata.loaders.state.snapshot import take_snapshot
 
 
 class Data(Dataset):
@@ -59,6 +62,33 @@ def zip_file(path):
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("a", "b")
     return zipfile.ZipFile(path)
+
+
+class Averages(torch.nn.Module):
+    """Kept up to date by the training."""
+
+    def __init__(self, *, persistent=True):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2), persistent=persistent)
+
+
+class Proxy:
+    """Says that it is another class, as proxies of objects do, and tells when it is asked."""
+
+    asked = 0
+
+    @property
+    def __class__(self):
+        Proxy.asked += 1
+        return list
+
+    @property
+    def __dict__(self):
+        Proxy.asked += 1
+        return {}
+
+
+KEPT = Data()
 
 
 def held_lock():
@@ -109,6 +139,12 @@ def of_a_native_library():
             lambda p: v2.Compose([torch.nn.Linear(1, 1)]),
             "dataset.x.transforms[0] is a network with parameters (Linear)",
         ),
+        (lambda p: Averages(), "dataset.x is a network with buffers (Averages)"),
+        (lambda p: v2.Compose([Averages()]), "dataset.x.transforms[0] is a network with buffers (Averages)"),
+        (lambda p: torch.nn.BatchNorm1d(2, affine=False), "dataset.x is a network with buffers (BatchNorm1d)"),
+        (lambda p: weakref.proxy(KEPT), "dataset.x is a weakref.proxy"),
+        (lambda p: torch.zeros(3).share_memory_(), "dataset.x is a tensor in shared memory"),
+        (lambda p: {"a": torch.zeros(9).share_memory_()[:3]}, "dataset.x['a'] is a tensor in shared memory"),
         (lambda p: functools.partial(str, held_lock()), "dataset.x.args[0] is a lock that is held"),
         (lambda p: Breaks(), "dataset.x (Breaks).__getitem__ has a breakpoint"),
     ],
@@ -117,7 +153,7 @@ def test_a_hazard_is_named_with_its_attribute(make, words, tmp_path):
     """And with what would allow workers."""
     value = make(tmp_path)
     found = survey({"dataset": Data(x=value)})
-    held = value[0]["a"] if isinstance(value, list) else value
+    held = value[0]["a"] if type(value) is list else value
     getattr(held, "close", getattr(held, "shutdown", lambda: None))()
     assert str(found.hazards[0]).startswith(words)
     assert found.against_workers == f"{found.hazards[0]}; {found.hazards[0].remedy}"
@@ -129,6 +165,10 @@ def test_a_hazard_is_named_with_its_attribute(make, words, tmp_path):
         io.BytesIO(b"a"),
         threading.Lock(),
         v2.Compose([v2.RandomCrop(4), v2.Normalize([0.5], [0.5])]),
+        torch.nn.Sequential(v2.Normalize([0.5], [0.5]), torch.nn.Identity()),
+        Averages(persistent=False),
+        torch.zeros(3)[:2],
+        np.lib.format.open_memmap,
         torch.zeros(3),
         np.zeros(3),
         sys.stdout,
@@ -139,7 +179,7 @@ def test_a_hazard_is_named_with_its_attribute(make, words, tmp_path):
     ids=lambda value: type(value).__name__,
 )
 def test_what_may_go_into_a_worker(value):
-    """Files in memory, free locks, transforms without parameters, data."""
+    """Files in memory, free locks, transforms without parameters, constants, data."""
     assert survey({"dataset": Data(x=value)}).hazards == ()
 
 
@@ -159,18 +199,61 @@ def test_a_collate_function_of_a_datamodule():
     assert survey({"collate_fn": module.by_epoch}).against_workers.startswith("collate_fn.trainer is the Trainer")
 
 
-def test_under_a_debugger(monkeypatch):
-    """A worker would not stop for it; a coverage tracer is none."""
+class Tracer:
+    def trace(self, *args):
+        return None
 
-    class Tracer:
-        def trace(self, *args):
-            return None
 
-    tracer = Tracer()
-    monkeypatch.setattr(sys, "gettrace", lambda: tracer.trace)
-    assert survey({"dataset": Data()}).hazards == ()
-    monkeypatch.setattr(Tracer, "__module__", "pydevd.tracing")
-    assert "runs in a debugger" in survey({"dataset": Data()}).against_workers
+class Monitoring:
+    """``sys.monitoring`` of Python 3.12."""
+
+    DEBUGGER_ID, COVERAGE_ID = 0, 1
+
+    def __init__(self, **tools):
+        self.tools = tools
+
+    def get_tool(self, number):
+        return self.tools.get({0: "debugger", 1: "coverage"}[number])
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "hook", "debugged"),
+    [
+        (sys, "gettrace", lambda: Tracer().trace, False),  # as coverage has one
+        (sys, "gettrace", lambda: type("Tracer", (Tracer,), {"__module__": "pydevd.tracing"})().trace, True),
+        (sys, "gettrace", lambda: pdb.Pdb().trace_dispatch, True),
+        (sys, "monitoring", Monitoring(debugger="bdb"), True),
+        (sys, "monitoring", Monitoring(coverage="coverage.py"), False),
+        (sys, "breakpointhook", pdb.Pdb().set_trace, True),
+        (sys, "breakpointhook", sys.__breakpointhook__, False),
+        (sys, "breakpointhook", type(sys)("debugpy").__init__, False),  # a notebook has it without debugging
+    ],
+)
+def test_under_a_debugger(where, name, hook, debugged, monkeypatch):
+    """A worker would not stop for it; a coverage tool is none."""
+    monkeypatch.setattr(sys, "gettrace", lambda: None)
+    monkeypatch.setattr(where, name, hook, raising=False)
+    assert ("runs in a debugger" in (survey({"dataset": Data()}).against_workers or "")) is debugged
+
+
+@pytest.mark.parametrize(("debugger", "debugged"), [(None, False), (object(), True)])
+def test_under_pydevd(debugger, debugged, monkeypatch):
+    """It sets hooks wherever it is imported; with frame evaluation it debugs without a tracer."""
+    constants = ModuleType("_pydevd_bundle.pydevd_constants")
+    constants.GlobalDebuggerHolder = SimpleNamespace(global_dbg=debugger)
+    monkeypatch.setattr(sys, "gettrace", lambda: None)
+    monkeypatch.setitem(sys.modules, "_pydevd_bundle.pydevd_constants", constants)
+    assert bool(survey({"dataset": Data()}).hazards) is debugged
+
+
+def test_a_proxy_is_not_asked():
+    """``isinstance`` would run its ``__class__``."""
+    before = Proxy.asked
+    parts = {"dataset": Data(x=[Proxy(), {"a": Proxy()}]), "collate_fn": Proxy()}
+    survey(parts)
+    take_snapshot(parts)
+    unknown_part({"dataset": [Proxy()]})
+    assert Proxy.asked == before
 
 
 def test_very_many_python_objects_are_estimated():
