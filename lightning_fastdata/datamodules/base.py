@@ -67,7 +67,8 @@ class FastDataModuleMixin(Base):
         persistent_workers: Keep workers between epochs, or "auto".
         prefetch_factor: Batches each worker prepares ahead, None for torch's default, or "auto".
         drop_last: Leave out the incomplete last batch of training; evaluation always sees every sample.
-        shuffle: Shuffle training data; left aside for a sampler of your own or an IterableDataset.
+        shuffle: Shuffle training data; left aside for a sampler of your own or an IterableDataset, of which False
+            ends the shuffling of a datapipe.
         val_split: Part of the training data to validate on when there is no ``val_dataset``: a share in [0, 1) as a
             float, or a number of samples as an int.
         test_split: The same for testing.
@@ -244,7 +245,8 @@ class FastDataModuleMixin(Base):
         if given.get("batch_sampler") is None:  # which would decide all of these
             own["batch_size"] = self._batch_size_of(split)
             own["drop_last"] = self.drop_last and split == "train"
-            if given.get("sampler") is None:
+            streams = traits_of(dataset).is_iterable and (self.shuffle or split != "train")
+            if given.get("sampler") is None and not streams:  # a stream has an order of its own
                 own["shuffle"] = self.shuffle and split == "train"
         request = LoaderRequest(
             dataset,

@@ -116,6 +116,8 @@ def build_loader(
         seed = loader_seed(determinism.source, context.epoch, context.rank)
         kwargs["generator"] = torch.Generator().manual_seed(seed)
     if traits.is_iterable:
+        if "shuffle" in request.arguments:  # torch refuses it, and hands it on to a datapipe
+            kwargs["shuffle"] = request.arguments["shuffle"]
         return PlannedDataLoader(dataset, **kwargs)
     return ResumableDataLoader(dataset, determinism=determinism, planning=planning, traits=traits, **kwargs)
 

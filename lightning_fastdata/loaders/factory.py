@@ -19,7 +19,7 @@ from lightning_fastdata.loaders.footprint import files_per_batch
 from lightning_fastdata.loaders.native_threads import RestoreAffinity, chain_init_fns
 from lightning_fastdata.loaders.order import padding
 from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
-from lightning_fastdata.loaders.sharding import SetShard, iterable_warning
+from lightning_fastdata.loaders.sharding import SetShard, iterable_warning, workers_of_engine
 from lightning_fastdata.loaders.state.worker_safety import large_parts, problem_of_rehearsal, visible_problem
 from lightning_fastdata.loaders.trainer_context import trainer_context
 from lightning_fastdata.planning.describe import plan_lines
@@ -196,6 +196,7 @@ def _planning(
         tensors_per_batch=files_per_batch(),
         in_memory=traits.in_memory,
         is_iterable=traits.is_iterable,
+        worker_problem=workers_of_engine(request.dataset) if traits.is_iterable else None,
         loaders=request.loaders,
         concurrent_pool=request.concurrent_pool,
         other_pool=request.other_pool,
@@ -258,7 +259,7 @@ def _log_padding(request: LoaderRequest, traits: DatasetTraits) -> None:
     ranks = request.share[1]
     repeats = padding(traits.length, ranks, request.batch_size, drop_last=request.drop_last)
     if repeats:
-        rank_zero_info(
+        log_rank_zero(
             f"{request.label}: the last batch is {repeats} short of a sample for each of the {ranks} ranks, and all "
             f"must make equally many steps: {repeats} of its samples are repeats. drop_last=True leaves that batch out."
         )

@@ -16,10 +16,27 @@ from torch.utils.data import get_worker_info
 
 from lightning_fastdata.errors import FastDataError
 
-__all__ = ["SetShard", "iterable_warning", "shard"]
+__all__ = ["SetShard", "iterable_warning", "shard", "workers_of_engine"]
 
 T = TypeVar("T")
 
+ENGINES = {
+    (
+        "datasets",
+        "IterableDataset",
+    ): "num_workers up to its num_shards: Hugging Face gives each worker shards of its own",
+    (
+        "litdata",
+        "StreamingDataset",
+    ): "num_workers=2 or more together with LitData's StreamingDataLoader, which knows them",
+    ("streaming", "StreamingDataset"): "num_workers=2 or more: MosaicML Streaming gives each worker its own samples",
+    (
+        "webdataset",
+        "WebDataset",
+    ): "num_workers up to the number of shards: WebDataset gives each worker shards of its own",
+    ("torch", "IterDataPipe"): "num_workers=2 or more if it has a sharding_filter(): torch gives each worker its part",
+}
+"""What engines that deal their elements out to workers document about them, by module and class."""
 SHARE_ATTRIBUTE = "fastdata_share"
 """The attribute of a worker's dataset under which ``SetShard`` leaves (rank, ranks)."""
 
@@ -170,6 +187,21 @@ class SetShard:
                 expected="a dataset with a __dict__.",
                 fix="inherit from torch.utils.data.IterableDataset, or leave out __slots__.",
             ) from error
+
+
+def workers_of_engine(dataset: object) -> str | None:
+    """Why a stream of a known engine gets no workers by itself, and which it may have; None for any other.
+
+    Even there another number of workers gives other batches, and what is mapped over the stream is the user's code.
+
+    Args:
+        dataset: An IterableDataset.
+    """
+    for kind in type(dataset).__mro__:
+        advice = ENGINES.get((str(kind.__module__).partition(".")[0], kind.__name__))
+        if advice is not None:
+            return f"an IterableDataset gives other batches with another number of workers; set {advice}"
+    return None
 
 
 def iterable_warning(dataset: object, *, ranks: int, workers: int) -> str:

@@ -106,7 +106,7 @@ def _auto_workers(hardware: Hardware, workload: Workload, problem: str | None) -
     if problem:
         return 0, Reason("rule", f"worker processes cannot be started safely: {problem}")
     if workload.is_iterable:
-        return 0, Reason("rule", STREAM)
+        return 0, Reason("rule", workload.worker_problem or STREAM)
     if workload.worker_problem:
         return 0, Reason("rule", workload.worker_problem)
     cpus = hardware.cpus_per_rank

@@ -14,6 +14,7 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
+from torch.utils.data.datapipes.iter import IterableWrapper
 
 from lightning_fastdata import FastDataModule
 from lightning_fastdata.errors import FastDataError
@@ -307,6 +308,24 @@ def test_from_datasets_goes_through_the_plan():
     assert isinstance(module.train_dataloader().sampler, EpochSampler)
     assert len(module.val_dataloader()) == 2
     assert module.test_dataloader() == []
+
+
+@pytest.mark.filterwarnings("ignore:.*is an IterableDataset")
+def test_shuffle_of_a_stream():
+    """The default leaves it as it comes; ``shuffle=False`` ends the shuffling of a training datapipe."""
+
+    def samples(split, **given):
+        torch.manual_seed(0)
+        pipe = IterableWrapper(range(20)).shuffle(buffer_size=8)
+        module = FastDataModule(pipe, pipe, num_workers=0, batch_size=4, **given)
+        return [int(sample) for batch in getattr(module, f"{split}_dataloader")() for sample in batch]
+
+    in_order = list(range(20))
+    assert samples("train") != in_order
+    assert samples("train", shuffle=False) == in_order
+    assert samples("val", shuffle=False) != in_order
+    assert samples("val", dataloader_kwargs={"shuffle": False}) != in_order  # training alone
+    assert samples("train", dataloader_kwargs={"shuffle": False}) == in_order
 
 
 @pytest.mark.filterwarnings("ignore:.*is an IterableDataset")

@@ -18,6 +18,7 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
+from torch.utils.data.datapipes.iter import IterableWrapper
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.build import LoaderRequest, build_loader, check_kwargs
@@ -251,9 +252,27 @@ def test_a_batch_sampler_of_the_users_replaces_batching():
 
 
 def test_an_iterable_is_read_as_it_comes():
-    """It cannot be shuffled from outside; nothing is injected."""
-    loader = build(Stream(), batch_size=5, shuffle=True)
-    assert [batch.tolist() for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    """Nothing is injected; it cannot be shuffled from outside, which torch says."""
+    for given in ({"shuffle": False}, {"shuffle": None}):
+        loader = build(Stream(), batch_size=5, **given)
+        assert [batch.tolist() for batch in loader] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    with pytest.raises(ValueError, match="expected unspecified shuffle option, but got shuffle=True"):
+        build(Stream(), batch_size=5, shuffle=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("shuffle", [None, False, True])
+def test_a_datapipe_is_shuffled_as_torch_does_it(shuffle):
+    """Its shuffler is told; without a word it shuffles as it was made."""
+
+    def samples(make):
+        torch.manual_seed(0)
+        given = {"shuffle": shuffle}  # torch's default is None
+        pipe = IterableWrapper(range(20)).shuffle(buffer_size=8)
+        return [int(sample) for batch in make(pipe, batch_size=4, **given) for sample in batch]
+
+    ours, plain = samples(build), samples(DataLoader)
+    assert (ours == list(range(20))) is (plain == list(range(20))) is (shuffle is False)
 
 
 def test_a_generator_of_the_users_is_kept():

@@ -6,6 +6,7 @@ import types
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+from torch.utils.data.datapipes.iter import IterableWrapper
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, Limit
@@ -357,6 +358,32 @@ def test_what_cannot_be_promised_for_a_stream_is_said_once():
     assert len(warned) == 1
     with pytest.warns(UserWarning, match="each of the 2 ranks reads all of it"):
         auto_dataloader(Stream(), trainer=FakeTrainer(world_size=2, num_devices=2))
+
+
+def engine(module, name, base=IterableDataset):
+    return type(name, (base,), {"__module__": module, "__iter__": lambda self: iter(range(4))})
+
+
+@pytest.mark.filterwarnings("ignore:.*is an IterableDataset")
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        (Stream, "num_workers=2 if it gives each worker a part of its own (shard())"),
+        (engine("datasets.iterable_dataset", "IterableDataset"), "num_workers up to its num_shards"),
+        (engine("litdata.streaming.dataset", "StreamingDataset"), "LitData's StreamingDataLoader"),
+        (engine("streaming.base.dataset", "StreamingDataset"), "MosaicML Streaming gives each worker"),
+        (engine("webdataset.compat", "WebDataset"), "up to the number of shards"),
+        (engine("mine", "Mine", engine("webdataset.compat", "WebDataset")), "up to the number of shards"),
+        (IterableWrapper, "sharding_filter()"),
+        (engine("mine", "StreamingDataset"), "shard()"),
+    ],
+)
+def test_no_stream_gets_workers_by_itself(kind, advice, monkeypatch):
+    """Another number of workers gives other batches; the reason says which may be set, by the engine's rules."""
+    monkeypatch.setenv("LIGHTNING_FASTDATA_NUM_CPUS", "8")
+    plan = planned(kind(range(4)) if kind is IterableWrapper else kind())
+    assert (plan.num_workers, plan.prefetch_factor) == (0, None)
+    assert advice in str(plan.reasons["num_workers"])
 
 
 def test_messages_without_lightning(monkeypatch, caplog):
