@@ -20,7 +20,8 @@ from lightning_fastdata.loaders.native_threads import RestoreAffinity, chain_ini
 from lightning_fastdata.loaders.order import padding
 from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
 from lightning_fastdata.loaders.sharding import SetShard, iterable_warning, workers_of_engine
-from lightning_fastdata.loaders.state.worker_safety import large_parts, problem_of_rehearsal, visible_problem
+from lightning_fastdata.loaders.state.worker_lifetime import part_that_hides
+from lightning_fastdata.loaders.state.worker_safety import large_parts, problem_of_rehearsal, visible_problems
 from lightning_fastdata.loaders.trainer_context import trainer_context
 from lightning_fastdata.planning.describe import plan_lines
 from lightning_fastdata.planning.plan import LoaderOptions, LoaderPlan, Planning, Split, Workload
@@ -158,17 +159,28 @@ def _checked(planning: Planning, request: LoaderRequest, traits: DatasetTraits) 
     plan = planning.plan()
     if plan.num_workers == 0 or traits.is_iterable:
         return planning
-    problem = visible_problem(request.dataset, request.arguments)
+    problems = visible_problems(request.dataset, request.arguments)
     if planning.options.num_workers != "auto":
-        if problem is not None:
-            warn = rank_zero_warn if _knows_rank() else warnings.warn
-            warn(f"{request.label}: num_workers={plan.num_workers} was set by you, but {problem}.")
-        return planning
+        warn = rank_zero_warn if _knows_rank() else warnings.warn
+        for found in problems:
+            warn(f"{request.label}: num_workers={plan.num_workers} was set by you, but {found}.")
+        return _hiding(planning, request)
     start_method = plan.multiprocessing_context or planning.workload.start_method
-    problem = problem or problem_of_rehearsal(request.dataset, request.arguments, traits, start_method)
+    problem = next(iter(problems), None) or problem_of_rehearsal(
+        request.dataset, request.arguments, traits, start_method
+    )
     for line in large_parts(request.dataset, request.arguments) if problem is None else ():
         log_rank_zero(f"{request.label}: {line}.")
-    return replace(planning, workload=replace(planning.workload, worker_problem=problem))
+    planning = replace(planning, workload=replace(planning.workload, worker_problem=problem))
+    return _hiding(planning, request) if problem is None else planning
+
+
+def _hiding(planning: Planning, request: LoaderRequest) -> Planning:
+    """Where "auto" would keep workers: whether every change of the dataset could be seen."""
+    if planning.options.persistent_workers != "auto" or not planning.plan().persistent_workers:
+        return planning
+    hides = part_that_hides({"dataset": request.dataset, "collate_fn": request.arguments.get("collate_fn")})
+    return planning.without_persistence(f"{hides} may change unseen: new workers for each pass") if hides else planning
 
 
 def _planning(

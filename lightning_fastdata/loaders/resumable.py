@@ -132,16 +132,27 @@ class ResumableDataLoader(PlannedDataLoader):
     def _workers_of_pass(self) -> Iterator[WorkerOutput]:
         """A pass of the inner loader, with the workers of the last one where they hold what the dataset is now."""
         kept = lightning_loops.kept_iterator(self)
+        if (
+            self._lifetime.follows and self.num_workers and self.planning is not None
+        ):  # workers cannot follow what changes while they read
+            stop_workers(kept)
+            self.multiprocessing_context = None
+            self.num_workers, self.prefetch_factor = 0, None
+            vars(self)["persistent_workers"] = False
+            self.pin_memory = self.pin_memory and self.planning.options.pin_memory != "auto"
         if self._inner is not None and self.persistent_workers and kept is not None:
             if not self._lifetime.has_changed():
                 return iter(self._inner)
             stop_workers(kept)
         lightning_loops.forget_iterator(self)
-        keep = self.persistent_workers and self._lifetime.may_keep()
+        keep = self.num_workers > 0 and self._lifetime.may_keep(self.persistent_workers)
         began = perf_counter()
         self._inner = self._make_inner(self._requests, persistent=keep)
         inner = iter(self._inner)
-        vars(self)["persistent_workers"] = keep and self._lifetime.is_worth(perf_counter() - began)
+        worth = self.num_workers == 0 or self._lifetime.is_worth(perf_counter() - began)
+        if keep and not worth and self.planning is not None:  # kept for every later plan
+            self.planning = self.planning.without_persistence(self._lifetime.cost)
+        vars(self)["persistent_workers"] = keep and worth
         if not self.persistent_workers:
             lightning_loops.forget_iterator(self._inner)  # so that its workers end with the pass
         return inner
@@ -331,9 +342,16 @@ class ResumableDataLoader(PlannedDataLoader):
             if self._pass is not epoch_pass:
                 self._pass = epoch_pass
             own = self.sampler
+            if self.num_workers and self.determinism.counts_epochs and epoch_pass.served == self._batches_of_pass():
+                self._lifetime.end_pass()
             padded = own.padded if isinstance(own, RankSampler) and epoch_pass.served == length_of(self) else 0
             epoch_pass.remember(output, indices, padded)
         return output.batch
+
+    def _batches_of_pass(self) -> float | None:
+        """Batches that the Trainer takes of a pass (count); without one, those that there are."""
+        trainer = self.determinism.trainer()
+        return length_of(self) if trainer is None else getattr(trainer, "num_training_batches", None)
 
     def _progress(self, epoch_pass: EpochPass, batches: int) -> LoaderProgress:
         own = self._own_sampler

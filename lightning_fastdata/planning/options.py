@@ -113,6 +113,8 @@ class Workload:
     """An IterableDataset: every worker would repeat it unless it shards itself."""
     worker_problem: str | None = None
     """Why samples would not be the same in a worker process, a sentence fragment; None = nothing was found."""
+    persistence_problem: str | None = None
+    """Why workers must not serve more than one pass, a sentence fragment; None = nothing was found."""
     loaders: int = 1
     """Loaders of this split (count); those of training are alive together, those of evaluation follow each other."""
     concurrent_pool: bool = False

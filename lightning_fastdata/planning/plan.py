@@ -39,6 +39,14 @@ class Planning:
         """The plan by the rules; see ``make_plan``."""
         return make_plan(self.options, self.hardware, self.workload)
 
+    def without_persistence(self, why: str) -> "Planning":
+        """The same with workers that "auto" does not keep, from now on.
+
+        Args:
+            why: A sentence fragment.
+        """
+        return replace(self, workload=replace(self.workload, persistence_problem=why))
+
     def measured(self, num_workers: int, prefetch_factor: int | None, why: str) -> LoaderPlan:
         """The plan with measured numbers for what is "auto"; the rest follows from them by the same rules.
 
@@ -159,4 +167,6 @@ def _decide_persistence(options: LoaderOptions, workload: Workload, workers: int
         return False, Reason("rule", "the loader is read once")
     if workload.split != "train" and workload.loaders > 1:
         return False, Reason("rule", f"{workload.loaders} loaders follow each other: only one pool should be alive")
+    if workload.persistence_problem:
+        return False, Reason("rule", workload.persistence_problem)
     return True, Reason("rule", "workers live on: no restart at every epoch")

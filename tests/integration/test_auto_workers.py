@@ -3,6 +3,7 @@
 import itertools
 import os
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -101,6 +102,52 @@ def test_an_attribute_that_changes_between_epochs_is_seen():
     assert plan.num_workers > 0
 
 
+class SetLevelMid(Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == 20:
+            trainer.datamodule.train_dataset.level = trainer.current_epoch + 1
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "right"),
+    [
+        (0, [{0, 1}, {1, 2}, {2, 3}]),
+        ("auto", [{0}, {1, 2}, {2, 3}]),  # one warning, and no workers from then on
+        (2, [{0}, {1}, {2}]),  # one warning; as torch's own
+    ],
+)
+def test_an_attribute_that_changes_in_mid_epoch(num_workers, right):
+    """Samples that are loaded after it have it: without workers at once, with workers in the next epoch."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model, _ = fit(Level(400), SetLevelMid(), num_workers=num_workers, max_epochs=3, limit_train_batches=60)
+    assert [{int(value) for batch in epoch for value in batch.flatten()} for epoch in model.epochs] == right
+    said = [str(one.message) for one in caught if "in the middle of an epoch" in str(one.message)]
+    assert len(said) == (num_workers != 0)
+    assert all(text.startswith("dataset.level has changed") for text in said)
+
+
+class ChangeWorkers(Callback):
+    """As the tuner does, in the middle of each epoch."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        loader = trainer.train_dataloader
+        if batch_idx == 20:
+            workers = (0, 2, 1, 3)[trainer.current_epoch]
+            loader.change(loader.planning.measured(workers, 2 if workers else None, "a test"))
+
+
+def test_other_workers_in_mid_epoch_read_the_same():
+    """In each epoch every sample has that epoch's level, and that is no change in mid-epoch."""
+    model, _ = fit(Level(400), SetLevel(), ChangeWorkers(), max_epochs=4)
+    assert [{int(value) for batch in epoch for value in batch.flatten()} for epoch in model.epochs] == [
+        {0},
+        {1},
+        {2},
+        {3},
+    ]
+
+
 def test_a_dataset_that_grows_is_read_to_its_new_end():
     """New items come in the next epoch."""
     model, _ = fit(Growing(), Grow(), max_epochs=2, reload_dataloaders_every_n_epochs=1)
@@ -133,6 +180,8 @@ def test_workers_start_again_where_a_part_cannot_be_seen():
             return torch.tensor([float(os.getpid())], dtype=torch.float64)
 
     model, plan = fit(Counting(), max_epochs=2)
+    assert not plan.persistent_workers
+    assert str(plan.reasons["persistent_workers"].text).startswith("dataset.hidden may change unseen")
     served = [{int(value) for batch in epoch for value in batch.flatten()} for epoch in model.epochs]
     assert plan.num_workers > 0
     assert not served[0] & served[1]

@@ -98,7 +98,13 @@ class Survey:
     @property
     def against_workers(self) -> str | None:
         """The reason for no workers, a sentence fragment; None where nothing was found."""
-        return f"{self.hazards[0]}; {self.hazards[0].remedy}" if self.hazards else None
+        return next(iter(self.reasons), None)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Everything that was found, a sentence fragment for each kind of thing, with its first attribute."""
+        first = {hazard.what: hazard for hazard in reversed(self.hazards)}
+        return tuple(f"{one}; {one.remedy}" for one in self.hazards if first[one.what] is one)
 
 
 def survey(parts: Mapping[str, Any]) -> Survey:

@@ -83,12 +83,14 @@ class Snapshot:
     """Objects that are compared by identity: it must not pass on to another one."""
 
 
-def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snapshot:
+def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True, arrays: bool = True) -> Snapshot:
     """Remember the content of everything that some parts hold. None of the user's code runs.
 
     Args:
         parts: What is looked at, by name: ``{"dataset": dataset}``.
         generators: Whether the states of random generators count, and how full ``functools.lru_cache`` is.
+
+        arrays: Whether arrays and tensors are read; False where only what cannot be seen is asked for.
 
     Returns:
         Contents by path, and what could not be seen.
@@ -98,9 +100,12 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snaps
     kept, unseen, bytes_read = [], None, 0
     for path, value in walk:
         content: Any = 0
-        bytes_read += _read_bytes(value)
-        if generators or not is_a(value, (*GENERATORS, LRU_CACHE)):
-            content = _content(value) if bytes_read <= MOST_BYTES else None
+        size = _read_bytes(value)
+        bytes_read += size
+        if bytes_read > MOST_BYTES:
+            content = None
+        elif (arrays or not size) and (generators or not is_a(value, (*GENERATORS, LRU_CACHE))):
+            content = _content(value)
         if content is None:
             unseen = unseen or path
             continue
@@ -114,8 +119,13 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snaps
 
 def _read_bytes(value: Any) -> int:
     if is_a(value, np.ndarray):
-        return 0 if _is_fixed(value) else value.nbytes
-    return value.nelement() * value.element_size() if type(value) is torch.Tensor else 0
+        return 0 if value.dtype.hasobject or _is_fixed(value) else value.nbytes
+    return value.nelement() * value.element_size() if is_a(value, torch.Tensor) and _is_readable(value) else 0
+
+
+def _is_readable(tensor: torch.Tensor) -> bool:
+    known = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    return known and tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
 
 
 def changed_between(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
@@ -131,6 +141,9 @@ def changed_between(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
     absent = object()
     paths = [path for path, content in after.contents.items() if before.contents.get(path, absent) != content]
     gone = [path for path in before.contents if path not in after.contents]
+    new = [path for path in after.contents if path not in before.contents]
+    named = {path.rpartition(".")[0] for path in {*new, *gone} if path.rpartition(".")[2].isidentifier()}
+    paths = [path for path in paths if path not in named]  # an attribute more or less: itself, not what has it
     outermost: list[str] = []
     for path in sorted({*paths, *gone}, key=len):
         if not any(path.startswith(outer) and path != outer for outer in outermost):
@@ -248,8 +261,7 @@ def _is_fixed(array: Any) -> bool:
 
 
 def _of_tensor(tensor: torch.Tensor) -> Any:
-    known = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    if not known or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+    if not _is_readable(tensor):
         return None
     if tensor.is_shared():  # type: ignore[no-untyped-call]
         return id(tensor)

@@ -11,10 +11,12 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
 
-__all__ = ["WorkerLifetime", "rank_zero_log"]
+__all__ = ["WorkerLifetime", "part_that_hides", "rank_zero_log"]
 
 WORTH_SHARE = 1 / 3
 """Share of a start of workers that looking for changes may take: it is done before each pass, and saves one start."""
+LOOKS = 2
+"""Looks at the dataset in a pass (count): when it begins, and when it ends."""
 
 
 @dataclass
@@ -27,42 +29,64 @@ class WorkerLifetime:
     """Whether "auto" decided that they live on; a user's ``persistent_workers=True`` stays."""
     log: Callable[[str], None]
     """Gets one line where something changed, or cannot be seen."""
+    took_workers: bool = False
+    """Whether "auto" took the workers; a number of the user's stays."""
     clock: Callable[[], float] = perf_counter
     """Gives the time (s)."""
+    follows: bool = False
+    """Whether the dataset was seen to change in the middle of a pass, which workers that "auto" took cannot follow."""
     _held: Snapshot | None = None
     _look_s: float = 0.0
+    _is_cheap: bool = True
     _logged: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, loader: Any) -> "WorkerLifetime":
         """For a loader of this package."""
-        planning = loader.planning
-        automatic = planning is not None and planning.options.persistent_workers == "auto"
-        return cls({"dataset": loader.dataset, "collate_fn": loader.collate_fn}, automatic, rank_zero_log)
+        options = None if loader.planning is None else loader.planning.options
+        automatic, took_workers = (
+            options is not None and value == "auto"
+            for value in (options and options.persistent_workers, options and options.num_workers)
+        )
+        parts = {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
+        return cls(parts, automatic, rank_zero_log, took_workers)
 
-    def may_keep(self) -> bool:
-        """Whether workers that are about to start may serve further passes; remembers what they get."""
+    def may_keep(self, wanted: bool = True) -> bool:
+        """Whether workers that are about to start may serve further passes; remembers what they get.
+
+        Args:
+            wanted: Whether they are to.
+        """
+        self._held = None
+        if not wanted and not (self.took_workers and self._is_cheap):
+            return False
         began = self.clock()
         self._held = self._look()
         self._look_s = self.clock() - began
-        if self._held.unseen is not None and self.automatic:
+        if wanted and self._held.unseen is not None and self.automatic:
             self._log_once(f"workers start again for each pass: {self._held.unseen} may change unseen")
             return False
-        return True
+        return wanted
 
     def is_worth(self, start_s: float) -> bool:
-        """Whether looking for changes is cheap beside the start of workers that it saves.
+        """Whether looking for changes is cheap beside the start of workers that it saves; False stays.
 
         Args:
             start_s: Time that starting the workers took (s).
         """
-        return not self.automatic or self._look_s <= WORTH_SHARE * start_s
+        self._is_cheap = self._is_cheap and LOOKS * self._look_s <= WORTH_SHARE * start_s
+        return not self.automatic or self._is_cheap
+
+    @property
+    def cost(self) -> str:
+        """Why looking is not worth it, a sentence fragment."""
+        return (
+            f"looking whether the dataset has changed takes {1000 * self._look_s:.0f} ms, too long beside their start"
+        )
 
     def has_changed(self) -> bool:
         """Whether the workers hold something else than the dataset is now; one line names it."""
-        if self._held is None:
-            return False
-        changed = changed_between(self._held, self._look())
+        changed = self._changed()
         if changed and self.automatic:
             self._log_once(f"{changed[0]} has changed since the workers started: new ones are started")
         elif changed:
@@ -71,21 +95,47 @@ class WorkerLifetime:
             )
         return bool(changed) and self.automatic
 
+    def end_pass(self) -> None:
+        """Look once more when the last batch of a pass is there: what changed meanwhile, its workers did not have."""
+        if not self._is_cheap or not (changed := self._changed()):
+            return
+        stays = "num_workers=0 gives every sample what it is at that moment"
+        if self.took_workers:
+            self.follows = True
+            stays = f"from the next pass on there are none; {stays}"
+        self._warn_once(f"{changed[0]} has changed in the middle of an epoch, which its workers did not see: {stays}.")
+
+    def _changed(self) -> tuple[str, ...]:
+        return () if self._held is None else changed_between(self._held, self._look())
+
     def _warn_once(self, text: str) -> None:
         if text not in self._logged:
             self._logged.add(text)
             warnings.warn(text, stacklevel=2)
 
     def _look(self) -> Snapshot:
-        try:
-            return take_snapshot(self.parts)
-        except Exception as error:  # a proxy, a container that another thread changes
-            return Snapshot({}, f"the dataset ({type(error).__name__}: {error})")
+        return _look_at(self.parts)
 
     def _log_once(self, text: str) -> None:
         if text not in self._logged:
             self._logged.add(text)
             self.log(text)
+
+
+def part_that_hides(parts: Mapping[str, Any]) -> str | None:
+    """The first attribute whose changes could not be seen, by name; None where all is seen. Reads no array.
+
+    Args:
+        parts: What workers would get, by name.
+    """
+    return _look_at(parts, arrays=False).unseen
+
+
+def _look_at(parts: Mapping[str, Any], **options: bool) -> Snapshot:
+    try:
+        return take_snapshot(parts, **options)
+    except Exception as error:  # a proxy, a container that another thread changes
+        return Snapshot({}, f"the dataset ({type(error).__name__}: {error})")
 
 
 def rank_zero_log(text: str) -> None:

@@ -16,7 +16,7 @@ from lightning_fastdata.loaders.state.known import unknown_part
 from lightning_fastdata.loaders.state.rehearsal import LONGEST_S, Rehearsal, RehearsalSetup, rehearse
 from lightning_fastdata.loaders.state.worker_lifetime import rank_zero_log
 
-__all__ = ["changes_by_loading", "large_parts", "problem_of_rehearsal", "visible_problem"]
+__all__ = ["changes_by_loading", "large_parts", "problem_of_rehearsal", "visible_problem", "visible_problems"]
 
 TUNER_S = 1.0
 """The longest rehearsal within a run (s): tuning as a whole is to take no more than ten."""
@@ -25,6 +25,11 @@ _rehearsed: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], Rehearsal]] = {}
 
 
 def visible_problem(dataset: Any, arguments: Mapping[str, Any]) -> str | None:
+    """The first of ``visible_problems``; None where nothing was found."""
+    return next(iter(visible_problems(dataset, arguments)), None)
+
+
+def visible_problems(dataset: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
     """Why a dataset must not go into a worker, as far as its attributes show it. None of its code runs.
 
     Args:
@@ -32,14 +37,14 @@ def visible_problem(dataset: Any, arguments: Mapping[str, Any]) -> str | None:
         arguments: Arguments of torch's DataLoader.
 
     Returns:
-        A sentence fragment with the attribute and what to do; None where nothing was found.
+        Sentence fragments with the attribute and what to do.
     """
     if multiprocessing.current_process().daemon:
-        return "this process is a daemon, which may not start processes"
+        return ("this process is a daemon, which may not start processes",)
     try:
-        return survey(_sent(dataset, arguments)).against_workers
+        return survey(_sent(dataset, arguments)).reasons
     except Exception as error:  # a proxy, a container that another thread changes: what cannot be seen stays here
-        return f"the dataset could not be looked at ({type(error).__name__}: {error}); num_workers=4 takes workers"
+        return (f"the dataset could not be looked at ({type(error).__name__}: {error}); num_workers=4 takes workers",)
 
 
 def large_parts(dataset: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:

@@ -58,7 +58,9 @@ def view_of(array):
 ARRAY, HIDDEN, TENSOR = np.zeros(1000), np.zeros(10), torch.zeros(1000)
 CASES = {
     "an attribute": (Data(level=0), lambda d: setattr(d, "level", 1), ("dataset.level",)),
-    "a new attribute": (Data(), lambda d: setattr(d, "level", 1), ("dataset",)),
+    "a new attribute": (Data(), lambda d: setattr(d, "level", 1), ("dataset.level",)),
+    "an attribute that goes": (Data(level=1), lambda d: delattr(d, "level"), ("dataset.level",)),
+    "a new attribute that is a list": (Data(), lambda d: setattr(d, "levels", [1]), ("dataset.levels",)),
     "a growing list": (Data(items=[1]), lambda d: d.items.append(2), ("dataset.items",)),
     "one of 100,000": (
         Data(items=[(f"{i}.jpg", i % 10) for i in range(100_000)]),
