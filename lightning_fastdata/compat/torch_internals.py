@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from multiprocessing.queues import Queue
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ __all__ = [
     "process_store",
     "queue_state",
     "resize_into",
+    "send_failures",
     "shared_bytes",
     "show_dataset",
     "stop_workers",
@@ -191,6 +193,32 @@ def show_dataset(worker_id: int) -> None:
     wrapped = getattr(info, "dataset", None)
     if "_fastdata_dataset" in getattr(wrapped, "__dict__", {}):
         object.__setattr__(info, "dataset", vars(wrapped)["_fastdata_dataset"])  # torch freezes its attributes
+
+
+def send_failures(worker_id: int) -> None:
+    """A ``worker_init_fn``: a batch that cannot be pickled is an error in the training process, which else waits on.
+
+    The thread that pickles what a worker has put into its queue prints such an error and drops the batch.
+
+    Args:
+        worker_id: Which worker this is.
+    """
+    wrapper: Any = getattr(torch._utils, "ExceptionWrapper", None)
+    dropped: Any = getattr(Queue, "_on_queue_feeder_error", None)
+    if wrapper is None or dropped is None:
+        return
+
+    def answer(queue: Any, error: Exception, item: Any) -> None:
+        if not (type(item) is tuple and len(item) == 2 and type(item[0]) is int):
+            dropped(error, item)
+            return
+        text = (
+            f"A batch cannot be sent from its worker process ({type(error).__name__}: {error}). num_workers=0 sends "
+            "none; else leave out of the batch what cannot be pickled, and detach() what requires grad."
+        )
+        queue.put((item[0], wrapper((RuntimeError, RuntimeError(text), error.__traceback__), where="in a worker")))
+
+    setattr(Queue, "_on_queue_feeder_error", answer)  # noqa: B010
 
 
 @contextlib.contextmanager

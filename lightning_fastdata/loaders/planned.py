@@ -6,7 +6,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from lightning_fastdata.compat import lightning_loops
-from lightning_fastdata.compat.torch_internals import show_dataset
+from lightning_fastdata.compat.torch_internals import send_failures, show_dataset
 from lightning_fastdata.loaders.native_threads import chain_init_fns, limit_native_threads
 
 __all__ = ["PlannedDataLoader", "forwarded_arguments", "identity_collate"]
@@ -35,7 +35,7 @@ class PlannedDataLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         own = self.worker_init_fn
-        self.worker_init_fn = chain_init_fns(limit_native_threads, show_dataset, own)
+        self.worker_init_fn = chain_init_fns(limit_native_threads, show_dataset, send_failures, own)
         try:
             return super().__iter__()
         finally:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -341,9 +342,46 @@ def test_an_exception_keeps_its_type(num_workers):
 
 
 def test_a_users_number_stays_and_is_warned_about():
-    """One line at the start names the attribute."""
-    with pytest.warns(UserWarning, match=r"num_workers=2 was set by you, but dataset\.pool is a pool"):
-        auto_dataloader(Pooled(), batch_size=4, num_workers=2)
+    """One line at the start for each kind of thing, with its first attribute."""
+    dataset = Pooled()
+    dataset.locks = [locked(), locked()]
+    with pytest.warns(UserWarning, match=r"num_workers=2 was set by you, but ") as caught:
+        loader = auto_dataloader(dataset, batch_size=4, num_workers=2)
+    said = [str(one.message).split("but ")[1] for one in caught]
+    assert loader.num_workers == 2
+    assert sum(text.startswith("dataset.pool is a pool") for text in said) == 1
+    assert [text.split(" is ")[0] for text in said if "a lock that is held" in text] == ["dataset.locks[0]"]
+
+
+def locked():
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def closes(batch):
+    return {"x": lambda: 1}
+
+
+def needs_grad(batch):
+    return torch.zeros(1, requires_grad=True) * 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("collate_fn", "words"), [(closes, "pickle"), (needs_grad, "requires_grad")])
+def test_a_batch_that_cannot_be_sent_ends_in_an_error(collate_fn, words, stream):
+    """Torch's own loader waits without end for it where the number of workers is the user's."""
+    dataset = Endless() if stream else Numbers()
+    loader = auto_dataloader(dataset, batch_size=4, num_workers=1, collate_fn=collate_fn, timeout=60)
+    with pytest.raises(RuntimeError, match="cannot be sent from its worker process") as caught:
+        next(iter(loader))
+    assert words in str(caught.value)
+    assert "num_workers=0 sends none" in str(caught.value)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return itertools.count()
 
 
 class Reopened(Numbers):

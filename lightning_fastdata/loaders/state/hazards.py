@@ -65,6 +65,7 @@ OF_THE_TERMINAL = ("pdb", "bdb", "ipdb", "pudb")
 DEBUGGERS = (*OF_THE_TERMINAL, "pydevd", "debugpy", "_pydevd_bundle")
 TRANSFORMS_OF = ("torchvision", "torchaudio", "kornia")
 """Libraries whose modules without parameters are transforms: their buffers are constants."""
+SHARED_TENSOR = "is a tensor in shared memory"
 MANY_OBJECTS = 300_000
 """Items of a container from which on its memory is estimated (count)."""
 SAMPLED_ITEMS = 200
@@ -120,8 +121,12 @@ def survey(parts: Mapping[str, Any]) -> Survey:
     hazards, large = [], []
     if _is_debugged():
         hazards.append(Hazard("this program", "runs in a debugger", "a worker process would not stop for it"))
+    ours: set[int] = set()  # tensors through which this package's own workers tell something back
     for visited in walk:
-        hazards += [hazard for look in DETECTORS if (hazard := look(visited)) is not None][:1]
+        if str(type(visited.value).__module__).partition(".")[0] == __name__.partition(".")[0]:
+            ours |= {id(held) for _, held in instance_attributes(visited.value)}
+        found = [hazard for look in DETECTORS if (hazard := look(visited)) is not None][:1]
+        hazards += [hazard for hazard in found if hazard.what != SHARED_TENSOR or id(visited.value) not in ours]
         large += _large(visited)
     return Survey(tuple(hazards), tuple(large), walk.stopped_at)
 
@@ -238,7 +243,7 @@ def _tensor(visited: Visited) -> Hazard | None:
     # In a process that was spawned every tensor is shared: it came through a queue.
     if process.parent_process() is None and value.layout == torch.strided and value.is_shared():
         remedy = "num_workers=4 if nothing writes to it during an epoch: workers read ahead of the training"
-        return Hazard(visited.path, "is a tensor in shared memory", remedy)
+        return Hazard(visited.path, SHARED_TENSOR, remedy)
     return None
 
 

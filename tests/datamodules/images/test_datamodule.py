@@ -1,5 +1,7 @@
 """Images in folders: layouts, decoding, transforms, and every way a folder can be wrong."""
 
+import builtins
+import os
 import pickle
 import random
 import warnings
@@ -117,9 +119,19 @@ def test_the_plan_knows_the_size_of_a_sample(photos):
 
 
 def test_nothing_is_decoded_in_setup(photos, monkeypatch):
-    """A large folder is listed, not read."""
-    monkeypatch.setattr(Image, "open", lambda *args: pytest.fail("decoded"))
-    module(photos)
+    """A large folder is listed, not read: no file is opened, whichever library would decode it."""
+    opened, original = [], {"open": builtins.open, "os.open": os.open}
+
+    def watched(name):
+        return lambda path, *args, **kwargs: opened.append(str(path)) or original[name](path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", watched("open"))
+    monkeypatch.setattr("io.open", watched("open"))  # as pathlib calls it
+    monkeypatch.setattr("os.open", watched("os.open"))
+    made = module(photos)
+    assert not [path for path in opened if path.startswith(str(photos))]
+    made.train_dataset[0]
+    assert [path for path in opened if path.startswith(str(photos))]  # so it would have been seen
 
 
 # What can be wrong

@@ -183,6 +183,12 @@ def test_what_may_go_into_a_worker(value):
     assert survey({"dataset": Data(x=value)}).hazards == ()
 
 
+def test_what_our_own_datasets_share_is_none():
+    """Their workers count in it which images could not be read."""
+    dataset = type("Ours", (Data,), {"__module__": "lightning_fastdata.datamodules"})(x=torch.zeros(3).share_memory_())
+    assert survey({"dataset": dataset}).hazards == ()
+
+
 def test_a_closed_file_is_none(tmp_path):
     """It was read in ``__init__`` and closed."""
     with open(tmp_path / "f", "w") as file:
