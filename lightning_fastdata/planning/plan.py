@@ -103,6 +103,7 @@ def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) ->
             "multiprocessing_context": context_reason,
         },
         warnings=warnings,
+        rehearsed=workload.rehearsed,
     )
 
 

@@ -6,6 +6,7 @@ looked for beforehand, by reading and pickling only.
 """
 
 import ast
+import io
 import multiprocessing
 import os
 import pickle
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import IO, Any
 
-__all__ = ["default_start_method", "fork_problem", "spawn_problem"]
+__all__ = ["default_start_method", "fork_problem", "pickles_beyond", "spawn_problem"]
 
 UNSAFE_UNDER_FORK = ("polars",)
 """Libraries that document that their thread pool deadlocks in a forked child (pola-rs/polars#17526)."""
@@ -108,13 +109,13 @@ class _Spawning:
         return handle
 
 
-def _refusal(value: object, in_notebook: bool) -> str | None:
+def _refusal(value: object, in_notebook: bool, sink: Any = None) -> str | None:
     """Why ``value`` cannot travel to a worker, as the end of a sentence, or None."""
     spawning = context.get_spawning_popen()
     context.set_spawning_popen(_Spawning())  # type: ignore[arg-type]
     try:
         with open(os.devnull, "wb") as nowhere:  # a large dataset must not take its size in memory twice
-            _Checker(nowhere, in_notebook).dump(value)
+            _Checker(sink or nowhere, in_notebook).dump(value)
     except _InNotebookError as error:
         return f"({error}) is defined in a notebook, from where workers cannot import it"
     except Exception as error:  # a __reduce__ of the user's may raise anything
@@ -122,6 +123,37 @@ def _refusal(value: object, in_notebook: bool) -> str | None:
     finally:
         context.set_spawning_popen(spawning)
     return None
+
+
+def pickles_beyond(value: object, most_bytes: int) -> bool:
+    """Whether a value takes more than so many bytes to travel to a worker; nothing is kept of it.
+
+    Args:
+        value: What a worker receives.
+        most_bytes: The bound (bytes).
+
+    Returns:
+        True as soon as it does; False also for what cannot be pickled.
+    """
+    sink = _Counter(most_bytes)
+    _refusal(value, False, sink)
+    return sink.bytes > most_bytes
+
+
+class _Counter(io.RawIOBase):
+    """Counts the bytes that are written, up to a bound."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.bytes, self.most_bytes = 0, most_bytes
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.bytes += (size := memoryview(data).nbytes)
+        if self.bytes > self.most_bytes:
+            raise OverflowError
+        return size
 
 
 def _pickle_problem(sent: Mapping[str, Any], in_notebook: bool) -> str | None:

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from lightning_fastdata import FastDataModule, auto_dataloader
+from lightning_fastdata.planning import workers as planning_workers
 
 pytestmark = [
     pytest.mark.slow,
@@ -330,6 +331,31 @@ def test_a_dataset_that_waits_gets_its_workers():
 
     loader = auto_dataloader(Waits(64), batch_size=4)
     assert loader.num_workers > 1
+
+
+class InMemory(Numbers):
+    """An array of one's own, and a transform that may take its time."""
+
+    def __init__(self, cost_s):
+        super().__init__(64)
+        self.values, self.cost_s = torch.arange(64.0), cost_s
+
+    def __getitem__(self, index):
+        until = time.perf_counter() + self.cost_s
+        while time.perf_counter() < until:
+            pass
+        return self.values[index : index + 1]
+
+
+@pytest.mark.parametrize(("cost_s", "workers"), [(0.0, 0), (0.01, 4)])
+def test_data_in_memory_gets_workers_for_what_is_done_with_it(monkeypatch, cost_s, workers):
+    """Indexing costs less than handing over; an expensive transform more. The plan has the figures of the trial."""
+    monkeypatch.setattr(planning_workers, "CHEAP_SHARE", 1.0)
+    model, plan = fit(InMemory(cost_s), max_epochs=1, limit_val_batches=0)
+    assert plan.num_workers == workers
+    assert (plan.rehearsed.samples, plan.rehearsed.batch_bytes, plan.rehearsed.batch_tensors) == (8, 16, 1)
+    assert ("the data is in memory (dataset.values) and cheap" in plan.reasons["num_workers"].text) == (workers == 0)
+    assert [int(value) for batch in model.epochs[0] for value in batch.flatten()] == list(range(64))
 
 
 class Lends(Callback):

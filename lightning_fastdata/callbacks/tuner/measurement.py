@@ -7,21 +7,21 @@ import os
 import signal
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from lightning_fastdata.callbacks.tuner.throughput_model import Setting
 from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, Source, requests_for, trial_loader
 from lightning_fastdata.compat.torch_internals import stop_workers
 from lightning_fastdata.hardware.pressure import PressureReading, ProcessUsage, contention, private_bytes
+from lightning_fastdata.loaders.footprint import sizes_of
 from lightning_fastdata.loaders.seeded_dataset import SeededDataset, WorkerOutput
 from lightning_fastdata.results.tuning import Probe, Trial
 
-__all__ = ["UnmeasuredError", "probe_undisturbed", "probe_worker", "run_inline", "run_trial", "sizes_of"]
+__all__ = ["UnmeasuredError", "probe_undisturbed", "probe_worker", "run_inline", "run_trial"]
 
 PROBE_BATCHES = 8
 """Batches that a probe takes at most, after the first one (count)."""
@@ -191,31 +191,6 @@ def _in_words(error: Exception, who: str) -> str:
     # torch hands a worker's exception on with its traceback; its last line is the exception itself.
     last = text.splitlines()[-1] if text else ""
     return f"loading raised {type(error).__name__}: {last}".removesuffix(": ")
-
-
-def sizes_of(batch: Any) -> tuple[int, int]:
-    """How large a batch is.
-
-    Args:
-        batch: Tensors and arrays in any nesting of mappings, sequences and objects with attributes.
-
-    Returns:
-        Bytes, and tensors (count). What is neither tensor nor array counts nothing.
-    """
-    if isinstance(batch, torch.Tensor):
-        return batch.element_size() * batch.numel(), 1
-    if isinstance(batch, np.ndarray):
-        return batch.nbytes, 0
-    if isinstance(batch, (bytes, bytearray)):
-        return len(batch), 0
-    if isinstance(batch, Mapping):
-        parts: Any = batch.values()
-    elif isinstance(batch, (list, tuple)):
-        parts = batch
-    else:
-        parts = [value for value in getattr(batch, "__dict__", {}).values() if isinstance(value, torch.Tensor)]
-    sizes = [sizes_of(part) for part in parts]
-    return sum(size for size, _ in sizes), sum(count for _, count in sizes)
 
 
 def run_trial(

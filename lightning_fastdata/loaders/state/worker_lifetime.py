@@ -1,17 +1,15 @@
 """Whether the workers of one pass may serve the next one: only while their copy of the dataset is still the same."""
 
-import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
-
+from lightning_fastdata.compat.rank_zero import log_rank_zero
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
 
-__all__ = ["WorkerLifetime", "rank_zero_log"]
+__all__ = ["WorkerLifetime"]
 
 WORTH_SHARE = 1 / 3
 """Share of a start of workers that looking for changes may take: it is done before each pass, and saves one start."""
@@ -38,7 +36,7 @@ class WorkerLifetime:
         """For a loader of this package."""
         planning = loader.planning
         automatic = planning is not None and planning.options.persistent_workers == "auto"
-        return cls({"dataset": loader.dataset, "collate_fn": loader.collate_fn}, automatic, rank_zero_log)
+        return cls({"dataset": loader.dataset, "collate_fn": loader.collate_fn}, automatic, log_rank_zero)
 
     def may_keep(self) -> bool:
         """Whether workers that are about to start may serve further passes; remembers what they get."""
@@ -86,11 +84,3 @@ class WorkerLifetime:
         if text not in self._logged:
             self._logged.add(text)
             self.log(text)
-
-
-def rank_zero_log(text: str) -> None:
-    """Log a line on rank 0, through Lightning's own messages where Lightning is imported."""
-    if getattr(rank_zero_only, "rank", None) is None:
-        logging.getLogger(__name__).info(text)
-    else:
-        rank_zero_info(text)
