@@ -15,13 +15,14 @@ from lightning_fastdata.planning.options import (
     LoaderOptions,
     LoaderPlan,
     Reason,
+    Rehearsed,
     Split,
     Workload,
     needs_workers,
 )
 from lightning_fastdata.planning.workers import decide_workers
 
-__all__ = ["LoaderOptions", "LoaderPlan", "Planning", "Reason", "Split", "Workload", "make_plan"]
+__all__ = ["LoaderOptions", "LoaderPlan", "Planning", "Reason", "Rehearsed", "Split", "Workload", "make_plan"]
 
 
 @dataclass(frozen=True)
