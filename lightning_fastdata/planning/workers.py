@@ -45,7 +45,7 @@ CHEAP_SHARE = 1.0
 CHEAP_SHARE_IN_MEMORY = 4.0
 """The same for data in memory: a worker would save a few milliseconds a step, for its start and a copy of the data."""
 UNEVEN = 4.0
-"""Times the quickest sample that the mean one may take: beyond it some samples are dear."""
+"""Times the limit for the quickest sample that the mean one may take (ratio): beyond it some samples are dear."""
 
 
 class WorkerChoice(NamedTuple):
@@ -153,7 +153,10 @@ def _auto_workers(hardware: Hardware, workload: Workload, problem: str | None) -
 
 
 def _cheap(workload: Workload) -> str | None:
-    """Why loading here costs less than taking batches over from workers; None where it costs more, or is not known."""
+    """Why loading here costs less than taking batches over from workers; None where it costs more, or is not known.
+
+    The quickest sample decides: the first ones of a new process are slower than those that follow.
+    """
     tried, attribute = workload.rehearsed, workload.data_attribute
     if tried is None or not workload.batch_size or tried.quickest_s is None or tried.sample_wall_s is None:
         return None
