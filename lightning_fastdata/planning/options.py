@@ -121,7 +121,9 @@ class Rehearsed:
         if self.batch_bytes is not None:
             mib = self.batch_bytes / 2**20
             bytes_text = f"{mib:.3g} MiB" if mib >= 1 else f"{1024 * mib:.3g} KiB"
-            sizes = f", a batch is {bytes_text} in {self.batch_tensors} tensor{'s' * (self.batch_tensors != 1)}"
+            sizes = f", a batch is {bytes_text}"
+            if self.batch_tensors is not None:
+                sizes += f" in {self.batch_tensors} tensor{'s' * (self.batch_tensors != 1)}"
         return f"{self.samples} samples tried in {1e3 * self.took_s:.0f} ms{times}{sizes}"
 
 

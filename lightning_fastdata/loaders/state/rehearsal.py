@@ -245,11 +245,22 @@ def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
     batch, collated = _collated(setup, samples)
     if any(one.device.type != "cpu" for one in _tensors(batch)) or (_uses_cuda() and not on_cuda):
         return replace(found, problem="samples lie on an accelerator", remedy="load them on the CPU"), None
+    batch_bytes, tensors = _whole_sizes(setup, samples, batch, collated)
+    return replace(found, batch_bytes=batch_bytes, batch_tensors=tensors), batch
+
+
+def _whole_sizes(setup: RehearsalSetup, samples: list[Any], batch: Any, collated: int) -> tuple[int | None, int | None]:
+    """Bytes and tensors of a whole batch; None where nothing is seen of it, or a sampler decides how large it is."""
     batch_bytes, tensors = sizes_of(batch)
-    if not batch_bytes:  # none that can be seen: nothing is known
-        return found, batch
-    whole = None if setup.samples_in_batches else batch_bytes * (setup.batch_size or collated) // collated
-    return replace(found, batch_bytes=whole, batch_tensors=tensors), batch
+    if not batch_bytes or setup.samples_in_batches:
+        return None, None
+    size, more = setup.batch_size or collated, 0.0
+    if setup.collate_fn is not None and 1 < collated < size:  # lists of samples have more tensors the longer they are
+        try:
+            more = (tensors - sizes_of(setup.collate_fn(samples[:1]))[1]) / (collated - 1)
+        except Exception:
+            return batch_bytes * size // collated, None
+    return batch_bytes * size // collated, tensors + round(more * (size - collated))
 
 
 def _uses_cuda() -> bool:

@@ -176,16 +176,21 @@ class Graphs(Numbers):
         return Graph(torch.zeros(10))
 
 
+def stacked_and_listed(graphs):
+    return torch.stack([graph.store["x"] for graph in graphs]), graphs
+
+
 @pytest.mark.parametrize(
     ("dataset", "collate_fn", "batch_size", "expected"),
     [
         (Numbers(), default_collate, 64, (64 * (12 * 4 + 8), 2)),
         (Numbers(), default_collate, 3, (3 * (12 * 4 + 8), 2)),
         (Slow(), default_collate, 800, (800 * (12 * 4 + 8), 2)),
-        (Graphs(), list, 16, (16 * 40, 8)),
+        (Graphs(), list, 16, (16 * 40, 16)),
+        (Graphs(), stacked_and_listed, 16, (16 * 80, 17)),
         (Numbers(), len, 64, (None, None)),
     ],
-    ids=["larger", "smaller", "after a slow first one", "objects", "nothing seen"],
+    ids=["larger", "smaller", "after a slow first one", "objects", "one and many", "nothing seen"],
 )
 def test_the_size_of_a_whole_batch(dataset, collate_fn, batch_size, expected):
     """In proportion to the samples that were tried; None where no tensor is seen, which is not nothing."""
