@@ -19,6 +19,7 @@ from lightning_fastdata.loaders.order import padding
 from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
 from lightning_fastdata.loaders.sharding import SetShard, iterable_warning
 from lightning_fastdata.loaders.state.attributes import DEPTH, MOST_OBJECTS
+from lightning_fastdata.loaders.state.handles import reduced_file
 from lightning_fastdata.loaders.state.held_data import data_attribute
 from lightning_fastdata.loaders.state.worker_safety import looked_at, rehearsed
 from lightning_fastdata.loaders.trainer_context import trainer_context
@@ -149,13 +150,15 @@ def _checked(planning: Planning, request: LoaderRequest, traits: DatasetTraits) 
     plan = replace(planning, workload=known).plan()
     if plan.num_workers == 0 or traits.is_iterable:
         return planning
-    seen = looked_at(dataset, request.arguments)
+    start_method = plan.multiprocessing_context or planning.workload.start_method
+    seen = looked_at(dataset, request.arguments, start_method)
     problem = seen.against_workers
+    opened = seen.reopened_in_words if problem is None else None
+    planning = replace(planning, workload=replace(planning.workload, reopened_files=opened))
     if planning.options.num_workers != "auto":
         if problem is not None:
             warn_rank_zero(f"{request.label}: num_workers={plan.num_workers} was set by you, but {problem}.")
         return planning
-    start_method = plan.multiprocessing_context or planning.workload.start_method
     problem = problem or _too_large_to_pickle(request, start_method, planning.hardware)
     tried = rehearsed(dataset, request.arguments, traits, start_method) if problem is None else None
     if tried is not None and tried.problem is not None:
@@ -179,7 +182,7 @@ def _too_large_to_pickle(request: LoaderRequest, start_method: str, hardware: Ha
         return None
     most = round(PICKLED_SHARE * hardware.ram_available_bytes)
     for name, part in _sent(request).items():
-        if pickles_beyond(part, most):
+        if pickles_beyond(part, most, reduced_file):
             return (
                 f"under {start_method} the {name} is pickled for each worker, which takes more than "
                 f"{most / 2**20:,.0f} MiB, a tenth of the free memory; keep the data in a file (np.load(..., "
@@ -223,7 +226,7 @@ def _planning(
         reload_every_n_epochs=context.reload_every_n_epochs if context.fitting else 0,
         single_pass=not context.fitting or (context.max_epochs == 1 and split == "train"),
         start_method=start_method,
-        spawn_problem=spawn_problem(_sent(request)) if may_spawn else None,
+        spawn_problem=_spawn_problem(request, traits) if may_spawn else None,
         fork_problem=fork_risk,
     )
     return Planning(options, hardware, workload)
@@ -232,6 +235,14 @@ def _planning(
 def _sent(request: LoaderRequest) -> dict[str, Any]:
     """What is pickled for a worker that is not forked, by the name the user knows it under."""
     return {"dataset": request.dataset, **{name: request.arguments.get(name) for name in SENT_TO_WORKERS}}
+
+
+def _spawn_problem(request: LoaderRequest, traits: DatasetTraits) -> str | None:
+    """Why workers could not start under spawn or forkserver; the loader sends the files of map-style data itself."""
+    dataset, collate_fn, init = request.dataset, request.arguments.get("collate_fn"), "worker_init_fn"
+    reduce = None if traits.is_iterable else reduced_file
+    problem = spawn_problem({"dataset": dataset, "collate_fn": collate_fn}, reduce=reduce)
+    return problem or spawn_problem({init: request.arguments.get(init)})
 
 
 def _worker_arguments(request: LoaderRequest, traits: DatasetTraits, hardware: Hardware) -> dict[str, Any]:

@@ -155,6 +155,8 @@ class Workload:
     """What a few samples took; None = none were tried."""
     data_attribute: str | None = None
     """The attribute that holds all samples in memory; None = none was seen."""
+    reopened_files: str | None = None
+    """Open files of which each worker gets its own, a sentence fragment; None = there are none."""
     loaders: int = 1
     """Loaders of this split (count); those of training are alive together, those of evaluation follow each other."""
     concurrent_pool: bool = False

@@ -85,6 +85,8 @@ def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) ->
     workers, prefetch, workers_reason, prefetch_reason, warnings = decide_workers(
         options, hardware, workload, start_method
     )
+    if workers and workload.reopened_files:
+        workers_reason = replace(workers_reason, text=f"{workers_reason.text}; {workload.reopened_files}")
     if workers == 0:
         set_by_user = f"you set {context!r}, but " if context_reason.source == "user" and context else ""
         context, context_reason = None, Reason("rule", f"{set_by_user}no worker processes are started")

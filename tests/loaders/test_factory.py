@@ -208,13 +208,13 @@ def test_workers_live_on_only_where_they_serve_again(split, context, persistent)
 def test_pickling_is_tried_only_where_workers_are_spawned(monkeypatch):
     """A large dataset must not be pickled for a loader that forks, or has no workers."""
     tried = []
-    monkeypatch.setattr(factory, "spawn_problem", lambda parts: tried.append(sorted(parts)))
+    monkeypatch.setattr(factory, "spawn_problem", lambda parts, reduce=None: tried.append(sorted(parts)))
     monkeypatch.setattr(factory, "default_start_method", lambda: "fork")
     planned()
     planned(num_workers=0)
     assert tried == []
     planned(multiprocessing_context="spawn", collate_fn=len)
-    assert tried == [["collate_fn", "dataset", "worker_init_fn"]]
+    assert tried == [["collate_fn", "dataset"], ["worker_init_fn"]]
 
 
 class Rows(Dataset):
@@ -274,7 +274,7 @@ def test_where_the_look_at_the_dataset_ended_is_said(monkeypatch):
 def test_a_large_dataset_is_not_pickled_for_a_rehearsal(monkeypatch):
     """Where processes are not forked each gets a copy: beyond a tenth of the free memory there are no workers."""
     monkeypatch.setattr(factory, "rehearsed", lambda *arguments: pytest.fail("rehearsed"))
-    monkeypatch.setattr(factory, "spawn_problem", lambda parts: None)
+    monkeypatch.setattr(factory, "spawn_problem", lambda parts, reduce=None: None)
     roomy = Hardware(cpu_limits=EIGHT.cpu_limits, ram_available_bytes=2**36)
     monkeypatch.setattr(factory, "probe", lambda *, local_world_size=None: roomy)
     monkeypatch.setattr(factory, "PICKLED_SHARE", 90_000 / 2**36)

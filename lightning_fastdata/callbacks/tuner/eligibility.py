@@ -92,7 +92,10 @@ def reason_untunable(loader: Any) -> str | None:
         "worker_init_fn": loader.worker_init_fn,
         "batch_size": loader.batch_size,
     }
-    problem = looked_at(loader.dataset, arguments).against_workers or _changes_by_loading(loader, arguments)
+    context = loader.multiprocessing_context
+    method = default_start_method() if context is None else context.get_start_method()
+    seen = looked_at(loader.dataset, arguments, method if isinstance(loader, ResumableDataLoader) else None)
+    problem = seen.against_workers or _changes_by_loading(loader, arguments)
     if problem is not None:
         return problem
     if batch_size_of(loader) is None:

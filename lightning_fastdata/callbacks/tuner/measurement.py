@@ -19,6 +19,7 @@ from lightning_fastdata.compat.torch_internals import stop_workers
 from lightning_fastdata.hardware.pressure import PressureReading, ProcessUsage, contention, private_bytes
 from lightning_fastdata.loaders.footprint import sizes_of
 from lightning_fastdata.loaders.seeded_dataset import SeededDataset, WorkerOutput
+from lightning_fastdata.loaders.state.handles import OwnDescriptors
 from lightning_fastdata.results.tuning import Probe, Trial
 
 __all__ = ["UnmeasuredError", "probe_undisturbed", "probe_worker", "run_inline", "run_trial"]
@@ -251,8 +252,10 @@ def run_inline(source: Source, fresh: FreshIndices, *, step_s: float, budget_s: 
     trial = Trial(0, None, step_s=None, predicted_step_s=None)
     context: Any = multiprocessing.get_context(_method(source.loader.multiprocessing_context))
     here, there = context.Pipe(duplex=False)
+    samples = source.samples()
+    files = OwnDescriptors.of(samples, context.get_start_method())
     child = context.Process(
-        target=_inline_child, args=(there, source.samples(), source.batch_size, fresh, step_s, budget_s), daemon=True
+        target=_inline_child, args=(there, samples, files, source.batch_size, fresh, step_s, budget_s), daemon=True
     )
     try:
         child.start()
@@ -280,11 +283,19 @@ def _method(context: Any) -> str | None:
 
 
 def _inline_child(
-    pipe: Any, samples: SeededDataset, batch_size: int, fresh: FreshIndices, step_s: float, budget_s: float
+    pipe: Any,
+    samples: SeededDataset,
+    files: OwnDescriptors | None,
+    batch_size: int,
+    fresh: FreshIndices,
+    step_s: float,
+    budget_s: float,
 ) -> None:
     """Run in the child: a forked process must not use the thread pool that its parent had."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     torch.set_num_threads(1)
+    if files is not None:
+        files(0)
     batches = (samples[request] for request in requests_for(batch_size, fresh))
     ends = time.perf_counter() + budget_s
     try:

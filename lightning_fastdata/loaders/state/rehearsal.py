@@ -28,6 +28,7 @@ from lightning_fastdata.compat.torch_internals import pretend_worker
 from lightning_fastdata.loaders.footprint import sizes_of
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 from lightning_fastdata.loaders.state.file_positions import FilePositions
+from lightning_fastdata.loaders.state.handles import CarriesFiles, OwnDescriptors
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
 from lightning_fastdata.planning.options import Rehearsed
 
@@ -62,7 +63,7 @@ class Rehearsal(Rehearsed):
 
 
 @dataclass(frozen=True)
-class RehearsalSetup:
+class RehearsalSetup(CarriesFiles):
     """What the child is given."""
 
     loading: SeededDataset
@@ -82,6 +83,8 @@ class RehearsalSetup:
     worker_init_fn: Callable[[int], Any] | None
     stack_file: str = ""
     longest_s: float = LONGEST_S
+    files: OwnDescriptors | None = None
+    """Gives the child its own of the files that this process has open."""
 
 
 def spread_indices(length: int) -> list[int]:
@@ -119,7 +122,9 @@ def rehearse(
     """
     began = clock()
     with FilePositions(start_method) as positions, tempfile.NamedTemporaryFile(prefix="lightning_fastdata_") as stack:
-        setup = replace(setup, stack_file=stack.name, longest_s=longest_s)
+        held = (setup.dataset, setup.collate_fn)
+        files = OwnDescriptors.of(held, start_method)
+        setup = replace(setup, stack_file=stack.name, longest_s=longest_s, files=files)
         found = _in_child(setup, start_method, clock, log)
     if positions.moved:
         path = positions.moved[0]
@@ -216,6 +221,8 @@ RAISES = "with no workers the error comes where the sample is read, of its own t
 
 
 def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
+    if setup.files is not None:
+        setup.files(0)
     if setup.worker_init_fn is not None:
         setup.worker_init_fn(0)
     on_cuda = _uses_cuda()

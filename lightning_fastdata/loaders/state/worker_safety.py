@@ -22,12 +22,14 @@ _rehearsed: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], Rehearsal]] = {}
 """Results by the identity of a dataset, so that a loader that is made again costs no second rehearsal."""
 
 
-def looked_at(dataset: Any, arguments: Mapping[str, Any]) -> Survey:
+def looked_at(dataset: Any, arguments: Mapping[str, Any], start_method: str | None = None) -> Survey:
     """What a dataset's attributes show of whether it may go into a worker. None of its code runs.
 
     Args:
         dataset: A map-style dataset.
         arguments: Arguments of torch's DataLoader.
+        start_method: How workers of a loader of this package are started; None = another loader, which
+            reopens no files.
 
     Returns:
         What was found.
@@ -35,7 +37,7 @@ def looked_at(dataset: Any, arguments: Mapping[str, Any]) -> Survey:
     if multiprocessing.current_process().daemon:
         return Survey((Hazard("this process", "is a daemon", "the program's first process may start workers"),))
     try:
-        return survey(_sent(dataset, arguments))
+        return survey(_sent(dataset, arguments), start_method)
     except Exception as error:  # a proxy, a container that another thread changes: what cannot be seen stays here
         what = f"could not be looked at ({type(error).__name__}: {error})"
         return Survey((Hazard("the dataset", what, "num_workers=4 takes workers"),))
