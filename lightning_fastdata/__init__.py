@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lightning_fastdata.planning.plan import LoaderOptions as LoaderOptions
     from lightning_fastdata.planning.plan import LoaderPlan as LoaderPlan
     from lightning_fastdata.planning.plan import Reason as Reason
+    from lightning_fastdata.planning.plan import Rehearsed as Rehearsed
     from lightning_fastdata.planning.plan import Workload as Workload
     from lightning_fastdata.planning.plan import make_plan as make_plan
     from lightning_fastdata.results.records import StepRecord as StepRecord
@@ -43,6 +44,7 @@ _HOME_OF = {
     "LoaderPlan": "planning.plan",
     "LoaderTuner": "lightning.core",
     "Reason": "planning.plan",
+    "Rehearsed": "planning.plan",
     "RunSummary": "results.summary",
     "StepRecord": "results.records",
     "TensorDataModule": "lightning.core",

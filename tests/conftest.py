@@ -49,6 +49,14 @@ def fake_root(tmp_path: Path) -> FakeRoot:
     return build
 
 
+@pytest.fixture(autouse=True)
+def workers_for_cheap_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests load in microseconds, where "auto" would take no workers; one that is about that sets the share again."""
+    from lightning_fastdata.planning import workers
+
+    monkeypatch.setattr(workers, "CHEAP_SHARE", 0.0)
+
+
 @pytest.fixture
 def no_planned_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no loader of another test were alive: a library may hold on to the Trainer of a run that is over."""

@@ -44,6 +44,7 @@ def test_the_names_are_those_promised():
         "LoaderPlan",
         "LoaderTuner",
         "Reason",
+        "Rehearsed",
         "RunSummary",
         "StepRecord",
         "TensorDataModule",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Never, Self
 
+from lightning_fastdata.compat.rank_zero import log_rank_zero
 from lightning_fastdata.datamodules.dataset_collections import (
     COLLECTIONS,
     as_given,
@@ -17,7 +18,7 @@ from lightning_fastdata.datamodules.splits import check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError, check_bool, check_int
 from lightning_fastdata.loaders.build import LoaderRequest
 from lightning_fastdata.loaders.dataset_traits import traits_of
-from lightning_fastdata.loaders.factory import log_plan, log_rank_zero, make_loader, resolve_seed
+from lightning_fastdata.loaders.factory import log_plan, make_loader, resolve_seed
 from lightning_fastdata.loaders.footprint import pool_of
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
 from lightning_fastdata.loaders.trainer_context import TrainerContext, trainer_context

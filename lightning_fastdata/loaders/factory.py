@@ -1,16 +1,14 @@
 """One planned loader for any dataset, inside any DataModule: the Trainer is only asked, never changed."""
 
-import logging
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch.utils.data import DataLoader
 
+from lightning_fastdata.compat.rank_zero import log_rank_zero, warn_rank_zero
 from lightning_fastdata.errors import FastDataError, check_bool, check_choice, check_int
 from lightning_fastdata.hardware.detect import Hardware, probe
 from lightning_fastdata.loaders.build import LoaderRequest, build_loader, check_kwargs
@@ -20,19 +18,24 @@ from lightning_fastdata.loaders.native_threads import RestoreAffinity, chain_ini
 from lightning_fastdata.loaders.order import padding
 from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
 from lightning_fastdata.loaders.sharding import SetShard, iterable_warning, workers_of_engine
+from lightning_fastdata.loaders.state.attributes import DEPTH, MOST_OBJECTS
+from lightning_fastdata.loaders.state.handles import reduced_file
+from lightning_fastdata.loaders.state.held_data import data_attribute
 from lightning_fastdata.loaders.state.worker_lifetime import part_that_hides
-from lightning_fastdata.loaders.state.worker_safety import large_parts, problem_of_rehearsal, visible_problems
+from lightning_fastdata.loaders.state.worker_safety import looked_at, rehearsed
 from lightning_fastdata.loaders.trainer_context import trainer_context
 from lightning_fastdata.planning.describe import plan_lines
 from lightning_fastdata.planning.plan import LoaderOptions, LoaderPlan, Planning, Split, Workload
-from lightning_fastdata.planning.start_method import default_start_method, fork_problem, spawn_problem
+from lightning_fastdata.planning.start_method import default_start_method, fork_problem, pickles_beyond, spawn_problem
 
-__all__ = ["auto_dataloader", "log_plan", "log_rank_zero", "make_loader", "resolve_seed"]
+__all__ = ["auto_dataloader", "log_plan", "make_loader", "resolve_seed"]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
 DEFAULT_SEED = 42
 SENT_TO_WORKERS = ("collate_fn", "worker_init_fn")
 """Arguments that travel to a worker process beside the dataset."""
+PICKLED_SHARE = 0.1
+"""Share of the free memory that a dataset may take where it is pickled for each worker."""
 
 
 def resolve_seed(seed: int | None, environ: Mapping[str, str] | None = None) -> int:
@@ -57,19 +60,6 @@ def resolve_seed(seed: int | None, environ: Mapping[str, str] | None = None) -> 
 def log_plan(split: str, plan: LoaderPlan) -> None:
     """Log the plan in a few lines, on rank 0, through Lightning's own messages."""
     log_rank_zero("\n".join(plan_lines(split, plan)))
-
-
-def log_rank_zero(text: str) -> None:
-    """Log a message on rank 0, through Lightning's own messages."""
-    if _knows_rank():
-        rank_zero_info(text)
-    else:
-        logging.getLogger(__name__).info(text)
-
-
-def _knows_rank() -> bool:
-    """False where neither Lightning package is imported: its functions for rank 0 would then raise an error."""
-    return getattr(rank_zero_only, "rank", None) is not None
 
 
 def auto_dataloader(
@@ -147,31 +137,44 @@ def make_loader(request: LoaderRequest, on_plan: Callable[[LoaderPlan], None]) -
     ranks, workers = request.context.world_size, plan.num_workers
     if traits.is_iterable:
         if request.split == "train" or ranks > 1 or workers > 1:  # evaluation without repeats has nothing to promise
-            warn = rank_zero_warn if _knows_rank() else warnings.warn
-            warn(iterable_warning(request.dataset, ranks=ranks, workers=workers))
+            warn_rank_zero(iterable_warning(request.dataset, ranks=ranks, workers=workers))
     elif samples is not None and request.arguments.get("sampler") is None:
         _log_padding(request, traits)
     return build_loader(request, plan, traits=traits, planning=planning)
 
 
 def _checked(planning: Planning, request: LoaderRequest, traits: DatasetTraits) -> Planning:
-    """Where "auto" would take workers: whether the dataset is the same in one."""
-    plan = planning.plan()
+    """Where "auto" would take workers: whether the dataset is the same in one, and what loading a sample takes."""
+    dataset, known = request.dataset, planning.workload
+    # What was assumed of a batch must not keep it from being measured.
+    known = replace(known, batch_bytes=known.batch_bytes or 0, tensors_per_batch=known.tensors_per_batch or 0)
+    plan = replace(planning, workload=known).plan()
     if plan.num_workers == 0 or traits.is_iterable:
         return planning
-    problems = visible_problems(request.dataset, request.arguments)
-    if planning.options.num_workers != "auto":
-        warn = rank_zero_warn if _knows_rank() else warnings.warn
-        for found in problems:
-            warn(f"{request.label}: num_workers={plan.num_workers} was set by you, but {found}.")
-        return _hiding(planning, request)
     start_method = plan.multiprocessing_context or planning.workload.start_method
-    problem = next(iter(problems), None) or problem_of_rehearsal(
-        request.dataset, request.arguments, traits, start_method
+    seen = looked_at(dataset, request.arguments, start_method)
+    problem = seen.against_workers
+    opened = seen.reopened_in_words if problem is None else None
+    planning = replace(planning, workload=replace(planning.workload, reopened_files=opened))
+    if planning.options.num_workers != "auto":
+        for reason in seen.reasons:
+            warn_rank_zero(f"{request.label}: num_workers={plan.num_workers} was set by you, but {reason}.")
+        return _hiding(planning, request)
+    problem = problem or _too_large_to_pickle(request, start_method, planning.hardware)
+    tried = rehearsed(dataset, request.arguments, traits, start_method) if problem is None else None
+    if tried is not None and tried.problem is not None:
+        problem = f"{tried.problem}; {tried.remedy}"
+    for large in seen.large if problem is None else ():
+        log_rank_zero(f"{request.label}: {large}; {large.remedy}.")
+    bound = f"looked at {MOST_OBJECTS:,} objects and {DEPTH} levels at most, not beyond {seen.stopped_at}"
+    workload = replace(
+        planning.workload,
+        worker_problem=problem,
+        walk_stopped_at=None if seen.stopped_at is None else bound,
+        rehearsed=tried if tried is not None and tried.samples else None,
+        data_attribute=None if tried is None else data_attribute(dataset, traits.length),
     )
-    for line in large_parts(request.dataset, request.arguments) if problem is None else ():
-        log_rank_zero(f"{request.label}: {line}.")
-    planning = replace(planning, workload=replace(planning.workload, worker_problem=problem))
+    planning = replace(planning, workload=workload)
     return _hiding(planning, request) if problem is None else planning
 
 
@@ -181,6 +184,21 @@ def _hiding(planning: Planning, request: LoaderRequest) -> Planning:
         return planning
     hides = part_that_hides({"dataset": request.dataset, "collate_fn": request.arguments.get("collate_fn")})
     return planning.without_persistence(f"{hides} may change unseen: new workers for each pass") if hides else planning
+
+
+def _too_large_to_pickle(request: LoaderRequest, start_method: str, hardware: Hardware) -> str | None:
+    """Why not even one process is given the dataset: where nothing is forked, pickle makes a copy of it for each."""
+    if start_method == "fork" or hardware.ram_available_bytes is None:
+        return None
+    most = round(PICKLED_SHARE * hardware.ram_available_bytes)
+    for name, part in _sent(request).items():
+        if pickles_beyond(part, most, reduced_file):
+            return (
+                f"under {start_method} the {name} is pickled for each worker, which takes more than "
+                f"{most / 2**20:,.0f} MiB, a tenth of the free memory; keep the data in a file (np.load(..., "
+                'mmap_mode="r") at the first __getitem__), or num_workers=4 if it fits'
+            )
+    return None
 
 
 def _planning(
@@ -199,7 +217,6 @@ def _planning(
     start_method, fork_risk = default_start_method(), fork_problem()
     spawns = options.multiprocessing_context in ("spawn", "forkserver")
     may_spawn = options.num_workers != 0 and (spawns or start_method != "fork" or fork_risk)
-    sent = {"dataset": request.dataset, **{name: request.arguments.get(name) for name in SENT_TO_WORKERS}}
     workload = Workload(
         split=split,
         samples=samples,
@@ -220,10 +237,23 @@ def _planning(
         reload_every_n_epochs=context.reload_every_n_epochs if context.fitting else 0,
         single_pass=not context.fitting or (context.max_epochs == 1 and split == "train"),
         start_method=start_method,
-        spawn_problem=spawn_problem(sent) if may_spawn else None,
+        spawn_problem=_spawn_problem(request, traits) if may_spawn else None,
         fork_problem=fork_risk,
     )
     return Planning(options, hardware, workload)
+
+
+def _sent(request: LoaderRequest) -> dict[str, Any]:
+    """What is pickled for a worker that is not forked, by the name the user knows it under."""
+    return {"dataset": request.dataset, **{name: request.arguments.get(name) for name in SENT_TO_WORKERS}}
+
+
+def _spawn_problem(request: LoaderRequest, traits: DatasetTraits) -> str | None:
+    """Why workers could not start under spawn or forkserver; the loader sends the files of map-style data itself."""
+    dataset, collate_fn, init = request.dataset, request.arguments.get("collate_fn"), "worker_init_fn"
+    reduce = None if traits.is_iterable else reduced_file
+    problem = spawn_problem({"dataset": dataset, "collate_fn": collate_fn}, reduce=reduce)
+    return problem or spawn_problem({init: request.arguments.get(init)})
 
 
 def _worker_arguments(request: LoaderRequest, traits: DatasetTraits, hardware: Hardware) -> dict[str, Any]:

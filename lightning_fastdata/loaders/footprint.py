@@ -1,17 +1,19 @@
-"""What the batches of a loader take, as far as its datasets say: nothing is loaded to find out.
+"""What the batches of a loader take, as far as its datasets say, or as one batch shows that a child process loaded.
 
 Loading a sample in the training process could open a file handle that a forked worker must not inherit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import multiprocessing
 
 from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.planning.options import Pool
 
-__all__ = ["files_per_batch", "pool_of"]
+__all__ = ["files_per_batch", "pool_of", "sizes_of"]
 
 
 def files_per_batch() -> int | None:
@@ -56,3 +58,29 @@ def pool_of(
         batch_size=batch_size,
         batches=batches,
     )
+
+
+def sizes_of(batch: Any, depth: int = 5) -> tuple[int, int]:
+    """How large a batch is.
+
+    Args:
+        batch: Tensors and arrays in any nesting of mappings, sequences and objects with attributes.
+        depth: How deep that is looked for.
+
+    Returns:
+        Bytes, and tensors (count). What is neither tensor nor array counts nothing.
+    """
+    if isinstance(batch, torch.Tensor):
+        return batch.element_size() * batch.numel(), 1
+    if isinstance(batch, np.ndarray):
+        return batch.nbytes, 0
+    if isinstance(batch, (bytes, bytearray)):
+        return len(batch), 0
+    if isinstance(batch, Mapping):
+        parts: Any = batch.values()
+    elif isinstance(batch, (list, tuple)):
+        parts = batch
+    else:
+        parts = () if isinstance(batch, type) else getattr(batch, "__dict__", {}).values()
+    sizes = [sizes_of(part, depth - 1) for part in parts] if depth else []
+    return sum(size for size, _ in sizes), sum(count for _, count in sizes)

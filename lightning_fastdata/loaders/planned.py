@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader
 from lightning_fastdata.compat import lightning_loops
 from lightning_fastdata.compat.torch_internals import send_failures, show_dataset
 from lightning_fastdata.loaders.native_threads import chain_init_fns, limit_native_threads
+from lightning_fastdata.loaders.state.handles import OwnDescriptors
+from lightning_fastdata.planning.start_method import default_start_method
 
 __all__ = ["PlannedDataLoader", "forwarded_arguments", "identity_collate"]
 
@@ -25,8 +27,9 @@ class PlannedDataLoader(DataLoader[Any]):
     The one difference: Lightning's hint "does not have many workers", which knows nothing of cgroup limits, other
     ranks or data in memory, is suppressed for it. Other loaders keep theirs.
 
-    Its workers have one native thread each (``native_threads``). That is chained to ``worker_init_fn`` only while
-    they are started: the attribute stays the user's, and Lightning's, which seeds workers where it is None.
+    Its workers have one native thread each (``native_threads``), and files of their own (``state.handles``). That is
+    chained to ``worker_init_fn`` only while they are started: the attribute stays the user's, and Lightning's, which
+    seeds workers where it is None.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -34,8 +37,11 @@ class PlannedDataLoader(DataLoader[Any]):
         lightning_loops.skip_worker_hint(self)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        own = self.worker_init_fn
-        self.worker_init_fn = chain_init_fns(limit_native_threads, show_dataset, send_failures, own)
+        own, context = self.worker_init_fn, self.multiprocessing_context
+        starts = self.num_workers > 0 and lightning_loops.kept_iterator(self) is None
+        method = default_start_method() if context is None else context.get_start_method()
+        files = OwnDescriptors.of(self.dataset, method) if starts else None
+        self.worker_init_fn = chain_init_fns(limit_native_threads, files, show_dataset, send_failures, own)
         try:
             return super().__iter__()
         finally:

@@ -17,6 +17,7 @@ from lightning_fastdata.loaders.planned import identity_collate
 from lightning_fastdata.loaders.rng import generators_kept, seed_generators
 from lightning_fastdata.loaders.sample_keys import sample_number
 from lightning_fastdata.loaders.splitmix import WORD, Words, mix
+from lightning_fastdata.loaders.state.handles import CarriesFiles
 from lightning_fastdata.loaders.transformed_dataset import TransformedDataset
 
 __all__ = ["BatchRequest", "LoadTimes", "RaisedInWorker", "SeededDataset", "ServedDataset", "WorkerOutput"]
@@ -93,7 +94,7 @@ class RaisedInWorker(NamedTuple):
         return self.error
 
 
-class SeededDataset(Dataset[Any]):
+class SeededDataset(CarriesFiles, Dataset[Any]):
     """A dataset for the workers of a loader: each request is a whole batch, each sample has its own random numbers.
 
     Before every ``__getitem__`` of the user's dataset, the global generators of Python, NumPy and torch are seeded
@@ -155,9 +156,6 @@ class SeededDataset(Dataset[Any]):
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._fastdata_dataset, name, value)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
 
     def __len__(self) -> int:
         return len(self._fastdata_dataset)

@@ -6,7 +6,7 @@ __all__ = ["plan_lines"]
 
 
 def plan_lines(split: str, plan: LoaderPlan) -> list[str]:
-    """The plan of one loader, one line per option that has an effect, and per limit that is near.
+    """The plan of one loader, one line per option that has an effect, per limit that is near, and for a rehearsal.
 
     Args:
         split: The name to put in the heading, such as "train".
@@ -22,4 +22,5 @@ def plan_lines(split: str, plan: LoaderPlan) -> list[str]:
             continue
         by = " [you]" if reason.source == "user" else ""
         lines.append(f"  {name + '=' + str(value):<30}{reason.text}{by}")
-    return [*lines, *(f"  {line}" for line in plan.warnings)]
+    tried = [] if plan.rehearsed is None else [f"  {plan.rehearsed}"]
+    return [*lines, *tried, *(f"  {line}" for line in plan.warnings)]

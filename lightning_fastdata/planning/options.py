@@ -1,14 +1,14 @@
 """The nouns of planning: the options of a loader, its work, and what was decided, with reasons."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.context import BaseContext
 from types import MappingProxyType
 from typing import Any, Literal
 
 from lightning_fastdata.errors import FastDataError, check_bool, check_choice, check_int
 
-__all__ = ["LoaderOptions", "LoaderPlan", "Pool", "Reason", "Split", "Workload"]
+__all__ = ["LoaderOptions", "LoaderPlan", "Pool", "Reason", "Rehearsed", "Split", "Workload"]
 
 Split = Literal["train", "val", "test", "predict"]
 Auto = Literal["auto"]
@@ -83,12 +83,48 @@ class Pool:
     """Samples per batch (count); only where ``batch_bytes`` has to be assumed."""
     batches: int | None = None
     """Batches in one pass over the data (count): never more are under way."""
+    measured: tuple[str, ...] = ()
+    """Names of the sizes above that were measured on a few samples; the others were declared."""
 
     @property
     def in_flight(self) -> int:
         """Batches under way when the queue is full (count)."""
         most = self.num_workers * self.prefetch_factor
         return most if self.batches is None else min(most, self.batches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """What a few samples took that a child process loaded as a worker would; None = not known."""
+
+    samples: int = 0
+    """Samples that were loaded (count)."""
+    sample_wall_s: float | None = None
+    """Mean time of a sample (s), without the first, which imports and opens files, where there were others."""
+    sample_cpu_s: float | None = None
+    """CPU time of it (s)."""
+    quickest_s: float | None = None
+    """Time of the quickest sample (s): the others meet the cold caches of a new process, too."""
+    batch_bytes: int | None = None
+    """Memory of the tensors and arrays of a whole batch (bytes), in proportion to the samples that were collated."""
+    batch_tensors: int | None = None
+    """Tensors in it (count)."""
+    transfer_s: float | None = None
+    """What this process needed to take over the batch (s)."""
+    took_s: float = 0.0
+    """Time of all of it (s)."""
+
+    def __str__(self) -> str:
+        sizes = times = ""
+        if self.sample_wall_s is not None and self.sample_cpu_s is not None:
+            times = f": {1e3 * self.sample_wall_s:.2g} ms each ({1e3 * self.sample_cpu_s:.2g} ms of CPU)"
+        if self.batch_bytes is not None:
+            mib = self.batch_bytes / 2**20
+            bytes_text = f"{mib:.3g} MiB" if mib >= 1 else f"{1024 * mib:.3g} KiB"
+            sizes = f", a batch is {bytes_text}"
+            if self.batch_tensors is not None:
+                sizes += f" in {self.batch_tensors} tensor{'s' * (self.batch_tensors != 1)}"
+        return f"{self.samples} samples tried in {1e3 * self.took_s:.0f} ms{times}{sizes}"
 
 
 @dataclass(frozen=True)
@@ -115,6 +151,14 @@ class Workload:
     """Why samples would not be the same in a worker process, a sentence fragment; None = nothing was found."""
     persistence_problem: str | None = None
     """Why workers must not serve more than one pass, a sentence fragment; None = nothing was found."""
+    walk_stopped_at: str | None = None
+    """How far the dataset was looked at, a sentence fragment; None = all of it was seen, or nothing."""
+    rehearsed: Rehearsed | None = None
+    """What a few samples took; None = none were tried."""
+    data_attribute: str | None = None
+    """The attribute that holds all samples in memory; None = none was seen."""
+    reopened_files: str | None = None
+    """Open files of which each worker gets its own, a sentence fragment; None = there are none."""
     loaders: int = 1
     """Loaders of this split (count); those of training are alive together, those of evaluation follow each other."""
     concurrent_pool: bool = False
@@ -161,6 +205,8 @@ class LoaderPlan:
     """For each option by name, why."""
     warnings: tuple[str, ...] = ()
     """What comes near a limit of the machine (shared memory, memory, open files), a line each."""
+    rehearsed: Rehearsed | None = None
+    """What a few samples took that were tried for this plan; None = none were."""
 
     def __post_init__(self) -> None:
         missing = [name for name in FIELDS if name not in self.reasons]
@@ -170,18 +216,27 @@ class LoaderPlan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A MappingProxyType does not pickle; the plan must (ddp_spawn carries the DataModule to its ranks).
-        return type(self), (*(getattr(self, name) for name in FIELDS), dict(self.reasons), self.warnings)
+        values = (*(getattr(self, name) for name in FIELDS), dict(self.reasons), self.warnings, self.rehearsed)
+        return type(self), values
 
     def as_kwargs(self) -> dict[str, Any]:
         """The keyword arguments for ``torch.utils.data.DataLoader``."""
         return {name: getattr(self, name) for name in FIELDS}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: ``{option: {"value", "source", "reason"}}``."""
-        return {
+        """Plain values for JSON: ``{option: {"value", "source", "reason"}}``, and ``rehearsed`` where samples were."""
+        plain: dict[str, Any] = {
             name: {"value": getattr(self, name), "source": self.reasons[name].source, "reason": self.reasons[name].text}
             for name in FIELDS
         }
+        if self.rehearsed is not None:
+            plain["rehearsed"] = {
+                "value": self.rehearsed.samples,
+                "source": "measured",
+                "reason": str(self.rehearsed),
+                **asdict(self.rehearsed),
+            }
+        return plain
 
 
 def needs_workers(options: LoaderOptions, name: str) -> bool:

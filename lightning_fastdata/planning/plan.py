@@ -15,13 +15,14 @@ from lightning_fastdata.planning.options import (
     LoaderOptions,
     LoaderPlan,
     Reason,
+    Rehearsed,
     Split,
     Workload,
     needs_workers,
 )
 from lightning_fastdata.planning.workers import decide_workers
 
-__all__ = ["LoaderOptions", "LoaderPlan", "Planning", "Reason", "Split", "Workload", "make_plan"]
+__all__ = ["LoaderOptions", "LoaderPlan", "Planning", "Reason", "Rehearsed", "Split", "Workload", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) ->
     workers, prefetch, workers_reason, prefetch_reason, warnings = decide_workers(
         options, hardware, workload, start_method
     )
+    if workers and workload.reopened_files:
+        workers_reason = replace(workers_reason, text=f"{workers_reason.text}; {workload.reopened_files}")
     if workers == 0:
         set_by_user = f"you set {context!r}, but " if context_reason.source == "user" and context else ""
         context, context_reason = None, Reason("rule", f"{set_by_user}no worker processes are started")
@@ -111,6 +114,7 @@ def make_plan(options: LoaderOptions, hardware: Hardware, workload: Workload) ->
             "multiprocessing_context": context_reason,
         },
         warnings=warnings,
+        rehearsed=workload.rehearsed,
     )
 
 

@@ -286,8 +286,9 @@ def _tightest(fits: list[tuple[float, _Room]], prefetch: int) -> Cap:
 
 def _about_batch(pool: Pool) -> str:
     size = amount("shm", _batch_bytes(pool))
-    known = pool.batch_bytes is not None
-    return f"a batch is {size}" if known else f"a batch is assumed to be {size} (its size is not known)"
+    if pool.batch_bytes is None:
+        return f"a batch is assumed to be {size} (its size is not known)"
+    return f"a batch is {size}{' by a few samples that were tried' if 'batch_bytes' in pool.measured else ''}"
 
 
 def _of_ranks(ranks: int, terms: Iterable[str]) -> str:
@@ -297,10 +298,11 @@ def _of_ranks(ranks: int, terms: Iterable[str]) -> str:
 
 def _expected_words(name: Resource, pool: Pool) -> str:
     per_worker, per_batch = _unit(name, pool)
+    of = f"{_batches(pool)} x {_said(name, per_batch, pool, 'tensors_per_batch' if name == 'files' else 'batch_bytes')}"
     if name == "shm":
-        return f"{_batches(pool)} x {_said(name, per_batch, pool.batch_bytes)}"
-    each, of = (pool.worker_bytes, pool.batch_bytes) if name == "ram" else (0, pool.tensors_per_batch)
-    return f"{_workers(pool)} x {_said(name, per_worker, each)} + {_batches(pool)} x {_said(name, per_batch, of)}"
+        return of
+    each = _said(name, per_worker, pool, "worker_bytes") if name == "ram" else amount(name, per_worker)
+    return f"{_workers(pool)} x {each} + {of}"
 
 
 def _sure_words(name: Resource, pool: Pool) -> str:
@@ -320,8 +322,10 @@ def _batches(pool: Pool) -> str:
     return f"{pool.in_flight} batch{'es' * (pool.in_flight != 1)} under way"
 
 
-def _said(name: Resource, number: float, known: int | None) -> str:
-    return f"{amount(name, number)}{'' if known is not None else ' assumed'}"
+def _said(name: Resource, number: float, pool: Pool, field: str) -> str:
+    """A size, and where it comes from if it was not declared."""
+    origin = " assumed" if getattr(pool, field) is None else " measured" if field in pool.measured else ""
+    return f"{amount(name, number)}{origin}"
 
 
 def amount(name: Resource, number: float) -> str:

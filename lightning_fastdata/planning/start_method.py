@@ -6,18 +6,20 @@ looked for beforehand, by reading and pickling only.
 """
 
 import ast
+import functools
+import io
 import multiprocessing
 import os
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing import context
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import IO, Any
 
-__all__ = ["default_start_method", "fork_problem", "spawn_problem"]
+__all__ = ["default_start_method", "fork_problem", "pickles_beyond", "spawn_problem"]
 
 UNSAFE_UNDER_FORK = ("polars",)
 """Libraries that document that their thread pool deadlocks in a forked child (pola-rs/polars#17526)."""
@@ -37,19 +39,23 @@ def fork_problem() -> str | None:
     return f"{unsafe} is loaded, whose threads can deadlock in a forked worker" if unsafe else None
 
 
-def spawn_problem(sent: Mapping[str, Any], main: ModuleType | None = None) -> str | None:
+def spawn_problem(
+    sent: Mapping[str, Any], main: ModuleType | None = None, reduce: Callable[[Any], Any] | None = None
+) -> str | None:
     """Why workers could not start under spawn or forkserver.
 
     Args:
         sent: What a worker receives, by the name the user knows it under (``dataset``, ``collate_fn``, ...).
         main: The main module; None looks at ``sys.modules["__main__"]``.
+        reduce: The ``reducer_override`` of the pickler that will send it; None = it has none.
 
     Returns:
         A sentence fragment naming the cause (the attribute, if one does not pickle), or None.
     """
     main = main if main is not None else sys.modules.get("__main__")
     in_notebook = main is not None and getattr(main, "__file__", None) is None
-    return _main_problem(main) or _pickle_problem(sent, in_notebook)
+    checker = functools.partial(_Checker, in_notebook=in_notebook, reduce=reduce)
+    return _main_problem(main) or _pickle_problem(sent, checker)
 
 
 def _main_problem(main: ModuleType | None) -> str | None:
@@ -86,17 +92,17 @@ class _InNotebookError(Exception):
 class _Checker(pickle.Pickler):
     """Pickles; in a notebook it stops at whatever the notebook itself defines, however deep inside."""
 
-    def __init__(self, file: IO[bytes], in_notebook: bool) -> None:
+    def __init__(self, file: IO[bytes], in_notebook: bool, reduce: Callable[[Any], Any] | None) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         # What multiprocessing itself pickles with, but for tensors: its way would move them to shared memory.
         table = ForkingPickler(file).dispatch_table
         self.dispatch_table = {kind: how for kind, how in table.items() if not kind.__module__.startswith("torch")}
-        self.in_notebook = in_notebook
+        self.in_notebook, self.reduce = in_notebook, reduce
 
     def reducer_override(self, value: Any) -> Any:
         if self.in_notebook and isinstance(value, (type, FunctionType)) and value.__module__ == "__main__":
             raise _InNotebookError(value.__qualname__)
-        return NotImplemented
+        return NotImplemented if self.reduce is None else self.reduce(value)
 
 
 class _Spawning:
@@ -108,13 +114,13 @@ class _Spawning:
         return handle
 
 
-def _refusal(value: object, in_notebook: bool) -> str | None:
+def _refusal(value: object, checker: Callable[[IO[bytes]], _Checker], sink: Any = None) -> str | None:
     """Why ``value`` cannot travel to a worker, as the end of a sentence, or None."""
     spawning = context.get_spawning_popen()
     context.set_spawning_popen(_Spawning())  # type: ignore[arg-type]
     try:
         with open(os.devnull, "wb") as nowhere:  # a large dataset must not take its size in memory twice
-            _Checker(nowhere, in_notebook).dump(value)
+            checker(sink or nowhere).dump(value)
     except _InNotebookError as error:
         return f"({error}) is defined in a notebook, from where workers cannot import it"
     except Exception as error:  # a __reduce__ of the user's may raise anything
@@ -124,15 +130,49 @@ def _refusal(value: object, in_notebook: bool) -> str | None:
     return None
 
 
-def _pickle_problem(sent: Mapping[str, Any], in_notebook: bool) -> str | None:
+def pickles_beyond(value: object, most_bytes: int, reduce: Callable[[Any], Any] | None = None) -> bool:
+    """Whether a value takes more than so many bytes to travel to a worker; nothing is kept of it.
+
+    Args:
+        value: What a worker receives.
+        most_bytes: The bound (bytes).
+        reduce: As for ``spawn_problem``.
+
+    Returns:
+        True as soon as it does; False also for what cannot be pickled.
+    """
+    sink = _Counter(most_bytes)
+    _refusal(value, functools.partial(_Checker, in_notebook=False, reduce=reduce), sink)
+    return sink.bytes > most_bytes
+
+
+class _Counter(io.RawIOBase):
+    """Counts the bytes that are written, up to a bound."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.bytes, self.most_bytes = 0, most_bytes
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.bytes += (size := memoryview(data).nbytes)
+        if self.bytes > self.most_bytes:
+            raise OverflowError
+        return size
+
+
+def _pickle_problem(sent: Mapping[str, Any], checker: Callable[[IO[bytes]], _Checker]) -> str | None:
     for name, value in sent.items():
-        refusal = _refusal(value, in_notebook)
+        refusal = _refusal(value, checker)
         if refusal is not None:
-            return " ".join(_deepest(name, value, refusal, in_notebook))
+            return " ".join(_deepest(name, value, refusal, checker))
     return None
 
 
-def _deepest(name: str, value: object, refusal: str, in_notebook: bool, depth: int = 5) -> tuple[str, str]:
+def _deepest(
+    name: str, value: object, refusal: str, checker: Callable[[IO[bytes]], _Checker], depth: int = 5
+) -> tuple[str, str]:
     """Follow attributes and items to the innermost value that cannot travel."""
     if depth == 0:
         return name, refusal
@@ -144,7 +184,7 @@ def _deepest(name: str, value: object, refusal: str, in_notebook: bool, depth: i
     elif isinstance(value, (list, tuple)):
         inner.update({f"[{index}]": item for index, item in enumerate(value[:100])})
     for key, item in inner.items():
-        inner_refusal = _refusal(item, in_notebook)
+        inner_refusal = _refusal(item, checker)
         if inner_refusal is not None:
-            return _deepest(name + key, item, inner_refusal, in_notebook, depth - 1)
+            return _deepest(name + key, item, inner_refusal, checker, depth - 1)
     return name, refusal

@@ -6,7 +6,15 @@ from typing import NamedTuple
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware
-from lightning_fastdata.planning.options import PINNING_DEVICES, LoaderOptions, Pool, Reason, Workload, needs_workers
+from lightning_fastdata.planning.options import (
+    PINNING_DEVICES,
+    LoaderOptions,
+    Pool,
+    Reason,
+    Rehearsed,
+    Workload,
+    needs_workers,
+)
 from lightning_fastdata.planning.preflight import (
     FAILURE_MODES,
     FIXES,
@@ -28,6 +36,16 @@ MOST_AUTO_WORKERS = 16
 """Cap on what "auto" takes without a measurement: beyond it, start-up and memory cost more than they usually give."""
 BATCHES_IN_FLIGHT = 4
 """Fewest batches under way (workers x prefetch): at 70 % load the queue model of docs/plan.md gives 6 % stall."""
+HANDOVER_S = 0.4e-3
+"""What this process needs to take over a batch from a worker (s), where the rehearsal did not take less."""
+HANDOVER_TENSOR_S = 0.25e-3
+"""The same for each tensor in it (s); both from benchmarks/handing_over.py."""
+CHEAP_SHARE = 1.0
+"""Loading a batch here is cheap up to this share of the time of taking one over from a worker."""
+CHEAP_SHARE_IN_MEMORY = 4.0
+"""The same for data in memory: a worker would save a few milliseconds a step, for its start and a copy of the data."""
+UNEVEN = 4.0
+"""Times the limit for the quickest sample that the mean one may take (ratio): beyond it some samples are dear."""
 
 
 class WorkerChoice(NamedTuple):
@@ -83,14 +101,22 @@ def decide_workers(options: LoaderOptions, hardware: Hardware, workload: Workloa
                 fix='mend what is named above, or pass num_workers="auto" (it will take 0).',
             )
     if workers == 0:
-        return WorkerChoice(0, None, reason, NOTHING_AHEAD)
+        return _with_bound(WorkerChoice(0, None, reason, NOTHING_AHEAD), options, workload)
     prefetch, prefetch_reason = _decide_prefetch(options, workers)
     choice = WorkerChoice(workers, prefetch, reason, prefetch_reason)
     if options.num_workers == "auto":
         choice, lowered = _fit(choice, options, workload, _caps_of_auto(options, hardware, workload))
     else:
         choice, lowered = _fit_prefetch(choice, options, hardware, workload)
-    return _run_preflight(choice, options, hardware, workload, lowered)
+    return _with_bound(_run_preflight(choice, options, hardware, workload, lowered), options, workload)
+
+
+def _with_bound(choice: WorkerChoice, options: LoaderOptions, workload: Workload) -> WorkerChoice:
+    """The reason says where the look at the dataset ended, if it did not see everything."""
+    if options.num_workers != "auto" or workload.walk_stopped_at is None:
+        return choice
+    source, text = choice.workers_reason.source, choice.workers_reason.text
+    return choice._replace(workers_reason=Reason(source, f"{text} ({workload.walk_stopped_at})"))
 
 
 def _start_problem(workload: Workload, start_method: str) -> str | None:
@@ -109,6 +135,8 @@ def _auto_workers(hardware: Hardware, workload: Workload, problem: str | None) -
         return 0, Reason("rule", workload.worker_problem or STREAM)
     if workload.worker_problem:
         return 0, Reason("rule", workload.worker_problem)
+    if cheap := _cheap(workload):
+        return 0, Reason("measured", cheap)
     cpus = hardware.cpus_per_rank
     kept, kept_text = _kept_for_training(workload)
     spare = cpus - kept
@@ -122,6 +150,27 @@ def _auto_workers(hardware: Hardware, workload: Workload, problem: str | None) -
     if batches is not None and workers > batches:
         workers, reason = batches, Reason("rule", f"no more workers than the {batches} batches of this split")
     return workers, reason
+
+
+def _cheap(workload: Workload) -> str | None:
+    """Why loading here costs less than taking batches over from workers; None where it costs more, or is not known.
+
+    The quickest sample decides: the first ones of a new process are slower than those that follow.
+    """
+    tried, attribute = workload.rehearsed, workload.data_attribute
+    if tried is None or not workload.batch_size or tried.quickest_s is None or tried.sample_wall_s is None:
+        return None
+    rule_of_thumb = HANDOVER_S + HANDOVER_TENSOR_S * (tried.batch_tensors or 0)
+    transfer_s = rule_of_thumb if tried.transfer_s is None else min(tried.transfer_s, rule_of_thumb)
+    most_s = transfer_s * CHEAP_SHARE * (CHEAP_SHARE_IN_MEMORY if attribute else 1.0)
+    batch_s, mean_s = (workload.batch_size * sample_s for sample_s in (tried.quickest_s, tried.sample_wall_s))
+    if batch_s > most_s or mean_s > UNEVEN * most_s:
+        return None
+    where = f"the data is in memory ({attribute}) and cheap" if attribute else "the data is cheap"
+    return (
+        f"{where}: a batch takes about {1e3 * batch_s:.2g} ms here, "
+        f"and {1e3 * transfer_s:.2g} ms to take over from a worker"
+    )
 
 
 def _pool(spare: float, workload: Workload) -> tuple[int, str]:
@@ -211,13 +260,16 @@ def _caps_of_auto(options: LoaderOptions, hardware: Hardware, workload: Workload
 
 
 def _workers_of(options: LoaderOptions, workload: Workload, num_workers: int = 1, prefetch_factor: int = 1) -> Pool:
-    """Workers of a loader, and what they and their batches take."""
-    automatic = options.pin_memory == "auto"
+    """Workers of a loader, and what they and their batches take: what was declared, else what was tried."""
+    automatic, tried = options.pin_memory == "auto", workload.rehearsed or Rehearsed()
+    declared = {"batch_bytes": workload.batch_bytes, "tensors_per_batch": workload.tensors_per_batch}
+    measured = {"batch_bytes": tried.batch_bytes, "tensors_per_batch": tried.batch_tensors}
+    sizes = {name: measured[name] if size is None else size for name, size in declared.items()}
     return Pool(
         num_workers,
         prefetch_factor,
-        batch_bytes=workload.batch_bytes,
-        tensors_per_batch=workload.tensors_per_batch,
+        **sizes,
+        measured=tuple(name for name, size in sizes.items() if declared[name] is None and size is not None),
         worker_bytes=workload.worker_bytes,
         pin_memory=workload.device_type in PINNING_DEVICES if automatic else bool(options.pin_memory),
         batch_size=workload.batch_size,
@@ -254,11 +306,10 @@ def _fit_prefetch(
     choice: WorkerChoice, options: LoaderOptions, hardware: Hardware, workload: Workload
 ) -> tuple[WorkerChoice, set[Resource | None]]:
     """The user's workers are never lowered; an automatic prefetch is, where the size of a batch is known."""
-    if options.prefetch_factor != "auto" or workload.batch_bytes is None:
+    sizes = _workers_of(options, workload)
+    if options.prefetch_factor != "auto" or sizes.batch_bytes is None:
         return choice, set()
-    known = replace(
-        workload, worker_bytes=workload.worker_bytes or 0, tensors_per_batch=workload.tensors_per_batch or 0
-    )
+    known = replace(workload, worker_bytes=workload.worker_bytes or 0, tensors_per_batch=sizes.tensors_per_batch or 0)
     deepest = _caps_of_auto(options, hardware, known).prefetch(choice.num_workers)
     if choice.prefetch_factor is None or choice.prefetch_factor <= deepest.most:
         return choice, set()

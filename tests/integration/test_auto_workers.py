@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from datamodule_cases import quiet_trainer
+from handle_cases import ClosesOver, OpenedInInit, in_memory, write_files
 from lightning.pytorch import Callback, LightningModule
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 
 from lightning_fastdata import FastDataModule, auto_dataloader
+from lightning_fastdata.planning import workers as planning_workers
 
 pytestmark = [
     pytest.mark.slow,
@@ -419,6 +421,31 @@ def test_a_dataset_that_waits_gets_its_workers():
     assert loader.num_workers > 1
 
 
+class InMemory(Numbers):
+    """An array of one's own, and a transform that may take its time."""
+
+    def __init__(self, cost_s):
+        super().__init__(64)
+        self.values, self.cost_s = torch.arange(64.0), cost_s
+
+    def __getitem__(self, index):
+        until = time.perf_counter() + self.cost_s
+        while time.perf_counter() < until:
+            pass
+        return self.values[index : index + 1]
+
+
+@pytest.mark.parametrize(("cost_s", "workers"), [(0.0, 0), (0.01, 4)])
+def test_data_in_memory_gets_workers_for_what_is_done_with_it(monkeypatch, cost_s, workers):
+    """Indexing costs less than handing over; an expensive transform more. The plan has the figures of the trial."""
+    monkeypatch.setattr(planning_workers, "CHEAP_SHARE", 1.0)
+    model, plan = fit(InMemory(cost_s), max_epochs=1, limit_val_batches=0)
+    assert plan.num_workers == workers
+    assert (plan.rehearsed.samples, plan.rehearsed.batch_bytes, plan.rehearsed.batch_tensors) == (8, 16, 1)
+    assert ("the data is in memory (dataset.values) and cheap" in plan.reasons["num_workers"].text) == (workers == 0)
+    assert [int(value) for batch in model.epochs[0] for value in batch.flatten()] == list(range(64))
+
+
 class Lends(Callback):
     """Has another Trainer fit on the run's own loader, in the middle of an epoch."""
 
@@ -439,3 +466,55 @@ def test_a_loader_that_is_lent_goes_on(num_workers, persistent):
     assert [len(epoch) for epoch in model.epochs] == [6, 6]
     assert first_of_epochs(model) == [0, 0]
     assert [len(epoch) for epoch in lends.inner.epochs] == [2]
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+def test_files_that_were_opened_in_init_are_each_workers_own(start_method, tmp_path, monkeypatch):
+    """HDF5, zip and lmdb, in attributes, lists, dictionaries, slots: the right samples from workers that live on."""
+    monkeypatch.setenv("LIGHTNING_FASTDATA_NUM_CPUS", "3" if start_method == "spawn" else "6")
+    write_files(tmp_path)
+    dataset = OpenedInInit(tmp_path)
+    context = {"multiprocessing_context": start_method}
+    data = FastDataModule(Subset(dataset, range(32)), batch_size=4, seed=0, dataloader_kwargs=context)
+    model = Seen()
+    quiet_trainer(max_epochs=2).fit(model, datamodule=data)
+    reason = data.plans["train"].reasons["num_workers"].text
+    assert data.plans["train"].num_workers > 0
+    assert "dataset.dataset.file (and 5 more) is reopened in each worker" in reason
+    for epoch in model.epochs:
+        assert sorted(torch.cat(epoch).flatten().tolist()) == list(range(32))
+    assert dataset[7] == 7
+    dataset.close()
+
+
+def test_a_file_that_only_a_closure_knows(tmp_path):
+    """A forked worker gets a descriptor of its own under it; what starts otherwise could not import the closure."""
+    write_files(tmp_path)
+    dataset = ClosesOver(tmp_path)
+    model, plan = fit(dataset, max_epochs=2)
+    assert plan.num_workers > 0
+    assert [torch.cat(epoch).flatten().tolist() for epoch in model.epochs] == [list(range(32))] * 2
+    loader = auto_dataloader(dataset, batch_size=4, multiprocessing_context="forkserver")
+    assert loader.num_workers == 0
+    dataset.close()
+
+
+def test_a_users_workers_get_their_own_files_too(tmp_path):
+    """Without a warning, under which the samples would have been wrong; fork, where an archive's position is shared."""
+    write_files(tmp_path)
+    dataset = OpenedInInit(tmp_path)
+    loader = auto_dataloader(
+        dataset, batch_size=2, shuffle=False, num_workers=4, multiprocessing_context="fork", persistent_workers=False
+    )
+    assert [torch.cat(list(loader)).flatten().tolist() for _ in range(3)] == [list(range(32))] * 3
+    dataset.close()
+
+
+def test_a_file_in_memory_stays_here(tmp_path):
+    """There is no path to open."""
+    write_files(tmp_path)
+    dataset = Numbers()
+    dataset.archive = in_memory(tmp_path)
+    _, plan = fit(dataset)
+    assert plan.num_workers == 0
+    assert "dataset.archive is open (ZipFile)" in plan.reasons["num_workers"].text

@@ -142,7 +142,7 @@ def test_few_open_files(result):
     assert "raise ulimit -n" in found["ours"]["says"]
     auto = found["auto"]
     assert auto["seen"] == 200
-    assert auto["num_workers"] == (256 - found["open"]) // 2 // 12 < 16
+    assert auto["num_workers"] == (256 - found["open"]) // 2 // (8 + 8) < 16, "eight tensors, as the rehearsal counted"
     assert auto["prefetch_factor"] == 1
     assert "raise ulimit -n" in auto["reasons"]["num_workers"]
     assert "320 (80 workers x 4" in found["refused"]["what"]

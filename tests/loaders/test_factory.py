@@ -3,8 +3,10 @@
 import logging
 import types
 
+import numpy as np
 import pytest
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torch.utils.data.datapipes.iter import IterableWrapper
 
@@ -15,7 +17,9 @@ from lightning_fastdata.loaders.build import LoaderRequest
 from lightning_fastdata.loaders.factory import auto_dataloader, make_loader, resolve_seed
 from lightning_fastdata.loaders.samplers import EpochSampler
 from lightning_fastdata.loaders.sharding import SetShard
+from lightning_fastdata.loaders.state import hazards, worker_safety
 from lightning_fastdata.loaders.trainer_context import TrainerContext, trainer_context
+from lightning_fastdata.planning import workers
 
 # torch counts the CPUs of this machine, not those the tests pretend
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -205,13 +209,81 @@ def test_workers_live_on_only_where_they_serve_again(split, context, persistent)
 def test_pickling_is_tried_only_where_workers_are_spawned(monkeypatch):
     """A large dataset must not be pickled for a loader that forks, or has no workers."""
     tried = []
-    monkeypatch.setattr(factory, "spawn_problem", lambda parts: tried.append(sorted(parts)))
+    monkeypatch.setattr(factory, "spawn_problem", lambda parts, reduce=None: tried.append(sorted(parts)))
     monkeypatch.setattr(factory, "default_start_method", lambda: "fork")
     planned()
     planned(num_workers=0)
     assert tried == []
     planned(multiprocessing_context="spawn", collate_fn=len)
-    assert tried == [["collate_fn", "dataset", "worker_init_fn"]]
+    assert tried == [["collate_fn", "dataset"], ["worker_init_fn"]]
+
+
+class Rows(Dataset):
+    """Rows of an array."""
+
+    def __init__(self):
+        self.rows = np.zeros((100, 250), np.float32)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return torch.from_numpy(self.rows[index])
+
+
+def test_the_figures_of_the_rehearsal_are_in_the_plan(monkeypatch):
+    """The size of a batch of which nothing is declared, and what trying took."""
+    small = Hardware(cpu_limits=EIGHT.cpu_limits, shm_free_bytes=64_000)
+    monkeypatch.setattr(factory, "probe", lambda *, local_world_size=None: small)
+    plan = planned(Rows(), batch_size=8)
+    assert (plan.rehearsed.samples, plan.rehearsed.batch_bytes, plan.rehearsed.batch_tensors) == (8, 8000, 1)
+    assert 0 < plan.rehearsed.sample_cpu_s < plan.rehearsed.took_s
+    assert plan.num_workers * plan.prefetch_factor == 4
+    assert "by a few samples that were tried" in plan.reasons["num_workers"].text
+    assert "x 0.00763 MiB measured" in plan.warnings[0]
+    assert planned(num_workers=2).rehearsed is None, "nothing is tried for a number of the user's"
+
+
+def test_data_in_memory_stays_here_unless_its_samples_are_dear(monkeypatch):
+    """By its attributes and the rehearsal together."""
+    monkeypatch.setattr(workers, "CHEAP_SHARE", 1000.0)
+    plan = planned(Rows(), batch_size=4)
+    assert plan.num_workers == 0
+    assert "the data is in memory (dataset.rows) and cheap" in plan.reasons["num_workers"].text
+    assert plan.reasons["num_workers"].source == "measured"
+    monkeypatch.setattr(workers, "CHEAP_SHARE", 1e-9)
+    assert planned(Rows(), batch_size=4).num_workers == 6
+
+
+def test_where_the_look_at_the_dataset_ended_is_said(monkeypatch):
+    """Whether workers are taken or not; and it is looked at once."""
+    seen = []
+
+    def few(parts):
+        seen.append(parts)
+        return hazards.Survey(stopped_at="dataset.index.tree")
+
+    monkeypatch.setattr(worker_safety, "survey", few)
+    words = "not beyond dataset.index.tree"
+    assert words in planned().reasons["num_workers"].text
+    monkeypatch.setattr(workers, "CHEAP_SHARE", 1e9)
+    cheap = planned(Squares())
+    assert (cheap.num_workers, words in cheap.reasons["num_workers"].text) == (0, True)
+    assert len(seen) == 2
+
+
+def test_a_large_dataset_is_not_pickled_for_a_rehearsal(monkeypatch):
+    """Where processes are not forked each gets a copy: beyond a tenth of the free memory there are no workers."""
+    monkeypatch.setattr(factory, "rehearsed", lambda *arguments: pytest.fail("rehearsed"))
+    monkeypatch.setattr(factory, "spawn_problem", lambda parts, reduce=None: None)
+    roomy = Hardware(cpu_limits=EIGHT.cpu_limits, ram_available_bytes=2**36)
+    monkeypatch.setattr(factory, "probe", lambda *, local_world_size=None: roomy)
+    monkeypatch.setattr(factory, "PICKLED_SHARE", 90_000 / 2**36)
+    plan = planned(Rows(), multiprocessing_context="spawn")
+    assert plan.num_workers == 0
+    assert "under spawn the dataset is pickled for each worker" in plan.reasons["num_workers"].text
+    monkeypatch.setattr(factory, "rehearsed", lambda *arguments: None)
+    assert planned(Rows(), multiprocessing_context="fork").reasons["num_workers"].source == "hardware"
 
 
 # The loader
@@ -388,8 +460,8 @@ def test_no_stream_gets_workers_by_itself(kind, advice, monkeypatch):
 
 def test_messages_without_lightning(monkeypatch, caplog):
     """In a script that never imports it, its functions for rank 0 would raise an error."""
-    monkeypatch.delattr(factory.rank_zero_only, "rank", raising=False)
-    caplog.set_level(logging.INFO, "lightning_fastdata.loaders.factory")
+    monkeypatch.delattr(rank_zero_only, "rank", raising=False)
+    caplog.set_level(logging.INFO, "lightning_fastdata")
     with pytest.warns(UserWarning, match="Stream is an IterableDataset"):
         assert [batch.tolist() for batch in auto_dataloader(Stream(), batch_size=5, num_workers=0)][1:] == [
             [5, 6, 7, 8, 9]

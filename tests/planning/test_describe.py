@@ -2,6 +2,7 @@
 
 from lightning_fastdata.hardware.detect import Hardware, Limit
 from lightning_fastdata.planning.describe import plan_lines
+from lightning_fastdata.planning.options import Rehearsed
 from lightning_fastdata.planning.plan import LoaderOptions, Workload, make_plan
 
 
@@ -35,3 +36,15 @@ def test_the_users_own_values_are_marked():
     """Who decided can be seen at a glance."""
     marked = [line for line in lines(LoaderOptions(num_workers=3, pin_memory=False)) if line.endswith("[you]")]
     assert [line.split("=")[0].strip() for line in marked] == ["num_workers", "pin_memory"]
+
+
+def test_what_a_few_samples_took_is_a_line():
+    """Times, the size of a batch, and what trying cost."""
+    tried = Rehearsed(
+        samples=8, sample_wall_s=2e-3, sample_cpu_s=1e-3, batch_bytes=3 * 2**19, batch_tensors=1, took_s=0.06
+    )
+    assert lines(rehearsed=tried)[-1] == (
+        "  8 samples tried in 60 ms: 2 ms each (1 ms of CPU), a batch is 1.5 MiB in 1 tensor"
+    )
+    assert str(Rehearsed(samples=2, took_s=1.0)) == "2 samples tried in 1000 ms"
+    assert str(Rehearsed(samples=2, batch_bytes=512, batch_tensors=2)).endswith(", a batch is 0.5 KiB in 2 tensors")

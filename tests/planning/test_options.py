@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from lightning_fastdata.errors import FastDataError
-from lightning_fastdata.planning.options import FIELDS, LoaderOptions, LoaderPlan, Reason
+from lightning_fastdata.planning.options import FIELDS, LoaderOptions, LoaderPlan, Reason, Rehearsed
 
 REASONS = {name: Reason("rule", f"why {name}") for name in FIELDS}
 
@@ -86,6 +86,8 @@ def test_a_plan_survives_pickling_and_copying(again):
     """A DataModule with plans travels to the ranks of ddp_spawn."""
     assert again(plan()) == plan()
     assert again(plan()).reasons["pin_memory"] == REASONS["pin_memory"]
+    tried = plan(rehearsed=Rehearsed(samples=8, took_s=0.1), warnings=("near",))
+    assert again(tried) == tried
 
 
 def test_a_plan_is_written_as_plain_json():
@@ -93,6 +95,8 @@ def test_a_plan_is_written_as_plain_json():
     saved = json.loads(json.dumps(plan().to_dict()))
     assert saved["num_workers"] == {"value": 2, "source": "rule", "reason": "why num_workers"}
     assert list(saved) == list(FIELDS)
+    tried = json.loads(json.dumps(plan(rehearsed=Rehearsed(samples=8, took_s=0.1)).to_dict()))["rehearsed"]
+    assert (tried["value"], tried["source"], tried["took_s"]) == (8, "measured", 0.1)
 
 
 def test_a_reason_reads_as_a_sentence():

@@ -7,12 +7,13 @@ import textwrap
 import threading
 import types
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from lightning_fastdata.datamodules.splits import SplitView
-from lightning_fastdata.planning.start_method import fork_problem, spawn_problem
+from lightning_fastdata.planning.start_method import fork_problem, pickles_beyond, spawn_problem
 
 
 class Samples(Dataset):
@@ -168,6 +169,16 @@ def test_tensors_are_not_moved_by_the_check():
     data = torch.ones(1000)
     spawn_problem({"dataset": Samples(data=data)})
     assert not data.is_shared()
+
+
+def test_how_much_would_travel_is_counted_up_to_a_bound():
+    """Arrays, tensors and Python objects; what cannot be pickled at all is another finding."""
+    parts = Samples(
+        array=np.zeros(500_000), data=torch.ones(125_000), names=[f"{number:07d}" for number in range(10**5)]
+    )
+    assert pickles_beyond(parts, 5_400_000)
+    assert not pickles_beyond(parts, 7_000_000)
+    assert not pickles_beyond(Samples(function=lambda x: x), 10**6)
 
 
 # Fork and the default

@@ -8,7 +8,8 @@ import pytest
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, Limit
-from lightning_fastdata.planning.options import LoaderOptions, Pool, Workload
+from lightning_fastdata.planning import workers
+from lightning_fastdata.planning.options import LoaderOptions, Pool, Rehearsed, Workload
 from lightning_fastdata.planning.workers import decide_workers
 
 MIB, GIB = 2**20, 2**30
@@ -301,3 +302,95 @@ def test_nothing_automatic_goes_beyond_a_limit():
             assert ranks * pools * workers * (512 * MIB + prefetch * size) <= hardware.ram_available_bytes / 2
         if hardware.open_file_limit is not None:
             assert pools * workers * (8 + 4 * prefetch) <= hardware.open_file_limit / 2
+
+
+# What a rehearsal measured
+
+TRIED = Rehearsed(
+    samples=8,
+    sample_wall_s=20e-6,
+    sample_cpu_s=20e-6,
+    quickest_s=10e-6,
+    batch_bytes=8 * MIB,
+    batch_tensors=2,
+    transfer_s=1.2e-3,
+    took_s=0.05,
+)
+
+
+@pytest.fixture
+def cheap_rule(monkeypatch):
+    monkeypatch.setattr(workers, "CHEAP_SHARE", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "load", "words"),
+    [
+        ({}, {}, "the data is cheap: a batch takes about 0.32 ms here, and 0.9 ms to take over from a worker"),
+        ({"transfer_s": 0.4e-3}, {}, "0.32 ms here, and 0.4 ms"),
+        ({"transfer_s": 0.3e-3}, {}, None),
+        ({"transfer_s": None}, {}, "0.9 ms"),
+        ({"transfer_s": 50e-3, "quickest_s": 50e-6}, {}, None),
+        ({"batch_tensors": 12}, {"batch_size": 100}, "1.2 ms to take over"),
+        ({"quickest_s": 100e-6, "sample_wall_s": 110e-6}, {}, None),
+        ({"quickest_s": 100e-6, "sample_wall_s": 110e-6}, {"data_attribute": "dataset.x"}, "in memory (dataset.x)"),
+        ({"quickest_s": 200e-6, "sample_wall_s": 210e-6}, {"data_attribute": "dataset.x"}, None),
+        ({"sample_wall_s": 2e-3}, {}, None),
+        ({}, {"batch_size": 256}, None),
+        ({}, {"batch_size": None}, None),
+        ({"quickest_s": None, "sample_wall_s": None}, {}, None),
+    ],
+    ids=[
+        "cheaper than taking it over",
+        "on a fast machine",
+        "on a faster one",
+        "transfer not known",
+        "a transfer that was held up",
+        "many tensors",
+        "dear",
+        "in memory",
+        "in memory and dear",
+        "some are dear",
+        "large batches",
+        "batches of a sampler",
+        "not measured",
+    ],
+)
+def test_cheap_data_stays_here(cheap_rule, changes, load, words):
+    """Where a batch is loaded before another would be taken over; four times that for data in memory."""
+    choice = decide(rehearsed=replace(TRIED, **changes), **{"batch_size": 32, **load})
+    assert choice.num_workers == (6 if words is None else 0)
+    if words is not None:
+        assert words in choice.workers_reason.text
+        assert choice.workers_reason.source == "measured"
+
+
+def test_a_finding_and_the_users_wishes_come_before_cheapness(cheap_rule):
+    """The reason names what matters more; a prefetch_factor of the user's gets its worker."""
+    problem = decide(rehearsed=TRIED, batch_size=32, worker_problem="dataset.count changes")
+    assert problem.workers_reason.text == "dataset.count changes"
+    assert decide(options=LoaderOptions(prefetch_factor=3), rehearsed=TRIED, batch_size=32).num_workers == 1
+    assert decide(options=LoaderOptions(num_workers=5), rehearsed=TRIED, batch_size=32).num_workers == 5
+
+
+def test_measured_sizes_stand_in_for_assumed_ones():
+    """8 MiB by a few samples, against the 18 MiB that a batch of 32 images would be assumed to have."""
+    small = machine(8, shm_free_bytes=96 * MIB, open_file_limit=200, open_files=0)
+    choice = decide(small, rehearsed=TRIED, batch_size=32)
+    assert (choice.num_workers, choice.prefetch_factor) == (6, 1)
+    assert "a batch is 8 MiB by a few samples that were tried" in choice.prefetch_reason.text
+    assert any("6 batches under way x 8 MiB measured" in line for line in choice.warnings)
+    assert decide(small, batch_size=32).num_workers < 6
+    declared = decide(small, rehearsed=TRIED, batch_size=32, batch_bytes=4 * MIB, tensors_per_batch=0)
+    assert declared.prefetch_factor == 2
+    assert not any("measured" in line for line in declared.warnings)
+
+
+def test_a_bound_of_the_look_at_a_dataset_is_in_the_reason():
+    """Whoever decided."""
+    bound = "looked at 20,000 objects and 10 levels at most, not beyond dataset.tree"
+    for load in ({}, {"worker_problem": "dataset.count changes"}, {"samples": 2, "batch_size": 1}):
+        assert decide(walk_stopped_at=bound, **load).workers_reason.text.endswith(f"({bound})")
+    by_memory = decide(machine(8, shm_free_bytes=0), walk_stopped_at=bound)
+    assert (by_memory.num_workers, bound in by_memory.workers_reason.text) == (0, True)
+    assert decide(options=LoaderOptions(num_workers=5), walk_stopped_at=bound).workers_reason.text == "set by you"

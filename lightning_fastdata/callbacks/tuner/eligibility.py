@@ -16,7 +16,7 @@ from torch.utils.data import (
 
 from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
-from lightning_fastdata.loaders.state.worker_safety import changes_by_loading, visible_problem
+from lightning_fastdata.loaders.state.worker_safety import looked_at, rehearsed
 from lightning_fastdata.loaders.trainer_context import iter_loaders
 from lightning_fastdata.planning.start_method import default_start_method
 
@@ -29,6 +29,8 @@ __all__ = [
     "training_loader",
 ]
 
+TUNER_S = 1.0
+"""The longest rehearsal within a run (s): tuning as a whole is to take no more than ten."""
 FEWEST_BATCHES = 60
 """A shorter run ends before anything could be measured, changed and verified (count)."""
 # They draw what they need when a pass begins, however many workers there are.
@@ -90,14 +92,29 @@ def reason_untunable(loader: Any) -> str | None:
         "worker_init_fn": loader.worker_init_fn,
         "batch_size": loader.batch_size,
     }
-    problem = visible_problem(loader.dataset, arguments) or changes_by_loading(
-        loader.dataset, arguments, traits, default_start_method()
-    )
+    context = loader.multiprocessing_context
+    method = default_start_method() if context is None else context.get_start_method()
+    seen = looked_at(loader.dataset, arguments, method if isinstance(loader, ResumableDataLoader) else None)
+    problem = seen.against_workers or _changes_by_loading(loader, arguments)
     if problem is not None:
         return problem
     if batch_size_of(loader) is None:
         return "its batch sampler does not say how large a batch is (batch_size)"
     return None
+
+
+def _changes_by_loading(loader: DataLoader[Any], arguments: dict[str, Any]) -> str | None:
+    """What the rehearsal says against workers, where samples could be loaded: the tuner's own probe sees every failure.
+
+    That of the loader's plan is asked, where there was one. It decides nothing else here: the tuner's model also needs
+    how batches vary, what a worker's memory and start take, and whether the machine is busy, hence whole batches.
+    """
+    planning = getattr(loader, "planning", None)
+    if planning is not None and planning.workload.rehearsed is not None:
+        problem: str | None = planning.workload.worker_problem
+        return problem
+    found = rehearsed(loader.dataset, arguments, traits_of(loader.dataset), default_start_method(), TUNER_S)
+    return f"{found.problem}; {found.remedy}" if found is not None and found.samples and found.problem else None
 
 
 def batch_size_of(loader: DataLoader[Any]) -> int | None:

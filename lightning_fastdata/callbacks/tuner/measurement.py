@@ -7,21 +7,22 @@ import os
 import signal
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from lightning_fastdata.callbacks.tuner.throughput_model import Setting
 from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, Source, requests_for, trial_loader
 from lightning_fastdata.compat.torch_internals import stop_workers
 from lightning_fastdata.hardware.pressure import PressureReading, ProcessUsage, contention, private_bytes
+from lightning_fastdata.loaders.footprint import sizes_of
 from lightning_fastdata.loaders.seeded_dataset import SeededDataset, WorkerOutput
+from lightning_fastdata.loaders.state.handles import OwnDescriptors
 from lightning_fastdata.results.tuning import Probe, Trial
 
-__all__ = ["UnmeasuredError", "probe_undisturbed", "probe_worker", "run_inline", "run_trial", "sizes_of"]
+__all__ = ["UnmeasuredError", "probe_undisturbed", "probe_worker", "run_inline", "run_trial"]
 
 PROBE_BATCHES = 8
 """Batches that a probe takes at most, after the first one (count)."""
@@ -193,31 +194,6 @@ def _in_words(error: Exception, who: str) -> str:
     return f"loading raised {type(error).__name__}: {last}".removesuffix(": ")
 
 
-def sizes_of(batch: Any) -> tuple[int, int]:
-    """How large a batch is.
-
-    Args:
-        batch: Tensors and arrays in any nesting of mappings, sequences and objects with attributes.
-
-    Returns:
-        Bytes, and tensors (count). What is neither tensor nor array counts nothing.
-    """
-    if isinstance(batch, torch.Tensor):
-        return batch.element_size() * batch.numel(), 1
-    if isinstance(batch, np.ndarray):
-        return batch.nbytes, 0
-    if isinstance(batch, (bytes, bytearray)):
-        return len(batch), 0
-    if isinstance(batch, Mapping):
-        parts: Any = batch.values()
-    elif isinstance(batch, (list, tuple)):
-        parts = batch
-    else:
-        parts = [value for value in getattr(batch, "__dict__", {}).values() if isinstance(value, torch.Tensor)]
-    sizes = [sizes_of(part) for part in parts]
-    return sum(size for size, _ in sizes), sum(count for _, count in sizes)
-
-
 def run_trial(
     source: Source,
     fresh: FreshIndices,
@@ -276,8 +252,10 @@ def run_inline(source: Source, fresh: FreshIndices, *, step_s: float, budget_s: 
     trial = Trial(0, None, step_s=None, predicted_step_s=None)
     context: Any = multiprocessing.get_context(_method(source.loader.multiprocessing_context))
     here, there = context.Pipe(duplex=False)
+    samples = source.samples()
+    files = OwnDescriptors.of(samples, context.get_start_method())
     child = context.Process(
-        target=_inline_child, args=(there, source.samples(), source.batch_size, fresh, step_s, budget_s), daemon=True
+        target=_inline_child, args=(there, samples, files, source.batch_size, fresh, step_s, budget_s), daemon=True
     )
     try:
         child.start()
@@ -305,11 +283,19 @@ def _method(context: Any) -> str | None:
 
 
 def _inline_child(
-    pipe: Any, samples: SeededDataset, batch_size: int, fresh: FreshIndices, step_s: float, budget_s: float
+    pipe: Any,
+    samples: SeededDataset,
+    files: OwnDescriptors | None,
+    batch_size: int,
+    fresh: FreshIndices,
+    step_s: float,
+    budget_s: float,
 ) -> None:
     """Run in the child: a forked process must not use the thread pool that its parent had."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     torch.set_num_threads(1)
+    if files is not None:
+        files(0)
     batches = (samples[request] for request in requests_for(batch_size, fresh))
     ends = time.perf_counter() + budget_s
     try:

@@ -5,6 +5,7 @@ import functools
 import io
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections import deque
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import process
+from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -24,9 +26,21 @@ from types import (
 )
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+
 from lightning_fastdata.loaders.state.libraries import is_library
 
-__all__ = ["AttributeWalk", "Visited", "instance_attributes", "is_a", "is_of_library", "is_plain", "kinds_of"]
+__all__ = [
+    "AttributeWalk",
+    "Visited",
+    "file_library",
+    "instance_attributes",
+    "is_a",
+    "is_of_library",
+    "is_plain",
+    "kinds_of",
+]
 
 DEPTH = 10
 """Attributes of attributes that are followed (count). Compositions of transforms in real projects are 3 to 6 deep."""
@@ -55,6 +69,10 @@ SEQUENCES = (list, tuple, set, frozenset, deque)
 MAPPINGS = (dict, MappingProxyType)
 CLOSED = (logging.Logger, logging.Handler, threading.Thread, threading.Condition, io.IOBase, process.BaseProcess)
 """Types of the standard library whose attributes are not the user's."""
+OF_LIBRARIES = {"File": "h5py", "Group": "h5py", "Dataset": "h5py", "ZipFile": "zipfile", "Environment": "lmdb"}
+"""Classes of open files whose attributes are not the user's, and the library that has the class by this name."""
+LEAVES = (np.ndarray, np.generic, torch.Tensor, PurePath)
+"""Beside plain values, what holds none of the objects that are looked for."""
 
 
 class Visited(NamedTuple):
@@ -81,6 +99,8 @@ class AttributeWalk:
     """Attributes of attributes that are followed (count)."""
     most: int = MOST_OBJECTS
     """Objects that are looked at (count)."""
+    complete: bool = False
+    """Whether every item of a long container is looked at, unless all of them are plain."""
     stopped_at: str | None = None
     """The first attribute that was not followed any more, after the walk; None = everything was seen."""
 
@@ -97,7 +117,8 @@ class AttributeWalk:
             seen[id(visited.value)] = visited.value
             yield visited
             if depth < self.depth:
-                waiting.extend((Visited(visited.path + step, held), depth + 1) for step, held in held_by(visited.value))
+                inner = held_by(visited.value, complete=self.complete)
+                waiting.extend((Visited(visited.path + step, held), depth + 1) for step, held in inner)
             elif self.stopped_at is None and any(not is_plain(held) for _, held in held_by(visited.value)):
                 self.stopped_at = visited.path
 
@@ -117,13 +138,20 @@ def kinds_of(value: Any) -> set[tuple[str, str]]:
     return {(str(kind.__module__).partition(".")[0], kind.__name__) for kind in type(value).__mro__}
 
 
-def held_by(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a value holds directly: the step to it, and it."""
+def file_library(value: Any) -> str | None:
+    """The library of an object that is exactly of one of ``OF_LIBRARIES``; imports nothing."""
+    name = type(value).__name__
+    library = OF_LIBRARIES.get(name)
+    return library if library and type(value) is getattr(sys.modules.get(library), name, None) else None
+
+
+def held_by(value: Any, *, complete: bool = False) -> Iterator[tuple[str, Any]]:
+    """What a value holds directly: the step to it, and it. Of a long container the first items, unless ``complete``."""
     if is_a(value, SEQUENCES):
-        yield from _items(value)
+        yield from _items(value, complete)
         yield from instance_attributes(value)
     elif is_a(value, MAPPINGS):
-        yield from _entries(value)
+        yield from _entries(value, complete)
         yield from instance_attributes(value)
     elif is_a(value, FunctionType):
         yield from _of_function(value)
@@ -160,7 +188,7 @@ def instance_attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _of_instance(value: Any) -> Iterator[tuple[str, Any]]:
     kind = type(value)
-    if is_a(value, CLOSED):
+    if is_a(value, CLOSED) or file_library(value) is not None:
         return  # what it is counts, not what it is made of
     yield from instance_attributes(value)
     yield f" ({kind.__name__})", kind
@@ -219,7 +247,7 @@ def _of_method(method: MethodType) -> Iterator[tuple[str, Any]]:
     A collate function that is a method of a DataModule is the usual case: it reaches the Trainer only where it says so.
     """
     yield "", method.__func__
-    if not is_a(method.__func__, FunctionType):
+    if not is_a(method.__func__, FunctionType) or file_library(method.__self__) is not None:
         yield ".__self__", method.__self__
         return
     owner, waiting, names = method.__self__, [method.__func__.__code__], set[str]()
@@ -244,20 +272,38 @@ def names_in(code: CodeType) -> set[str]:
     return set(code.co_names).union(*(names_in(one) for one in inner))
 
 
-def _items(values: Any) -> Iterator[tuple[str, Any]]:
+def _items(values: Any, complete: bool) -> Iterator[tuple[str, Any]]:
     iterate = next(kind.__iter__ for kind in SEQUENCES if is_a(values, kind))  # not a subclass's own
-    for place, item in enumerate(islice(iterate(values), FEW_ITEMS)):
+    few = FEW_ITEMS
+    if complete and _length(values) > few and not _are_plain(list(iterate(values))):
+        few = MOST_OBJECTS + 1
+    for place, item in enumerate(islice(iterate(values), few)):
         yield f"[{place}]", item
-    if _length(values) > FEW_ITEMS:
+    if _length(values) > few:
         yield from _one_of_each(iterate(values))
 
 
-def _entries(values: Any) -> Iterator[tuple[str, Any]]:
+def _entries(values: Any, complete: bool) -> Iterator[tuple[str, Any]]:
     items = values.items() if is_a(values, MappingProxyType) else dict.items(values)
-    for key, item in islice(list(items) if len(items) <= FEW_ITEMS else items, FEW_ITEMS):
+    few = FEW_ITEMS
+    if complete and len(items) > few and not _are_plain([item for _, item in items]):
+        few = MOST_OBJECTS + 1
+    for key, item in islice(list(items) if len(items) <= few else items, few):
         yield f"[{key!r}]" if is_plain(key) else f"[a {type(key).__name__}]", item
-    if len(items) > FEW_ITEMS:
+    if len(items) > few:
         yield from _one_of_each(item for _, item in items)
+
+
+def _are_plain(values: list[Any], depth: int = 4) -> bool:
+    """Whether items hold nothing: plain values, arrays, paths, and lists, tuples and dictionaries of such."""
+    kinds = set(map(type, values))
+    others = {kind for kind in kinds if kind not in PLAIN and not issubclass(kind, LEAVES)}
+    if not others:
+        return True
+    if depth == 0 or not others <= {list, tuple, dict}:
+        return False
+    rows = [item.values() if type(item) is dict else item for item in values if type(item) in others]
+    return _are_plain(list(chain.from_iterable(rows)), depth - 1)
 
 
 def _one_of_each(values: Iterable[Any]) -> Iterator[tuple[str, Any]]:

@@ -16,12 +16,14 @@ import torch
 from lightning_fastdata.loaders.state.attributes import (
     AttributeWalk,
     Visited,
+    file_library,
     instance_attributes,
     is_a,
     is_of_library,
     kinds_of,
     names_in,
 )
+from lightning_fastdata.loaders.state.handles import is_harmless, may_reopen
 
 __all__ = ["Hazard", "Survey", "survey"]
 
@@ -43,11 +45,12 @@ CLIENTS = {
 }
 """Connections: two processes that were forked from one would talk over the same socket."""
 HANDLES = {
-    *(("h5py", "HLObject"), ("lmdb", "Environment"), ("sqlite3", "Connection"), ("zipfile", "ZipFile")),
+    *(("h5py", "HLObject"), ("sqlite3", "Connection"), ("zipfile", "ZipFile")),
     *(("tempfile", "_TemporaryFileWrapper"), ("codecs", "StreamReaderWriter"), ("shelve", "Shelf")),
     *(("tarfile", "TarFile"), ("netCDF4", "Dataset"), ("rasterio", "DatasetBase")),
 }
 """Open files that are not Python's own file objects."""
+OPEN_LATER = "open it at the first __getitem__ instead"
 SHARED = {
     ("multiprocessing", name)
     for name in (
@@ -95,6 +98,8 @@ class Survey:
     """Containers of very many Python objects, which every worker comes to copy."""
     stopped_at: str | None = None
     """The first attribute that was not looked at any more; None = everything was seen."""
+    reopened_files: tuple[str, ...] = ()
+    """Open files of which each worker gets its own."""
 
     @property
     def against_workers(self) -> str | None:
@@ -107,28 +112,56 @@ class Survey:
         first = {hazard.what: hazard for hazard in reversed(self.hazards)}
         return tuple(f"{one}; {one.remedy}" for one in self.hazards if first[one.what] is one)
 
+    @property
+    def reopened_in_words(self) -> str | None:
+        """Those files, a sentence fragment: "dataset.file is reopened in each worker"; None where there are none."""
+        more = f" (and {len(self.reopened_files) - 1} more)" if len(self.reopened_files) > 1 else ""
+        return f"{self.reopened_files[0]}{more} is reopened in each worker" if self.reopened_files else None
 
-def survey(parts: Mapping[str, Any]) -> Survey:
+
+def survey(parts: Mapping[str, Any], start_method: str | None = None) -> Survey:
     """Look at everything that a worker would receive. None of its code runs.
 
     Args:
         parts: The dataset, and what else a worker gets (``collate_fn``, ``worker_init_fn``, ``sampler``), by name.
+        start_method: How workers of a loader of this package are started, which reopens files in them; None = of a
+            loader that does not.
 
     Returns:
         What was found.
     """
-    walk = AttributeWalk({name: part for name, part in parts.items() if part is not None})
-    hazards, large = [], []
+    parts = {name: part for name, part in parts.items() if part is not None}
+    walk = AttributeWalk(parts)
+    hazards, large, opened = [], [], []
     if _is_debugged():
         hazards.append(Hazard("this program", "runs in a debugger", "a worker process would not stop for it"))
     ours: set[int] = set()  # tensors through which this package's own workers tell something back
     for visited in walk:
+        if _gets_own(visited, start_method):
+            opened.append(visited.path)
+            continue
         if str(type(visited.value).__module__).partition(".")[0] == __name__.partition(".")[0]:
             ours |= {id(held) for _, held in instance_attributes(visited.value)}
         found = [hazard for look in DETECTORS if (hazard := look(visited)) is not None][:1]
         hazards += [hazard for hazard in found if hazard.what != SHARED_TENSOR or id(visited.value) not in ours]
         large += _large(visited)
-    return Survey(tuple(hazards), tuple(large), walk.stopped_at)
+    if opened and not hazards:  # then it matters that none is left out
+        whole = AttributeWalk(parts, complete=True)
+        files = [visited for visited in whole if file_library(visited.value) is not None]
+        opened = [visited.path for visited in files if _gets_own(visited, start_method)] or opened
+        hazards += [shut for visited in files if visited.path not in opened and (shut := _handle(visited))]
+        if whole.stopped_at is not None:
+            remedy = f"{OPEN_LATER}, or let the dataset hold fewer objects"
+            hazards.append(
+                Hazard(opened[0], f"is open, and there may be more such files in {whole.stopped_at}", remedy)
+            )
+    return Survey(tuple(hazards), tuple(large), walk.stopped_at, tuple(opened))
+
+
+def _gets_own(visited: Visited, start_method: str | None) -> bool:
+    """Whether each worker gets its own of an open file: of what it is sent, and not of a sampler."""
+    sent = visited.path.startswith(("dataset", "collate_fn"))
+    return start_method is not None and sent and may_reopen(visited.value, start_method)
 
 
 def _is_debugged() -> bool:
@@ -189,8 +222,10 @@ def _handle(visited: Visited) -> Hazard | None:
         if is_a(value, (io.BytesIO, io.StringIO)) or _is_closed(value) or _is_standard(value):
             return None
         return Hazard(visited.path, "is an open file", "open it in __getitem__, where each worker has one of its own")
-    if kinds_of(value) & HANDLES:
-        return Hazard(visited.path, f"is open ({type(value).__name__})", "open it at the first __getitem__ instead")
+    library = file_library(value)
+    if (library is None and kinds_of(value) & HANDLES) or (library is not None and not is_harmless(value)):
+        remedy = f"pass readonly=True, lock=False, or {OPEN_LATER}" if library == "lmdb" else OPEN_LATER
+        return Hazard(visited.path, f"is open ({type(value).__name__})", remedy)
     return None
 
 

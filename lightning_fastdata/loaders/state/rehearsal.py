@@ -10,8 +10,8 @@ import io
 import itertools
 import multiprocessing
 import os
-import random
 import signal
+import statistics
 import tempfile
 import time
 import traceback
@@ -21,14 +21,16 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.multiprocessing  # its reducers send tensors through shared memory, as workers do
 
 from lightning_fastdata.compat.torch_internals import pretend_worker
+from lightning_fastdata.loaders.footprint import sizes_of
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 from lightning_fastdata.loaders.state.file_positions import FilePositions
+from lightning_fastdata.loaders.state.handles import CarriesFiles, OwnDescriptors
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
+from lightning_fastdata.planning.options import Rehearsed
 
 __all__ = ["LONGEST_S", "Rehearsal", "RehearsalSetup", "rehearse", "spread_indices"]
 
@@ -51,31 +53,17 @@ WAITING_FILES = ("threading.py", "queue.py", "concurrent/futures", "multiprocess
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """What one child process found when it loaded samples as a worker would."""
+class Rehearsal(Rehearsed):
+    """What one child process found when it loaded samples as a worker would, beside what that took."""
 
     problem: str | None = None
     """Why workers would not give what this process gives, a sentence fragment; None = nothing was found."""
     remedy: str = ""
     """What to do about it."""
-    samples: int = 0
-    """Samples that were loaded (count)."""
-    sample_wall_s: float | None = None
-    """Time a sample took (s); None where it did not come to that."""
-    sample_cpu_s: float | None = None
-    """CPU time a sample took in the child (s)."""
-    batch_bytes: int | None = None
-    """Memory of the tensors of the batch that was sent (bytes)."""
-    batch_tensors: int | None = None
-    """Tensors in it (count)."""
-    uses_global_rng: bool = True
-    """Whether a global random generator was drawn from."""
-    took_s: float = 0.0
-    """Time of the whole rehearsal (s)."""
 
 
 @dataclass(frozen=True)
-class RehearsalSetup:
+class RehearsalSetup(CarriesFiles):
     """What the child is given."""
 
     loading: SeededDataset
@@ -95,6 +83,8 @@ class RehearsalSetup:
     worker_init_fn: Callable[[int], Any] | None
     stack_file: str = ""
     longest_s: float = LONGEST_S
+    files: OwnDescriptors | None = None
+    """Gives the child its own of the files that this process has open."""
 
 
 def spread_indices(length: int) -> list[int]:
@@ -132,7 +122,9 @@ def rehearse(
     """
     began = clock()
     with FilePositions(start_method) as positions, tempfile.NamedTemporaryFile(prefix="lightning_fastdata_") as stack:
-        setup = replace(setup, stack_file=stack.name, longest_s=longest_s)
+        held = (setup.dataset, setup.collate_fn)
+        files = OwnDescriptors.of(held, start_method)
+        setup = replace(setup, stack_file=stack.name, longest_s=longest_s, files=files)
         found = _in_child(setup, start_method, clock, log)
     if positions.moved:
         path = positions.moved[0]
@@ -189,13 +181,14 @@ def _answer_of(
             logged = True
             log("trying a few samples in a worker process, which decides whether workers are taken")
     try:
+        received = clock()
         answer: Rehearsal = ForkingPickler.loads(answers.recv_bytes())[0]
+        return replace(answer, transfer_s=clock() - received)
     except EOFError:
         child.join(1.0)
         return Rehearsal(f"loading a sample ended the process ({_exit_in_words(child.exitcode)})", NO_WORKERS)
     except Exception as error:  # the batch does not come out of the pipe
         return Rehearsal(f"a batch does not arrive from a worker ({_in_words(error)})", CROSS)
-    return answer
 
 
 CROSS = "return tensors, arrays and numbers, detached; num_workers=0 hands on anything"
@@ -228,52 +221,69 @@ RAISES = "with no workers the error comes where the sample is read, of its own t
 
 
 def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
+    if setup.files is not None:
+        setup.files(0)
     if setup.worker_init_fn is not None:
         setup.worker_init_fn(0)
-    on_cuda, drawn = _uses_cuda(), _generators()
+    on_cuda = _uses_cuda()
     samples: list[Any] = []
-    pictures, wall, cpu = [_picture(setup)], 0.0, 0.0
+    walls: list[float] = []
+    cpus: list[float] = []
+    pictures = [_picture(setup)]
     for number, key in enumerate(_keys(setup)):
         began, began_cpu = time.perf_counter(), time.process_time()
         samples.append(setup.loading[BatchRequest(0, 0, number, [key], None)].batch)
-        wall, cpu = wall + time.perf_counter() - began, cpu + time.process_time() - began_cpu
+        walls.append(time.perf_counter() - began)
+        cpus.append(time.process_time() - began_cpu)
         if number < FEWEST_SAMPLES:
             pictures.append(_picture(setup))
-        elif wall > LONG_ENOUGH_S:
+        elif sum(walls) > LONG_ENOUGH_S:
             break
     pictures.append(_picture(setup))
-    count = max(1, len(samples))
     found = Rehearsal(
         samples=len(samples),
-        sample_wall_s=wall / count,
-        sample_cpu_s=cpu / count,
-        uses_global_rng=_generators() != drawn,
+        sample_wall_s=statistics.mean(walls[1:] or walls or [0.0]),
+        sample_cpu_s=statistics.mean(cpus[1:] or cpus or [0.0]),
+        quickest_s=min(walls, default=None),
     )
     if changes := goes_on_changing(pictures):
         what = f"{changes[0]} changes with every sample that is loaded, and workers would change copies of it"
         return replace(found, problem=what, remedy=f"num_workers=4 if {changes[0]} is not needed"), None
-    batch = _collated(setup, samples)
-    tensors = list(_tensors(batch))
-    if any(one.device.type != "cpu" for one in tensors) or (_uses_cuda() and not on_cuda):
+    batch, collated = _collated(setup, samples)
+    if any(one.device.type != "cpu" for one in _tensors(batch)) or (_uses_cuda() and not on_cuda):
         return replace(found, problem="samples lie on an accelerator", remedy="load them on the CPU"), None
-    batch_bytes = sum(one.nelement() * one.element_size() for one in tensors)
-    return replace(found, batch_bytes=batch_bytes, batch_tensors=len(tensors)), batch
+    batch_bytes, tensors = _whole_sizes(setup, samples, batch, collated)
+    return replace(found, batch_bytes=batch_bytes, batch_tensors=tensors), batch
+
+
+def _whole_sizes(setup: RehearsalSetup, samples: list[Any], batch: Any, collated: int) -> tuple[int | None, int | None]:
+    """Bytes and tensors of a whole batch; None where nothing is seen of it, or a sampler decides how large it is."""
+    batch_bytes, tensors = sizes_of(batch)
+    if not batch_bytes or setup.samples_in_batches:
+        return None, None
+    size, more = setup.batch_size or collated, 0.0
+    if setup.collate_fn is not None and 1 < collated < size:  # lists of samples have more tensors the longer they are
+        try:
+            more = (tensors - sizes_of(setup.collate_fn(samples[:1]))[1]) / (collated - 1)
+        except Exception:
+            return batch_bytes * size // collated, None
+    return batch_bytes * size // collated, tensors + round(more * (size - collated))
 
 
 def _uses_cuda() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
-def _collated(setup: RehearsalSetup, samples: list[Any]) -> Any:
-    """The samples as a batch; a collate function may refuse one that is smaller than a real one."""
+def _collated(setup: RehearsalSetup, samples: list[Any]) -> tuple[Any, int]:
+    """The samples as a batch, and how many; a collate function may refuse one that is smaller than a real one."""
     if setup.collate_fn is None:
-        return samples[-1:]
+        return samples[-1:], 1
     if setup.batch_size is None or len(samples) >= setup.batch_size:
-        return setup.collate_fn(samples[: setup.batch_size])
+        return setup.collate_fn(samples[: setup.batch_size]), len(samples[: setup.batch_size])
     try:
-        return setup.collate_fn(samples)
+        return setup.collate_fn(samples), len(samples)
     except Exception:
-        return None
+        return None, 1
 
 
 def _keys(setup: RehearsalSetup) -> list[Any]:
@@ -304,11 +314,6 @@ def goes_on_changing(pictures: Sequence[Snapshot]) -> tuple[str, ...]:
     for before, after in itertools.pairwise(pictures[1:]):
         changed += [path for path in changed_between(before, after) if path not in changed]
     return tuple(changed)
-
-
-def _generators() -> tuple[Any, ...]:
-    drawn: Any = np.random.get_state()
-    return random.getstate(), drawn[1].tobytes(), drawn[2], torch.get_rng_state().numpy().tobytes()
 
 
 def _tensors(value: Any, depth: int = 6) -> Iterator[torch.Tensor]:

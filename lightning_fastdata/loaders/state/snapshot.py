@@ -39,11 +39,13 @@ from lightning_fastdata.loaders.state.attributes import (
     PLAIN,
     SEQUENCES,
     AttributeWalk,
+    file_library,
     held_by,
     instance_attributes,
     is_a,
     is_plain,
 )
+from lightning_fastdata.loaders.state.handles import handle_of
 
 __all__ = ["Snapshot", "changed_between", "take_snapshot"]
 
@@ -163,6 +165,9 @@ def _content(value: Any) -> Any:
         return hash(random.Random.getstate(value)) if type(value) is random.Random else None
     if is_a(value, GENERATORS):
         return _of_generator(value)
+    if file_library(value) is not None:  # a file for reading is what its path leads to, whichever process opened it
+        handle = handle_of(value)
+        return None if handle is None else (handle.library, handle.inode, handle.version, handle.name)
     if is_a(value, np.generic):
         return value.dtype.str, value.tobytes()
     if is_a(value, BY_TEXT):

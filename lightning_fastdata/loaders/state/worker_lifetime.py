@@ -1,17 +1,15 @@
 """Whether the workers of one pass may serve the next one: only while their copy of the dataset is still the same."""
 
-import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
-
+from lightning_fastdata.compat.rank_zero import log_rank_zero
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
 
-__all__ = ["WorkerLifetime", "part_that_hides", "rank_zero_log"]
+__all__ = ["WorkerLifetime", "part_that_hides"]
 
 WORTH_SHARE = 1 / 3
 """Share of a start of workers that looking for changes may take: it is done before each pass, and saves one start."""
@@ -49,7 +47,7 @@ class WorkerLifetime:
             for value in (options and options.persistent_workers, options and options.num_workers)
         )
         parts = {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
-        return cls(parts, automatic, rank_zero_log, took_workers)
+        return cls(parts, automatic, log_rank_zero, took_workers)
 
     def may_keep(self, wanted: bool = True) -> bool:
         """Whether workers that are about to start may serve further passes; remembers what they get.
@@ -136,11 +134,3 @@ def _look_at(parts: Mapping[str, Any], **options: bool) -> Snapshot:
         return take_snapshot(parts, **options)
     except Exception as error:  # a proxy, a container that another thread changes
         return Snapshot({}, f"the dataset ({type(error).__name__}: {error})")
-
-
-def rank_zero_log(text: str) -> None:
-    """Log a line on rank 0, through Lightning's own messages where Lightning is imported."""
-    if getattr(rank_zero_only, "rank", None) is None:
-        logging.getLogger(__name__).info(text)
-    else:
-        rank_zero_info(text)

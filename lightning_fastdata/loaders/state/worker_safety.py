@@ -9,53 +9,44 @@ from typing import Any
 
 from torch.utils.data import default_collate, default_convert
 
+from lightning_fastdata.compat.rank_zero import log_rank_zero
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits
 from lightning_fastdata.loaders.seeded_dataset import SeededDataset
-from lightning_fastdata.loaders.state.hazards import survey
+from lightning_fastdata.loaders.state.hazards import Hazard, Survey, survey
 from lightning_fastdata.loaders.state.known import unknown_part
 from lightning_fastdata.loaders.state.rehearsal import LONGEST_S, Rehearsal, RehearsalSetup, rehearse
-from lightning_fastdata.loaders.state.worker_lifetime import rank_zero_log
 
-__all__ = ["changes_by_loading", "large_parts", "problem_of_rehearsal", "visible_problem", "visible_problems"]
+__all__ = ["looked_at", "rehearsed"]
 
-TUNER_S = 1.0
-"""The longest rehearsal within a run (s): tuning as a whole is to take no more than ten."""
 _rehearsed: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], Rehearsal]] = {}
 """Results by the identity of a dataset, so that a loader that is made again costs no second rehearsal."""
 
 
-def visible_problem(dataset: Any, arguments: Mapping[str, Any]) -> str | None:
-    """The first of ``visible_problems``; None where nothing was found."""
-    return next(iter(visible_problems(dataset, arguments)), None)
-
-
-def visible_problems(dataset: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """Why a dataset must not go into a worker, as far as its attributes show it. None of its code runs.
+def looked_at(dataset: Any, arguments: Mapping[str, Any], start_method: str | None = None) -> Survey:
+    """What a dataset's attributes show of whether it may go into a worker. None of its code runs.
 
     Args:
         dataset: A map-style dataset.
         arguments: Arguments of torch's DataLoader.
+        start_method: How workers of a loader of this package are started; None = another loader, which
+            reopens no files.
 
     Returns:
-        Sentence fragments with the attribute and what to do.
+        What was found.
     """
     if multiprocessing.current_process().daemon:
-        return ("this process is a daemon, which may not start processes",)
+        return Survey((Hazard("this process", "is a daemon", "the program's first process may start workers"),))
     try:
-        return survey(_sent(dataset, arguments)).reasons
+        return survey(_sent(dataset, arguments), start_method)
     except Exception as error:  # a proxy, a container that another thread changes: what cannot be seen stays here
-        return (f"the dataset could not be looked at ({type(error).__name__}: {error}); num_workers=4 takes workers",)
+        what = f"could not be looked at ({type(error).__name__}: {error})"
+        return Survey((Hazard("the dataset", what, "num_workers=4 takes workers"),))
 
 
-def large_parts(dataset: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """Containers of very many Python objects, a line each: every worker comes to copy them."""
-    return tuple(f"{found}; {found.remedy}" for found in survey(_sent(dataset, arguments)).large)
-
-
-def problem_of_rehearsal(
-    dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str
-) -> str | None:
-    """Why workers would not give what this process gives, by loading a few samples in a child process.
+def rehearsed(
+    dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str, longest_s: float = LONGEST_S
+) -> Rehearsal | None:
+    """Whether workers would give what this process gives, by loading a few samples in a child process.
 
     Datasets, transforms and collate functions of torch, torchvision and this package are known and not tried.
 
@@ -64,36 +55,16 @@ def problem_of_rehearsal(
         arguments: Arguments of torch's DataLoader.
         traits: The traits of the dataset.
         start_method: How workers will be started.
+        longest_s: The longest that it may take (s).
 
     Returns:
-        A sentence fragment with what to do; None where the samples are the same there.
+        What was found, with what it took; None where everything is known.
     """
     try:
-        found = _tried(dataset, arguments, traits, start_method, LONGEST_S)
-        return None if found is None or found.problem is None else f"{found.problem}; {found.remedy}"
+        return _tried(dataset, arguments, traits, start_method, longest_s)
     except Exception as error:
-        return f"no sample could be tried ({type(error).__name__}: {error}); num_workers=4 takes workers all the same"
-
-
-def changes_by_loading(
-    dataset: Any, arguments: Mapping[str, Any], traits: DatasetTraits, start_method: str
-) -> str | None:
-    """As ``problem_of_rehearsal``, where samples could be loaded: for the tuner, whose own probe sees every failure.
-
-    Args:
-        dataset: A map-style dataset.
-        arguments: Arguments of torch's DataLoader.
-        traits: The traits of the dataset.
-        start_method: How workers will be started.
-
-    Returns:
-        A sentence fragment; None where nothing was found, or no sample could be loaded.
-    """
-    with contextlib.suppress(Exception):
-        found = _tried(dataset, arguments, traits, start_method, TUNER_S)
-        if found is not None and found.samples and found.problem:
-            return f"{found.problem}; {found.remedy}"
-    return None
+        problem = f"no sample could be tried ({type(error).__name__}: {error})"
+        return Rehearsal(problem, "num_workers=4 takes workers all the same")
 
 
 def _tried(
@@ -106,7 +77,7 @@ def _tried(
         return Rehearsal(
             f"{type(dataset).__name__} has no length, so no sample can be tried", "num_workers=4 takes workers"
         )
-    key = (start_method, *sent.values())
+    key = (start_method, *sent.values(), arguments.get("batch_size", 1))
     kept = _rehearsed.get(id(dataset))
     if kept is not None and kept[0]() is dataset and _same(kept[1], key):
         return kept[2]
@@ -122,7 +93,7 @@ def _same(kept: tuple[Any, ...], key: tuple[Any, ...]) -> bool:
     """Whether the same functions go with the dataset; a bound method is a new object each time it is asked for."""
     others = key[:1] + key[2:]
     return len(kept) == len(others) and all(
-        one is other or (type(one) in (str, MethodType) and one == other)
+        one is other or (type(one) in (str, int, MethodType) and one == other)
         for one, other in zip(kept, others, strict=True)
     )
 
@@ -146,7 +117,7 @@ def _rehearse(
         samples_in_batches=by_batch is not None,
         worker_init_fn=arguments.get("worker_init_fn"),
     )
-    return rehearse(setup, start_method=start_method, longest_s=longest_s, log=rank_zero_log)
+    return rehearse(setup, start_method=start_method, longest_s=longest_s, log=log_rank_zero)
 
 
 def _only_sample(samples: Any) -> Any:
@@ -156,4 +127,6 @@ def _only_sample(samples: Any) -> Any:
 def _sent(dataset: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What a worker gets, by the name a person knows it under."""
     names = ("collate_fn", "worker_init_fn", "sampler", "batch_sampler")
-    return {"dataset": dataset, **{name: arguments[name] for name in names if arguments.get(name) is not None}}
+    of_torch = (None, default_collate, default_convert)  # what a loader has where nothing was passed
+    given = {name: part for name in names if not any((part := arguments.get(name)) is one for one in of_torch)}
+    return {"dataset": dataset, **given}

@@ -14,10 +14,10 @@ from lightning_fastdata.callbacks.tuner.measurement import (
     probe_worker,
     run_inline,
     run_trial,
-    sizes_of,
 )
 from lightning_fastdata.callbacks.tuner.throughput_model import Setting
 from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, source_of
+from lightning_fastdata.loaders.footprint import sizes_of
 
 slow = pytest.mark.slow
 

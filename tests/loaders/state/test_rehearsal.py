@@ -148,8 +148,55 @@ def test_a_dataset_that_is_the_same_there():
     assert (found.problem, found.samples, found.batch_tensors) == (None, 8, 2)
     assert found.batch_bytes == 4 * 12 * 4 + 4 * 8
     assert found.sample_cpu_s < 0.01
-    assert not found.uses_global_rng
-    assert run(Random()).uses_global_rng
+    assert 0 < found.quickest_s <= found.sample_wall_s < found.took_s
+    assert 0 < found.transfer_s < found.took_s
+
+
+class Slow(Numbers):
+    """Its first sample imports and opens what the others find there."""
+
+    ready = False
+
+    def __getitem__(self, index):
+        if not self.ready:
+            time.sleep(0.2)
+            self.ready = True
+        return super().__getitem__(index)
+
+
+class Graph:
+    """A sample with attributes, as those of PyTorch Geometric."""
+
+    def __init__(self, x):
+        self.store = {"x": x, "name": "graph"}
+
+
+class Graphs(Numbers):
+    def __getitem__(self, index):
+        return Graph(torch.zeros(10))
+
+
+def stacked_and_listed(graphs):
+    return torch.stack([graph.store["x"] for graph in graphs]), graphs
+
+
+@pytest.mark.parametrize(
+    ("dataset", "collate_fn", "batch_size", "expected"),
+    [
+        (Numbers(), default_collate, 64, (64 * (12 * 4 + 8), 2)),
+        (Numbers(), default_collate, 3, (3 * (12 * 4 + 8), 2)),
+        (Slow(), default_collate, 800, (800 * (12 * 4 + 8), 2)),
+        (Graphs(), list, 16, (16 * 40, 16)),
+        (Graphs(), stacked_and_listed, 16, (16 * 80, 17)),
+        (Numbers(), len, 64, (None, None)),
+    ],
+    ids=["larger", "smaller", "after a slow first one", "objects", "one and many", "nothing seen"],
+)
+def test_the_size_of_a_whole_batch(dataset, collate_fn, batch_size, expected):
+    """In proportion to the samples that were tried; None where no tensor is seen, which is not nothing."""
+    found = run(dataset, collate_fn, batch_size=batch_size)
+    assert (found.batch_bytes, found.batch_tensors) == expected
+    assert found.sample_wall_s < 0.1, "the first sample is no measure of the others"
 
 
 def test_waiting_is_told_from_computing():
@@ -245,7 +292,8 @@ class DiesLater(Numbers):
 
 def test_a_collate_function_that_wants_a_whole_batch_is_no_finding():
     """It would refuse the few samples that are tried, and never sees such a batch in training."""
-    assert run(Waits(), full_only, batch_size=64).problem is None
+    found = run(Waits(), full_only, batch_size=64)
+    assert (found.problem, found.batch_bytes) == (None, None)
 
 
 def test_a_child_that_never_stands_still_is_ended(monkeypatch):
