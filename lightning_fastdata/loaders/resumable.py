@@ -132,6 +132,11 @@ class ResumableDataLoader(PlannedDataLoader):
     def _workers_of_pass(self) -> Iterator[WorkerOutput]:
         """A pass of the inner loader, with the workers of the last one where they hold what the dataset is now."""
         kept = lightning_loops.kept_iterator(self)
+        if self.num_workers and self._lifetime.out_of_reach(self.multiprocessing_context):
+            stop_workers(kept)
+            kept = self.multiprocessing_context = None
+            self.num_workers, self.prefetch_factor = 0, None
+            vars(self)["persistent_workers"] = False
         if self._inner is not None and self.persistent_workers and kept is not None:
             if not self._lifetime.has_changed():
                 return iter(self._inner)

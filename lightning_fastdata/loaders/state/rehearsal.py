@@ -15,8 +15,8 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from lightning_fastdata.loaders.footprint import sizes_of
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 from lightning_fastdata.loaders.state.file_positions import FilePositions
 from lightning_fastdata.loaders.state.handles import CarriesFiles, OwnDescriptors
-from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
+from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, held_by_name, take_snapshot
 from lightning_fastdata.planning.options import Rehearsed
 
-__all__ = ["LONGEST_S", "Rehearsal", "RehearsalSetup", "rehearse", "spread_indices"]
+__all__ = ["BY_NAME", "LONGEST_S", "Rehearsal", "RehearsalSetup", "rehearse", "spread_indices"]
 
 MOST_SAMPLES = 8
 """Samples that are loaded at most (count)."""
@@ -81,6 +81,8 @@ class RehearsalSetup(CarriesFiles):
     samples_in_batches: bool
     """Whether that one gives batches."""
     worker_init_fn: Callable[[int], Any] | None
+    by_name: Mapping[str, Any] = field(default_factory=dict)
+    """What the child gets by name only (see ``held_by_name``), as it is here; empty where it inherits everything."""
     stack_file: str = ""
     longest_s: float = LONGEST_S
     files: OwnDescriptors | None = None
@@ -122,9 +124,9 @@ def rehearse(
     """
     began = clock()
     with FilePositions(start_method) as positions, tempfile.NamedTemporaryFile(prefix="lightning_fastdata_") as stack:
-        held = (setup.dataset, setup.collate_fn)
-        files = OwnDescriptors.of(held, start_method)
-        setup = replace(setup, stack_file=stack.name, longest_s=longest_s, files=files)
+        files = OwnDescriptors.of((setup.dataset, setup.collate_fn), start_method)
+        by_name = {} if start_method == "fork" else held_by_name(_parts(setup))
+        setup = replace(setup, by_name=by_name, stack_file=stack.name, longest_s=longest_s, files=files)
         found = _in_child(setup, start_method, clock, log)
     if positions.moved:
         path = positions.moved[0]
@@ -217,14 +219,19 @@ def _perform(setup: RehearsalSetup, answer: Any, taken: Any) -> None:
         taken.poll(30.0)  # tensors on their way live as long as their process
 
 
+BY_NAME = "keep it in an attribute of the dataset, or set it in worker_init_fn"
 RAISES = "with no workers the error comes where the sample is read, of its own type"
 
 
 def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
     if setup.files is not None:
         setup.files(0)
+    differs = _different_here(setup)
     if setup.worker_init_fn is not None:
         setup.worker_init_fn(0)
+    if differs := [path for path in differs if path in _different_here(setup)]:  # it may be what sets them
+        what = f"{differs[0]} was set by this program, and workers, which import its module anew, have another value"
+        return Rehearsal(what, BY_NAME), None
     on_cuda = _uses_cuda()
     samples: list[Any] = []
     walls: list[float] = []
@@ -294,8 +301,17 @@ def _keys(setup: RehearsalSetup) -> list[Any]:
     return [key for batch in first for key in batch][:MOST_SAMPLES] if setup.samples_in_batches else first
 
 
+def _parts(setup: RehearsalSetup) -> dict[str, Any]:
+    return {"dataset": setup.dataset, "collate_fn": setup.collate_fn}
+
+
 def _picture(setup: RehearsalSetup) -> Snapshot:
-    return take_snapshot({"dataset": setup.dataset, "collate_fn": setup.collate_fn}, generators=False)
+    return take_snapshot(_parts(setup), generators=False)
+
+
+def _different_here(setup: RehearsalSetup) -> list[str]:
+    here = held_by_name(_parts(setup)) if setup.by_name else {}
+    return [path for path, value in here.items() if setup.by_name.get(path, value) != value]
 
 
 def goes_on_changing(pictures: Sequence[Snapshot]) -> tuple[str, ...]:
