@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-__all__ = ["AttributeWalk", "Visited", "file_library", "instance_attributes", "is_plain", "kinds_of"]
+__all__ = ["AttributeWalk", "Visited", "file_library", "instance_attributes", "is_library", "is_plain", "kinds_of"]
 
 DEPTH = 10
 """Attributes of attributes that are followed (count). Compositions of transforms in real projects are 3 to 6 deep."""
@@ -163,7 +163,7 @@ def instance_attributes(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f".{name}", held) for name, held in list(own.items()))
     for kind in type(value).__mro__:
         for name, member in vars(kind).items():
-            if isinstance(member, MemberDescriptorType) and not _is_library(kind):
+            if isinstance(member, MemberDescriptorType) and not is_library(kind):
                 with contextlib.suppress(AttributeError):  # a slot that was never set
                     yield f".{name}", member.__get__(value)
 
@@ -179,7 +179,7 @@ def _of_instance(value: Any) -> Iterator[tuple[str, Any]]:
 def _of_class(kind: type) -> Iterator[tuple[str, Any]]:
     """Class attributes and methods of the user's own classes, inherited ones too."""
     for base in kind.__mro__:
-        if not _is_library(base):
+        if not is_library(base):
             for name, held in list(vars(base).items()):
                 dunder = name.startswith("__") and not isinstance(held, FunctionType)
                 if not dunder and not isinstance(held, (MemberDescriptorType, GetSetDescriptorType)):
@@ -275,7 +275,7 @@ def _length(values: Any) -> int:
     return int(measure(values))
 
 
-def _is_library(kind: type) -> bool:
+def is_library(kind: type) -> bool:
     """Whether a class is none of the user's: of the standard library, or of an installed package."""
     name = str(kind.__module__)
     if name == "__main__":

@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -29,7 +29,8 @@ from lightning_fastdata.loaders.footprint import sizes_of
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 from lightning_fastdata.loaders.state.file_positions import FilePositions
 from lightning_fastdata.loaders.state.handles import CarriesFiles, OwnDescriptors
-from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, held_by_name, take_snapshot
+from lightning_fastdata.loaders.state.lasting_changes import generator_states, goes_on_changing, not_only_noted
+from lightning_fastdata.loaders.state.snapshot import Snapshot, held_by_name, take_snapshot
 from lightning_fastdata.planning.options import Rehearsed
 
 __all__ = ["BY_NAME", "LONGEST_S", "Rehearsal", "RehearsalSetup", "rehearse", "spread_indices"]
@@ -237,9 +238,10 @@ def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
     walls: list[float] = []
     cpus: list[float] = []
     pictures = [_picture(setup)]
-    for number, key in enumerate(_keys(setup)):
+    keys, positions = _keys(setup), generator_states(_parts(setup))
+    for number, key in enumerate(keys):
         began, began_cpu = time.perf_counter(), time.process_time()
-        samples.append(setup.loading[BatchRequest(0, 0, number, [key], None)].batch)
+        samples.append(_sample(setup, key))
         walls.append(time.perf_counter() - began)
         cpus.append(time.process_time() - began_cpu)
         if number < FEWEST_SAMPLES:
@@ -253,7 +255,14 @@ def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
         sample_cpu_s=statistics.mean(cpus[1:] or cpus or [0.0]),
         quickest_s=min(walls, default=None),
     )
-    if changes := goes_on_changing(pictures):
+    changes = not_only_noted(
+        goes_on_changing(pictures),
+        pictures[1],
+        load_first_again=lambda: _sample(setup, keys[0]),
+        generators=positions,
+        parts=_parts(setup),
+    )
+    if changes:
         what = f"{changes[0]} changes with every sample that is loaded, and workers would change copies of it"
         return replace(found, problem=what, remedy=f"num_workers=4 if {changes[0]} is not needed"), None
     batch, collated = _collated(setup, samples)
@@ -275,6 +284,10 @@ def _whole_sizes(setup: RehearsalSetup, samples: list[Any], batch: Any, collated
         except Exception:
             return batch_bytes * size // collated, None
     return batch_bytes * size // collated, tensors + round(more * (size - collated))
+
+
+def _sample(setup: RehearsalSetup, key: Any) -> Any:
+    return setup.loading[BatchRequest(0, 0, 0, [key], None)].batch
 
 
 def _uses_cuda() -> bool:
@@ -312,24 +325,6 @@ def _picture(setup: RehearsalSetup) -> Snapshot:
 def _different_here(setup: RehearsalSetup) -> list[str]:
     here = held_by_name(_parts(setup)) if setup.by_name else {}
     return [path for path, value in here.items() if setup.by_name.get(path, value) != value]
-
-
-def goes_on_changing(pictures: Sequence[Snapshot]) -> tuple[str, ...]:
-    """Attributes that further samples change too.
-
-    What the first sample sets (a file that is opened lazily, a cached property) and later ones leave alone is none;
-    nor are random generators, which every sample is to draw from.
-
-    Args:
-        pictures: What the dataset held before the first sample and after each one.
-
-    Returns:
-        Paths.
-    """
-    changed: list[str] = []
-    for before, after in itertools.pairwise(pictures[1:]):
-        changed += [path for path in changed_between(before, after) if path not in changed]
-    return tuple(changed)
 
 
 def _tensors(value: Any, depth: int = 6) -> Iterator[torch.Tensor]:
