@@ -178,12 +178,12 @@ def rows():
         return levels(fit(given.ClassLevel()))
 
     def foreign():
-        data = Own(given.Level(320, wait_s=0.002))
+        data = Own(given.Level(320))
         tuner = LoaderTuner(allow_foreign=True)
         return levels(fit(None, SetLevel(), tuner, data=data, max_epochs=4))
 
     def tuned():
-        data = FastDataModule(given.Level(320, wait_s=0.002), batch_size=4, shuffle=False)
+        data = FastDataModule(given.Level(320), batch_size=4, shuffle=False)
         return levels(fit(None, SetLevel(), LoaderTuner(), data=data, max_epochs=4))
 
     return {

@@ -12,6 +12,12 @@ TABLE = {"level": 0}
 """A global that a dataset reads."""
 
 
+def loaded(number):
+    """A sample that takes longer than handing it over, so that "auto" takes workers."""
+    time.sleep(0.002)
+    return torch.tensor([float(number)])
+
+
 class Numbers(Dataset):
     def __init__(self, length=16):
         self.length = length
@@ -20,31 +26,28 @@ class Numbers(Dataset):
         return self.length
 
     def __getitem__(self, index):
-        return torch.tensor([float(index)])
+        return loaded(index)
 
 
 class Level(Numbers):
     """An attribute that the run sets between epochs."""
 
-    def __init__(self, length=16, wait_s=0.0):
-        super().__init__(length)
-        self.level, self.wait_s = 0, wait_s
+    level = 0
 
     def __getitem__(self, index):
-        time.sleep(self.wait_s)
-        return torch.tensor([float(self.level)])
+        return loaded(self.level)
 
 
 class GlobalLevel(Numbers):
     def __getitem__(self, index):
-        return torch.tensor([float(TABLE["level"])])
+        return loaded(TABLE["level"])
 
 
 class ClassLevel(Numbers):
     level = 0
 
     def __getitem__(self, index):
-        return torch.tensor([float(self.level)])
+        return loaded(self.level)
 
 
 class FollowsTrainer(Numbers):
@@ -64,7 +67,7 @@ class Growing(Dataset):
         return len(self.values)
 
     def __getitem__(self, index):
-        return torch.tensor([float(self.values[index])])
+        return loaded(self.values[index])
 
 
 class Played(IterableDataset):
@@ -181,7 +184,7 @@ class Reopened(Numbers):
         self.handle = 1000
 
     def __getitem__(self, index):
-        return torch.tensor([float(index + (self.handle or 0))])
+        return loaded(index + (self.handle or 0))
 
 
 def reopen(worker_id):
