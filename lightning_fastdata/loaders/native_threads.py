@@ -59,7 +59,7 @@ def limit_native_threads(worker_id: int, modules: Mapping[str, ModuleType] | Non
 def _limit(pool: LibController) -> None:
     """Give a C library one thread.
 
-    After a fork OpenBLAS has no threads, and starts them all when it is told how many it may use: that takes 3 ms with
+    After a fork OpenBLAS has no threads, and starts them all when their number is set: that takes 3 ms with
     two. Where it shows its own variables (``driver/others/blas_server.c``), that one is set which its calls look at.
     """
     with contextlib.suppress(AttributeError, ValueError):

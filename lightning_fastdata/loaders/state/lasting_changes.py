@@ -80,22 +80,22 @@ def generator_states(parts: Mapping[str, Any]) -> Sequence[Callable[[], object]]
     Returns:
         Functions that put them back there.
     """
-    found: list[Callable[[], object]] = [
+    restores: list[Callable[[], object]] = [
         partial(random.setstate, random.getstate()),
         partial(np.random.set_state, np.random.get_state()),
     ]
-    found.append(partial(torch.set_rng_state, torch.get_rng_state()))
+    restores.append(partial(torch.set_rng_state, torch.get_rng_state()))
     for _, value in AttributeWalk(parts):
         if isinstance(value, random.Random):
-            found.append(partial(value.setstate, value.getstate()))
+            restores.append(partial(value.setstate, value.getstate()))
         elif isinstance(value, np.random.RandomState):
-            found.append(partial(value.set_state, value.get_state(legacy=False)))
+            restores.append(partial(value.set_state, value.get_state(legacy=False)))
         elif isinstance(value, torch.Generator):
-            found.append(partial(value.set_state, value.get_state()))
+            restores.append(partial(value.set_state, value.get_state()))
         elif isinstance(value, (np.random.Generator, np.random.BitGenerator)):
             source = value.bit_generator if isinstance(value, np.random.Generator) else value
-            found.append(partial(setattr, source, "state", source.state))
-    return found
+            restores.append(partial(setattr, source, "state", source.state))
+    return restores
 
 
 def _library_objects(parts: Mapping[str, Any]) -> list[str]:

@@ -83,7 +83,7 @@ class RehearsalSetup(CarriesFiles):
     """Whether that one gives batches."""
     worker_init_fn: Callable[[int], Any] | None
     by_name: Mapping[str, Any] = field(default_factory=dict)
-    """What the child gets by name only (see ``held_by_name``), as it is here; empty where it inherits everything."""
+    """What the child gets by name only (see ``held_by_name``), by its content here; empty where it inherits everything."""
     stack_file: str = ""
     longest_s: float = LONGEST_S
     files: OwnDescriptors | None = None
@@ -231,7 +231,7 @@ def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
     if setup.worker_init_fn is not None:
         setup.worker_init_fn(0)
     if differs := [path for path in differs if path in _different_here(setup)]:  # it may be what sets them
-        what = f"{differs[0]} was set by this program, and workers, which import its module anew, have another value"
+        what = f"{differs[0]} was set by this program, and workers, which import its module again, have another value"
         return Rehearsal(what, BY_NAME), None
     on_cuda = _uses_cuda()
     samples: list[Any] = []

@@ -102,7 +102,7 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snaps
 def held_by_name(parts: Mapping[str, Any]) -> dict[str, Any]:
     """What a worker of spawn or forkserver does not get of some parts.
 
-    Functions and classes are pickled by their names: a worker imports their modules anew, and globals, class attributes
+    Functions and classes are pickled by their names: a worker imports their modules again, and globals, class attributes
     and closures have there what the modules give them.
 
     Args:
@@ -113,15 +113,15 @@ def held_by_name(parts: Mapping[str, Any]) -> dict[str, Any]:
         that both have; None where it means nothing in another process.
     """
     walk = AttributeWalk({name: part for name, part in parts.items() if part is not None})
-    found: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     for path, value in walk:
         if BY_NAME in path:
             content = _content(value) if _read_bytes(value) <= MOST_BYTES else None
-            found[path] = content if _is_portable(content) else None
+            contents[path] = content if _is_portable(content) else None
         if not isinstance(value, (*SEQUENCES, *MAPPINGS)):
             held = ((path + step, one) for step, one in held_by(value) if BY_NAME in path + step and is_plain(one))
-            found |= {step: _plain(one) if type(one) in SIMPLE else None for step, one in held}
-    return found
+            contents |= {step: _plain(one) if type(one) in SIMPLE else None for step, one in held}
+    return contents
 
 
 BY_NAME = " ("

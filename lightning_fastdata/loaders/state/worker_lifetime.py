@@ -30,7 +30,7 @@ class WorkerLifetime:
     clock: Callable[[], float] = perf_counter
     """Gives the time (s)."""
     by_name: Mapping[str, Any] | None = None
-    """What workers import anew, as it was when they were planned; None where they inherit it, or the user set them."""
+    """What workers import again, as it was when they were planned; None where they inherit it, or the user set them."""
     _held: Snapshot | None = None
     _look_s: float = 0.0
     _logged: set[str] = field(default_factory=set)
@@ -46,7 +46,7 @@ class WorkerLifetime:
         return lifetime
 
     def out_of_reach(self, context: Any) -> bool:
-        """Whether what workers import anew has been changed by this program: they could not get it; one line names it.
+        """Whether what workers import again has been changed by this program: they could not get it; one line names it.
 
         Args:
             context: How they are started: of ``multiprocessing``, or None.
@@ -57,7 +57,7 @@ class WorkerLifetime:
         path = next((path for path, value in self.by_name.items() if now.get(path, value) != value), None)
         if path is not None:
             self._log_once(
-                f"{path} has changed, which workers import anew: samples are loaded without them from now on"
+                f"{path} has changed, which workers import again: samples are loaded without them from now on"
             )
         return path is not None
 
