@@ -83,7 +83,7 @@ class RehearsalSetup(CarriesFiles):
     """Whether that one gives batches."""
     worker_init_fn: Callable[[int], Any] | None
     by_name: Mapping[str, Any] = field(default_factory=dict)
-    """What the child gets by name only (see ``held_by_name``), by its content here; empty where it inherits everything."""
+    """What the child gets by name only (see ``held_by_name``), by its content here; empty where it inherits all."""
     stack_file: str = ""
     longest_s: float = LONGEST_S
     files: OwnDescriptors | None = None

@@ -102,7 +102,7 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True) -> Snaps
 def held_by_name(parts: Mapping[str, Any]) -> dict[str, Any]:
     """What a worker of spawn or forkserver does not get of some parts.
 
-    Functions and classes are pickled by their names: a worker imports their modules again, and globals, class attributes
+    Functions and classes are pickled by their names: a worker imports modules again, and globals, class attributes
     and closures have there what the modules give them.
 
     Args:
