@@ -52,6 +52,8 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/plan_vs_default.py
 	$(BIN)/python benchmarks/cpu_training_threads.py
 	$(BIN)/python benchmarks/sameness_cost.py
+	$(BIN)/python benchmarks/auto_workers.py
+	$(BIN)/python benchmarks/auto_table.py
 	$(BIN)/python benchmarks/wait_truth.py
 	$(BIN)/python benchmarks/tokens.py
 	$(BIN)/python benchmarks/tuner_regret.py

@@ -4,13 +4,15 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from ctypes import c_int
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import LibController, ThreadpoolController
 
-__all__ = ["RestoreAffinity", "chain_init_fns", "limit_native_threads"]
+__all__ = ["RestoreAffinity", "chain_init_fns", "limit_native_threads", "native_pools"]
 
 THREAD_SETTERS = (
     ("cv2", "setNumThreads", 0),  # 0: in the calling thread, without a pool
@@ -18,6 +20,18 @@ THREAD_SETTERS = (
     ("numba.np.ufunc.parallel", "set_num_threads", 1),  # without this module numba has no pool, and would start one
 )
 """The module that has a pool of threads, the function of its package that sets their number, and the number."""
+
+
+@lru_cache(1)
+def native_pools(modules: int) -> ThreadpoolController:
+    """The thread pools of the C libraries that this process has loaded.
+
+    Looking for them takes a third of a worker's start, so it is done before a fork, and again after imports only.
+
+    Args:
+        modules: Modules that are loaded (count).
+    """
+    return ThreadpoolController()
 
 
 def limit_native_threads(worker_id: int, modules: Mapping[str, ModuleType] | None = None) -> None:
@@ -32,12 +46,27 @@ def limit_native_threads(worker_id: int, modules: Mapping[str, ModuleType] | Non
         modules: Loaded modules by name; None looks at ``sys.modules``.
     """
     loaded = sys.modules if modules is None else modules
-    threadpool_limits(limits=1)
+    for pool in native_pools(len(sys.modules)).lib_controllers:
+        if pool.num_threads not in (None, 1):
+            _limit(pool)
     for name, function, threads in THREAD_SETTERS:
         # A library that is half imported, or whose pool is in use, keeps its threads: that costs time, never the run.
         with contextlib.suppress(Exception):
             if name in loaded:
                 getattr(loaded[name.partition(".")[0]], function)(threads)
+
+
+def _limit(pool: LibController) -> None:
+    """Give a C library one thread.
+
+    After a fork OpenBLAS has no threads, and starts them all when their number is set: that takes 3 ms with
+    two. Where it shows its own variables (``driver/others/blas_server.c``), that one is set which its calls look at.
+    """
+    with contextlib.suppress(AttributeError, ValueError):
+        if c_int.in_dll(pool.dynlib, "blas_server_avail").value == 0:
+            c_int.in_dll(pool.dynlib, "blas_cpu_number").value = 1
+    if pool.num_threads != 1:
+        pool.set_num_threads(1)
 
 
 @dataclass(frozen=True)

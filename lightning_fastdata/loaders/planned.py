@@ -1,5 +1,6 @@
 """A torch DataLoader that Lightning knows was configured on purpose."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from lightning_fastdata.compat import lightning_loops
 from lightning_fastdata.compat.torch_internals import send_failures, show_dataset
-from lightning_fastdata.loaders.native_threads import chain_init_fns, limit_native_threads
+from lightning_fastdata.loaders.native_threads import chain_init_fns, limit_native_threads, native_pools
 from lightning_fastdata.loaders.state.handles import OwnDescriptors
 from lightning_fastdata.planning.start_method import default_start_method
 
@@ -42,6 +43,8 @@ class PlannedDataLoader(DataLoader[Any]):
         method = default_start_method() if context is None else context.get_start_method()
         files = OwnDescriptors.of(self.dataset, method) if starts else None
         self.worker_init_fn = chain_init_fns(limit_native_threads, files, show_dataset, send_failures, own)
+        if starts:
+            native_pools(len(sys.modules))  # a forked worker has what was found
         try:
             return super().__iter__()
         finally:

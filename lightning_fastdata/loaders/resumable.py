@@ -132,14 +132,14 @@ class ResumableDataLoader(PlannedDataLoader):
     def _workers_of_pass(self) -> Iterator[WorkerOutput]:
         """A pass of the inner loader, with the workers of the last one where they hold what the dataset is now."""
         kept = lightning_loops.kept_iterator(self)
-        if (
-            self._lifetime.follows and self.num_workers and self.planning is not None
-        ):  # workers cannot follow what changes while they read
+        lifetime, planning = self._lifetime, self.planning
+        lost = lifetime.follows or lifetime.out_of_reach(self.multiprocessing_context)
+        if self.num_workers and planning is not None and lost:  # workers cannot get what the dataset has become
             stop_workers(kept)
-            self.multiprocessing_context = None
+            kept = self.multiprocessing_context = None
             self.num_workers, self.prefetch_factor = 0, None
             vars(self)["persistent_workers"] = False
-            self.pin_memory = self.pin_memory and self.planning.options.pin_memory != "auto"
+            self.pin_memory = self.pin_memory and planning.options.pin_memory != "auto"
         if self._inner is not None and self.persistent_workers and kept is not None:
             if not self._lifetime.has_changed():
                 return iter(self._inner)

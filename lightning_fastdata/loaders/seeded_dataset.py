@@ -3,9 +3,9 @@
 import pickle
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from torch.utils.data import Dataset, default_collate, get_worker_info
@@ -83,15 +83,52 @@ def _rebuild_output(number: int, batch: Any, *times: Any) -> WorkerOutput:
 class RaisedInWorker(NamedTuple):
     """In place of a batch: what loading it raised."""
 
-    error: Exception
-    """The exception, of its own type."""
+    error: bytes
+    """The exception, pickled so that it comes out of its own type; see ``of``."""
     text: str
     """The worker's traceback."""
 
+    @classmethod
+    def of(cls, error: Exception) -> "RaisedInWorker":
+        """What a worker sends of an exception.
+
+        An ``__init__`` that takes other arguments than it hands on could not be called again: the copy is then made
+        without it, from the exception's ``args`` and those attributes that can be sent. One that cannot be sent at
+        all, since its class stands within a function for instance, comes as a RuntimeError: torch's queue would hang.
+        """
+        text = traceback.format_exc()
+        parts = type(error), error.args, {name: value for name, value in vars(error).items() if _can_be_sent(value)}
+        instead = RuntimeError(f"{type(error).__name__}: {error}"[:1000]), None, None
+        for sent in ((error, None, None), parts, instead):
+            with suppress(Exception):  # its __reduce__, __init__ and __eq__ are the user's
+                pickled = pickle.dumps(sent)
+                copy = _error_of(pickled)
+                if sent is instead or (type(copy) is type(error) and repr(copy) == repr(error)):
+                    return cls(pickled, text)
+        return cls(pickle.dumps((RuntimeError(type(error).__name__), None, None)), text)
+
     def noted(self) -> Exception:
         """The exception with the worker's traceback as a note."""
-        self.error.add_note(f"In a worker process:\n{self.text}")
-        return self.error
+        error = _error_of(self.error)
+        error.add_note(f"In a worker process:\n{self.text}")
+        return error
+
+
+def _can_be_sent(value: Any) -> bool:
+    with suppress(Exception):
+        pickle.loads(pickle.dumps(value))
+        return True
+    return False
+
+
+def _error_of(pickled: bytes) -> Exception:
+    error, arguments, attributes = pickle.loads(pickled)
+    if not isinstance(error, type):
+        return cast("Exception", error)
+    made = error.__new__(error, *arguments)
+    made.args = arguments
+    vars(made).update(attributes)
+    return cast("Exception", made)
 
 
 class SeededDataset(CarriesFiles, Dataset[Any]):
@@ -172,11 +209,11 @@ class SeededDataset(CarriesFiles, Dataset[Any]):
         try:
             return _output_of(self, request, began, info.id)
         except Exception as error:
-            if not (self._fastdata_returns_errors and _survives_pickling(error)):
+            if not self._fastdata_returns_errors:
                 raise
             # torch makes a new exception of the type and one text, which many types do not take.
             times = LoadTimes(began, perf_counter(), len(request.indices), -1, 0.0, info.id)
-            return WorkerOutput(request.number, RaisedInWorker(error, traceback.format_exc()), times)
+            return WorkerOutput(request.number, RaisedInWorker.of(error), times)
 
     __getitems__ = __getitem__
     """torch calls this one with batching, once per batch."""
@@ -202,15 +239,6 @@ def _output_of(wrapper: SeededDataset, request: BatchRequest, began: float, work
     # The clock is read after all that the batch took.
     times = LoadTimes(began, perf_counter(), len(request.indices), slowest, slowest_s, worker)
     return WorkerOutput(request.number, batch, times)
-
-
-def _survives_pickling(error: Exception) -> bool:
-    """Whether an exception comes out of a queue as the same one."""
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-    except Exception:  # its __reduce__ and __init__ are the user's
-        return False
-    return type(copy) is type(error) and repr(copy) == repr(error)
 
 
 def _load(

@@ -1,4 +1,4 @@
-"""What "auto" may do: a program that is right with plain Lightning's default is right with the pack."""
+"""What "auto" may do, and its reasons; the same under each start method is in test_auto_start_methods.py."""
 
 import itertools
 import os
@@ -7,12 +7,13 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from datamodule_cases import quiet_trainer
 from handle_cases import ClosesOver, OpenedInInit, in_memory, write_files
 from lightning.pytorch import Callback, LightningModule
-from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from lightning_fastdata import FastDataModule, auto_dataloader
 from lightning_fastdata.planning import workers as planning_workers
@@ -70,18 +71,6 @@ def first_of_epochs(model):
     return [int(epoch[0].flatten()[0]) for epoch in model.epochs]
 
 
-class Level(Numbers):
-    level = 0
-
-    def __getitem__(self, index):
-        return torch.tensor([float(self.level)])
-
-
-class SetLevel(Callback):
-    def on_train_epoch_start(self, trainer, module):
-        trainer.datamodule.train_dataset.level = trainer.current_epoch
-
-
 class Growing(Numbers):
     def __init__(self):
         self.values = list(range(8))
@@ -98,11 +87,16 @@ class Grow(Callback):
         trainer.datamodule.train_dataset.values += [100, 101, 102, 103]
 
 
-def test_an_attribute_that_changes_between_epochs_is_seen():
-    """Workers go into the fit, and new ones start where the dataset has changed."""
-    model, plan = fit(Level(), SetLevel(), max_epochs=3)
-    assert first_of_epochs(model) == [0, 1, 2]
-    assert plan.num_workers > 0
+class Level(Numbers):
+    level = 0
+
+    def __getitem__(self, index):
+        return torch.tensor([float(self.level)])
+
+
+class SetLevel(Callback):
+    def on_train_epoch_start(self, trainer, module):
+        trainer.datamodule.train_dataset.level = trainer.current_epoch
 
 
 class SetLevelMid(Callback):
@@ -172,12 +166,12 @@ def test_workers_live_on_where_nothing_changed(caplog):
 
 
 def test_workers_start_again_where_a_part_cannot_be_seen():
-    """State in a C object: Lightning's default, new workers for each pass."""
+    """Python objects in an array: Lightning's default, new workers for each pass."""
 
     class Counting(Numbers):
         def __init__(self):
             super().__init__()
-            self.hidden = iter(range(10))
+            self.hidden = np.array([object()])
 
         def __getitem__(self, index):
             return torch.tensor([float(os.getpid())], dtype=torch.float64)
@@ -190,66 +184,6 @@ def test_workers_start_again_where_a_part_cannot_be_seen():
     assert not served[0] & served[1]
 
 
-class FollowsTrainer(Numbers):
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def __getitem__(self, index):
-        return torch.tensor([float(self.module.trainer.current_epoch)])
-
-
-class FollowingModule(FastDataModule):
-    def setup(self, stage):
-        self.train_dataset = FollowsTrainer(self)
-
-
-def test_a_dataset_that_reaches_the_trainer_stays_here():
-    """A worker's copy of the Trainer would stand still."""
-    model, data = Seen(), FollowingModule(batch_size=4)
-    quiet_trainer(max_epochs=3).fit(model, datamodule=data)
-    assert first_of_epochs(model) == [0, 1, 2]
-    assert data.plans["train"].num_workers == 0
-    assert "dataset.module is a DataModule" in data.plans["train"].reasons["num_workers"].text
-
-
-class Continues(IterableDataset):
-    """A long stream, of which each epoch reads a part."""
-
-    def __init__(self):
-        self.source = itertools.count()
-
-    def __iter__(self):
-        for number in self.source:
-            yield torch.tensor([float(number)])
-
-
-def test_a_stream_that_continues_loses_nothing():
-    """No workers, and nothing read ahead of what Lightning itself fetches."""
-    model, plan = fit(Continues(), max_epochs=3, limit_train_batches=5)
-    seen = [int(value) for epoch in model.epochs for batch in epoch for value in batch.flatten()]
-    assert seen == sorted(seen)
-    assert max(seen) + 1 - len(seen) <= 4 * 2  # Lightning fetches a batch ahead of an unsized loader
-    assert plan.num_workers == 0
-
-
-class Repairs(Numbers):
-    repaired = 0
-
-    def __getitem__(self, index):
-        self.repaired += index % 4 == 0
-        return super().__getitem__(index)
-
-
-class Caches(Numbers):
-    def __init__(self):
-        super().__init__()
-        self.cache = {}
-
-    def __getitem__(self, index):
-        return self.cache.setdefault(index, super().__getitem__(index))
-
-
 class Encoded(Numbers):
     def __init__(self):
         super().__init__()
@@ -257,22 +191,6 @@ class Encoded(Numbers):
 
     def __getitem__(self, index):
         return self.scale * index
-
-
-class NoMoreError(Exception):
-    def __init__(self, code, where):
-        super().__init__(f"{code} at {where}")
-        self.code, self.where = code, where
-
-    def __reduce__(self):
-        return type(self), (self.code, self.where)
-
-
-class Ends(Numbers):
-    def __getitem__(self, index):
-        if index == 5:
-            raise NoMoreError(429, index)
-        return super().__getitem__(index)
 
 
 class Pooled(Numbers):
@@ -298,19 +216,76 @@ class Opened(Numbers):
         return torch.tensor([float(index)])
 
 
+class Consumes(Numbers):
+    """Reads on from an iterator, whatever the index."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = itertools.cycle(range(4))
+
+    def __getitem__(self, index):
+        return torch.tensor([float(next(self.numbers))])
+
+
+class Queue(Numbers):
+    """Empties a list that is too long to be looked at item by item."""
+
+    def __init__(self):
+        super().__init__()
+        self.waiting = [torch.tensor([float(number)]) for number in range(300)]
+
+    def __getitem__(self, index):
+        return self.waiting.pop()
+
+
+class LocalError(Exception):
+    """What it is made of cannot be sent as it is."""
+
+    def __init__(self, *, why):
+        super().__init__(why, "more")
+        self.why, self.lock = why, threading.Lock()
+
+
+class Fails(Numbers):
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def __getitem__(self, index):
+        if index == 5:
+            raise self.make()
+        return super().__getitem__(index)
+
+
+def in_function():
+    class InFunctionError(Exception):
+        pass
+
+    return InFunctionError("here")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "text"),
+    [
+        (lambda: LocalError(why="quota"), LocalError, "quota"),
+        (lambda: FileNotFoundError(2, "gone", "here.png"), FileNotFoundError, "here.png"),
+        (lambda: UnicodeDecodeError("utf8", b"abc", 1, 2, "odd"), UnicodeDecodeError, "odd"),
+        (in_function, RuntimeError, "InFunctionError: here"),
+    ],
+    ids=["of an own init", "OSError", "of five arguments", "of a class in a function"],
+)
+def test_an_exception_comes_from_a_worker_as_it_was(make, kind, text):
+    """By type, text and attributes, with the worker's traceback; what cannot be sent at all does not hang."""
+    with pytest.raises(kind, match=text) as caught:
+        fit(Fails(make), num_workers=1)
+    assert type(caught.value) is kind
+    assert getattr(caught.value, "why", "quota") == "quota"
+    assert any("In a worker process" in note for note in caught.value.__notes__)
+
+
 def with_undo(samples):
     mean = torch.stack(samples).mean()
     return {"x": torch.stack(samples) - mean, "undo": lambda x: x + mean}
-
-
-def test_what_loading_tells_back_arrives():
-    """Counts and caches that loading fills: they are needed in this process."""
-    repairs, caches = Repairs(), Caches()
-    _, plan = fit(repairs, max_epochs=1)
-    assert (repairs.repaired, plan.num_workers) == (4, 0)
-    assert "dataset.repaired changes" in plan.reasons["num_workers"].text
-    fit(caches, max_epochs=2)
-    assert len(caches.cache) == 16
 
 
 @pytest.mark.parametrize(
@@ -320,8 +295,10 @@ def test_what_loading_tells_back_arrives():
         (lambda path: Encoded(), list, "a batch cannot be sent"),
         (lambda path: Pooled(), None, "dataset.pool is a pool of threads"),
         (lambda path: Opened(path), None, "dataset.file is an open file"),
+        (lambda path: Consumes(), None, "dataset.numbers is an iterator"),
+        (lambda path: Queue(), None, "dataset.waiting changes with every sample"),
     ],
-    ids=["a closure", "gradients", "a pool", "an open file"],
+    ids=["a closure", "gradients", "a pool", "an open file", "an iterator", "a long queue"],
 )
 def test_what_cannot_go_into_a_worker_stays_here(make, collate_fn, words, tmp_path):
     """Trained to its end without workers; the reason names what it was, and what to do."""
@@ -332,15 +309,6 @@ def test_what_cannot_go_into_a_worker_stays_here(make, collate_fn, words, tmp_pa
     assert len(model.epochs[0]) == 4
     assert plan.num_workers == 0
     assert words in plan.reasons["num_workers"].text
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_exception_keeps_its_type(num_workers):
-    """Also one that takes two arguments; with the worker's traceback as a note."""
-    with pytest.raises(NoMoreError) as caught:
-        fit(Ends(), num_workers=num_workers)
-    assert caught.value.code == 429
-    assert num_workers == 0 or any("In a worker process" in note for note in caught.value.__notes__)
 
 
 def test_a_users_number_stays_and_is_warned_about():
@@ -384,29 +352,6 @@ def test_a_batch_that_cannot_be_sent_ends_in_an_error(collate_fn, words, stream)
 class Endless(IterableDataset):
     def __iter__(self):
         return itertools.count()
-
-
-class Reopened(Numbers):
-    handle = None
-
-    def reopen(self):
-        self.handle = 1000
-
-    def __getitem__(self, index):
-        return torch.tensor([float(index + (self.handle or 0))])
-
-
-def reopen_mine(worker_id):
-    dataset = get_worker_info().dataset
-    if isinstance(dataset, Reopened):
-        vars(dataset)["handle"] = 1000
-
-
-def test_a_worker_init_fn_meets_the_users_dataset():
-    """By its own type, and with its own attributes."""
-    loader = auto_dataloader(Reopened(), batch_size=16, num_workers=1, shuffle=False, worker_init_fn=reopen_mine)
-    (batch,) = loader
-    assert batch.flatten().tolist() == [1000.0 + number for number in range(16)]
 
 
 def test_a_dataset_that_waits_gets_its_workers():

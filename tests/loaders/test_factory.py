@@ -259,7 +259,7 @@ def test_where_the_look_at_the_dataset_ended_is_said(monkeypatch):
     """Whether workers are taken or not; and it is looked at once."""
     seen = []
 
-    def few(parts):
+    def few(parts, start_method=None):
         seen.append(parts)
         return hazards.Survey(stopped_at="dataset.index.tree")
 

@@ -16,6 +16,7 @@ from torch.utils.data import (
 
 from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
+from lightning_fastdata.loaders.state.rehearsal import BY_NAME
 from lightning_fastdata.loaders.state.worker_safety import looked_at, rehearsed
 from lightning_fastdata.loaders.trainer_context import iter_loaders
 from lightning_fastdata.planning.start_method import default_start_method
@@ -114,7 +115,11 @@ def _changes_by_loading(loader: DataLoader[Any], arguments: dict[str, Any]) -> s
         problem: str | None = planning.workload.worker_problem
         return problem
     found = rehearsed(loader.dataset, arguments, traits_of(loader.dataset), default_start_method(), TUNER_S)
-    return f"{found.problem}; {found.remedy}" if found is not None and found.samples and found.problem else None
+    return (
+        f"{found.problem}; {found.remedy}"
+        if found is not None and found.problem and (found.samples or found.remedy == BY_NAME)
+        else None
+    )
 
 
 def batch_size_of(loader: DataLoader[Any]) -> int | None:

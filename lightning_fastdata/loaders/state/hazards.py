@@ -291,6 +291,16 @@ def _breakpoint(visited: Visited) -> Hazard | None:
     return None
 
 
+def _iterator(visited: Visited) -> Hazard | None:
+    """An iterator written in C, or a generator: nothing shows where it stands, and reading a sample may move it on."""
+    kind = type(visited.value)
+    step = next((vars(base)["__next__"] for base in kind.__mro__ if "__next__" in vars(base)), None)
+    if step is None or isinstance(step, FunctionType) or isinstance(visited.value, io.IOBase):
+        return None
+    remedy = "samples that depend on their index alone may be loaded by workers (num_workers=4 takes them all the same)"
+    return Hazard(visited.path, f"is an iterator ({kind.__name__}), which each worker would move on by itself", remedy)
+
+
 DETECTORS: tuple[Callable[[Visited], Hazard | None], ...] = (
     _training,
     _handle,
@@ -298,6 +308,7 @@ DETECTORS: tuple[Callable[[Visited], Hazard | None], ...] = (
     _native,
     _tensor,
     _breakpoint,
+    _iterator,
 )
 
 

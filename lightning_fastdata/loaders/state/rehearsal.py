@@ -15,8 +15,8 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from lightning_fastdata.loaders.footprint import sizes_of
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 from lightning_fastdata.loaders.state.file_positions import FilePositions
 from lightning_fastdata.loaders.state.handles import CarriesFiles, OwnDescriptors
-from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
+from lightning_fastdata.loaders.state.lasting_changes import generator_states, goes_on_changing, not_only_noted
+from lightning_fastdata.loaders.state.snapshot import Snapshot, held_by_name, take_snapshot
 from lightning_fastdata.planning.options import Rehearsed
 
-__all__ = ["LONGEST_S", "Rehearsal", "RehearsalSetup", "rehearse", "spread_indices"]
+__all__ = ["BY_NAME", "LONGEST_S", "Rehearsal", "RehearsalSetup", "rehearse", "spread_indices"]
 
 MOST_SAMPLES = 8
 """Samples that are loaded at most (count)."""
@@ -81,6 +82,8 @@ class RehearsalSetup(CarriesFiles):
     samples_in_batches: bool
     """Whether that one gives batches."""
     worker_init_fn: Callable[[int], Any] | None
+    by_name: Mapping[str, Any] = field(default_factory=dict)
+    """What the child gets by name only (see ``held_by_name``), by its content here; empty where it inherits all."""
     stack_file: str = ""
     longest_s: float = LONGEST_S
     files: OwnDescriptors | None = None
@@ -122,9 +125,9 @@ def rehearse(
     """
     began = clock()
     with FilePositions(start_method) as positions, tempfile.NamedTemporaryFile(prefix="lightning_fastdata_") as stack:
-        held = (setup.dataset, setup.collate_fn)
-        files = OwnDescriptors.of(held, start_method)
-        setup = replace(setup, stack_file=stack.name, longest_s=longest_s, files=files)
+        files = OwnDescriptors.of((setup.dataset, setup.collate_fn), start_method)
+        by_name = {} if start_method == "fork" else held_by_name(_parts(setup))
+        setup = replace(setup, by_name=by_name, stack_file=stack.name, longest_s=longest_s, files=files)
         found = _in_child(setup, start_method, clock, log)
     if positions.moved:
         path = positions.moved[0]
@@ -217,22 +220,28 @@ def _perform(setup: RehearsalSetup, answer: Any, taken: Any) -> None:
         taken.poll(30.0)  # tensors on their way live as long as their process
 
 
+BY_NAME = "keep it in an attribute of the dataset, or set it in worker_init_fn"
 RAISES = "with no workers the error comes where the sample is read, of its own type"
 
 
 def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
     if setup.files is not None:
         setup.files(0)
+    differs = _different_here(setup)
     if setup.worker_init_fn is not None:
         setup.worker_init_fn(0)
+    if differs := [path for path in differs if path in _different_here(setup)]:  # it may be what sets them
+        what = f"{differs[0]} was set by this program, and workers, which import its module again, have another value"
+        return Rehearsal(what, BY_NAME), None
     on_cuda = _uses_cuda()
     samples: list[Any] = []
     walls: list[float] = []
     cpus: list[float] = []
     pictures = [_picture(setup)]
-    for number, key in enumerate(_keys(setup)):
+    keys, positions = _keys(setup), generator_states(_parts(setup))
+    for number, key in enumerate(keys):
         began, began_cpu = time.perf_counter(), time.process_time()
-        samples.append(setup.loading[BatchRequest(0, 0, number, [key], None)].batch)
+        samples.append(_sample(setup, key))
         walls.append(time.perf_counter() - began)
         cpus.append(time.process_time() - began_cpu)
         if number < FEWEST_SAMPLES:
@@ -246,7 +255,14 @@ def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
         sample_cpu_s=statistics.mean(cpus[1:] or cpus or [0.0]),
         quickest_s=min(walls, default=None),
     )
-    if changes := goes_on_changing(pictures):
+    changes = not_only_noted(
+        goes_on_changing(pictures),
+        pictures[1],
+        load_first_again=lambda: _sample(setup, keys[0]),
+        generators=positions,
+        parts=_parts(setup),
+    )
+    if changes:
         what = f"{changes[0]} changes with every sample that is loaded, and workers would change copies of it"
         return replace(found, problem=what, remedy=f"num_workers=4 if {changes[0]} is not needed"), None
     batch, collated = _collated(setup, samples)
@@ -268,6 +284,10 @@ def _whole_sizes(setup: RehearsalSetup, samples: list[Any], batch: Any, collated
         except Exception:
             return batch_bytes * size // collated, None
     return batch_bytes * size // collated, tensors + round(more * (size - collated))
+
+
+def _sample(setup: RehearsalSetup, key: Any) -> Any:
+    return setup.loading[BatchRequest(0, 0, 0, [key], None)].batch
 
 
 def _uses_cuda() -> bool:
@@ -294,26 +314,17 @@ def _keys(setup: RehearsalSetup) -> list[Any]:
     return [key for batch in first for key in batch][:MOST_SAMPLES] if setup.samples_in_batches else first
 
 
+def _parts(setup: RehearsalSetup) -> dict[str, Any]:
+    return {"dataset": setup.dataset, "collate_fn": setup.collate_fn}
+
+
 def _picture(setup: RehearsalSetup) -> Snapshot:
-    return take_snapshot({"dataset": setup.dataset, "collate_fn": setup.collate_fn}, generators=False)
+    return take_snapshot(_parts(setup), generators=False)
 
 
-def goes_on_changing(pictures: Sequence[Snapshot]) -> tuple[str, ...]:
-    """Attributes that further samples change too.
-
-    What the first sample sets (a file that is opened lazily, a cached property) and later ones leave alone is none;
-    nor are random generators, which every sample is to draw from.
-
-    Args:
-        pictures: What the dataset held before the first sample and after each one.
-
-    Returns:
-        Paths.
-    """
-    changed: list[str] = []
-    for before, after in itertools.pairwise(pictures[1:]):
-        changed += [path for path in changed_between(before, after) if path not in changed]
-    return tuple(changed)
+def _different_here(setup: RehearsalSetup) -> list[str]:
+    here = held_by_name(_parts(setup)) if setup.by_name else {}
+    return [path for path, value in here.items() if setup.by_name.get(path, value) != value]
 
 
 def _tensors(value: Any, depth: int = 6) -> Iterator[torch.Tensor]:

@@ -47,7 +47,7 @@ from lightning_fastdata.loaders.state.attributes import (
 )
 from lightning_fastdata.loaders.state.handles import handle_of
 
-__all__ = ["Snapshot", "changed_between", "take_snapshot"]
+__all__ = ["Snapshot", "changed_between", "held_by_name", "take_snapshot"]
 
 SIMPLE = tuple(kind for kind in PLAIN if kind not in (bytearray, slice, range))
 """Plain types that ``marshal`` writes by content, without any code of the user's."""
@@ -58,6 +58,7 @@ BY_TEXT = (
 """Types whose values cannot change and say in their text what they are."""
 BY_IDENTITY = (enum.Enum, logging.Logger, type(threading.Lock()), type(threading.RLock()), np.ufunc, weakref.ref)
 """Types whose values cannot change, or whose changes a worker's copy may miss (loggers, locks that are free)."""
+BY_CONTENT = "by content"
 MOST_BYTES = 2**30
 """Arrays and tensors that are read through (bytes): beyond it they count as unseen."""
 
@@ -110,13 +111,59 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True, arrays: 
             content = _content(value)
         if content is None:
             unseen = unseen or path
-            continue
+            if not isinstance(value, (*SEQUENCES, *MAPPINGS)):
+                continue
+            content = _size_of(value)  # a queue that empties, a cache that grows
         if content == id(value):
             kept.append(value)
         contents[path] = content
         if not is_a(value, (*SEQUENCES, *MAPPINGS)):
             contents |= {path + step: _plain(held) for step, held in held_by(value) if is_plain(held)}
     return Snapshot(contents, unseen or walk.stopped_at, tuple(kept))
+
+
+def held_by_name(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a worker of spawn or forkserver does not get of some parts.
+
+    Functions and classes are pickled by their names: a worker imports modules again, and globals, class attributes
+    and closures have there what the modules give them.
+
+    Args:
+        parts: As for ``take_snapshot``.
+
+    Returns:
+        The content of globals and class attributes by path, which may be compared between processes for those paths
+        that both have; None where it means nothing in another process.
+    """
+    walk = AttributeWalk({name: part for name, part in parts.items() if part is not None})
+    contents: dict[str, Any] = {}
+    for path, value in walk:
+        if BY_NAME in path:
+            content = _content(value) if _read_bytes(value) <= MOST_BYTES else None
+            contents[path] = content if _is_portable(content) else None
+        if not isinstance(value, (*SEQUENCES, *MAPPINGS)):
+            held = ((path + step, one) for step, one in held_by(value) if BY_NAME in path + step and is_plain(one))
+            contents |= {step: _plain(one) if type(one) in SIMPLE else None for step, one in held}
+    return contents
+
+
+BY_NAME = " ("
+"""In a path: a class, a global or a closure, which functions and classes bring with them."""
+
+
+def _is_portable(content: Any) -> bool:
+    """Whether a content has no identities of this process in it."""
+    if type(content) is not tuple:
+        return False
+    kind, inner, own = content[0], content[1], content[-1]
+    if kind in (*SEQUENCES, *MAPPINGS):
+        return not own and all(type(part) is not tuple or part[:1] == (BY_CONTENT,) for part in content[1:-1])
+    return isinstance(kind, (str, torch.dtype)) or (type(inner) is str and issubclass(kind, BY_TEXT))
+
+
+def _size_of(value: Any) -> Any:
+    measure: Any = next(kind.__len__ for kind in (*SEQUENCES, *MAPPINGS) if isinstance(value, kind))
+    return type(value), measure(value)
 
 
 def _read_bytes(value: Any) -> int:
@@ -227,7 +274,7 @@ def _of_container(value: Any) -> Any:
 def _of_values(values: list[Any], *, complete: bool = False) -> Any:
     """Items by content where they are plain, else by their kind, since the walk comes to the first ones only."""
     if _all_simple(values):
-        return len(values), zlib.crc32(marshal.dumps(values, 2))  # version 2 writes equal values alike
+        return BY_CONTENT, len(values), zlib.crc32(marshal.dumps(values, 2))  # version 2 writes equal values alike
     if complete or len(values) > FEW_ITEMS:
         return None
     return tuple(_plain(item) if is_plain(item) else type(item) for item in values)

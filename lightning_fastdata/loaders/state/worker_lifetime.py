@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 from lightning_fastdata.compat.rank_zero import log_rank_zero
-from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
+from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, held_by_name, take_snapshot
+from lightning_fastdata.planning.start_method import default_start_method
 
 __all__ = ["WorkerLifetime", "part_that_hides"]
 
@@ -33,6 +35,8 @@ class WorkerLifetime:
     """Gives the time (s)."""
     follows: bool = False
     """Whether the dataset was seen to change in the middle of a pass, which workers that "auto" took cannot follow."""
+    by_name: Mapping[str, Any] | None = None
+    """What workers import again, as it was when they were planned; None where they inherit it, or the user set them."""
     _held: Snapshot | None = None
     _look_s: float = 0.0
     _is_cheap: bool = True
@@ -47,7 +51,32 @@ class WorkerLifetime:
             for value in (options and options.persistent_workers, options and options.num_workers)
         )
         parts = {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
-        return cls(parts, automatic, log_rank_zero, took_workers)
+        lifetime = cls(parts, automatic, log_rank_zero, took_workers)
+        if took_workers and loader.num_workers:
+            lifetime.by_name = lifetime._by_name(loader.multiprocessing_context)
+        return lifetime
+
+    def out_of_reach(self, context: Any) -> bool:
+        """Whether what workers import again has been changed by this program: they could not get it; one line names it.
+
+        Args:
+            context: How they are started: of ``multiprocessing``, or None.
+        """
+        if not self.by_name:
+            return False
+        now = self._by_name(context) or {}
+        path = next((path for path, value in self.by_name.items() if now.get(path, value) != value), None)
+        if path is not None:
+            self._log_once(
+                f"{path} has changed, which workers import again: samples are loaded without them from now on"
+            )
+        return path is not None
+
+    def _by_name(self, context: Any) -> dict[str, Any] | None:
+        method = default_start_method() if context is None else context.get_start_method()
+        with suppress(Exception):  # as in _look
+            return None if method == "fork" else held_by_name(self.parts)
+        return None
 
     def may_keep(self, wanted: bool = True) -> bool:
         """Whether workers that are about to start may serve further passes; remembers what they get.

@@ -2,8 +2,12 @@
 
 import argparse
 import itertools
+import math
+import pickle
 import re
+import sys
 from collections import UserDict
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +16,7 @@ import torch
 from torch.utils.data import Subset
 from torchvision.transforms import v2
 
-from lightning_fastdata.loaders.state.snapshot import changed_between, take_snapshot
+from lightning_fastdata.loaders.state.snapshot import changed_between, held_by_name, take_snapshot
 
 SETTINGS = {"level": 0}
 WORDS = ["a"]
@@ -155,3 +159,28 @@ def test_generators_can_be_left_out():
     data.r.rand()
     torch.rand(1, generator=data.t)
     assert changed_between(before, take_snapshot({"dataset": data}, generators=False)) == ()
+
+
+ROOT, LEVELS, KINDS = Path("a"), [1, 2], [list, dict]
+
+
+class NamesGlobals:
+    scale = 2
+
+    def __init__(self):
+        self.levels, self.own = LEVELS, 1
+
+    def __getitem__(self, index):
+        return ROOT, LEVELS, KINDS, math.pi, self.scale
+
+
+def test_what_a_spawned_worker_imports_anew_can_be_compared_there(monkeypatch):
+    """Globals and class attributes by content; nothing that the dataset itself carries, no identity of this process."""
+    found = held_by_name({"dataset": NamesGlobals()})
+    assert pickle.loads(pickle.dumps(found)) == found
+    assert not any(path.startswith(("dataset.own", "dataset.levels")) for path in found)
+    for owner, name, value in ((NamesGlobals, "scale", 3), (sys.modules[__name__], "ROOT", Path("b"))):
+        with monkeypatch.context() as changed:
+            changed.setattr(owner, name, value)
+            after = held_by_name({"dataset": NamesGlobals()})
+            assert [name in path for path in found if found[path] != after[path]] == [True]
