@@ -206,6 +206,7 @@ def test_asking_for_the_default_does_not_fix_it():
 # For real
 
 REAL = """
+import time
 from torch.utils.data import Dataset
 from lightning_fastdata import auto_dataloader
 
@@ -215,6 +216,7 @@ class Squares(Dataset):
     def __len__(self):
         return 6
     def __getitem__(self, index):
+        time.sleep(0.005)  # dearer than handing it over
         return index * index
 
 def main(**kwargs):
