@@ -3,8 +3,9 @@
 A dataset whose samples cost nothing, read in this process by torch's DataLoader, by ours with ``deterministic=False``
 and by ours as it comes; and by ours as in a worker, which need not put the training process's generators back. Each
 is timed with small and with large batches, taking turns, in CPU time of the process: two figures that tell what a
-sample costs and what a batch costs. Medians over the rounds. Also the order of 50,000 samples, drawn by NumPy's frozen
-``RandomState``, by its ``Generator``, and by Python's ``random.shuffle``.
+sample costs and what a batch costs. Medians over the rounds. Then what a generator adds that the dataset holds, of each
+kind: at most 5 us per sample in a worker, and 50 us per batch in the training process. Also the order of 50,000
+samples, drawn by NumPy's frozen ``RandomState``, by its ``Generator``, and by Python's ``random.shuffle``.
 """
 
 import random
@@ -27,7 +28,10 @@ SAMPLES = 12_800
 
 
 class Nothing(Dataset[int]):
-    """Samples that cost nothing."""
+    """Samples that cost nothing, of a dataset that may hold a generator."""
+
+    def __init__(self, rng: object = None) -> None:
+        self.rng = rng
 
     def __len__(self) -> int:
         return SAMPLES
@@ -45,9 +49,9 @@ def plain(batch_size: int) -> DataLoader[int]:
     return DataLoader(Nothing(), batch_size=batch_size, shuffle=True, collate_fn=first_of)
 
 
-def ours(batch_size: int, *, deterministic: bool = True) -> DataLoader[int]:
+def ours(batch_size: int, *, deterministic: bool = True, rng: object = None) -> DataLoader[int]:
     return auto_dataloader(
-        Nothing(), batch_size=batch_size, num_workers=0, collate_fn=first_of, deterministic=deterministic
+        Nothing(rng), batch_size=batch_size, num_workers=0, collate_fn=first_of, deterministic=deterministic
     )
 
 
@@ -70,9 +74,9 @@ def costs(make: Callable[[int], DataLoader[int]]) -> dict[str, float]:
     return {"sample_us": (large_s - large_batches * batch_s) / SAMPLES * 1e6, "batch_us": batch_s * 1e6}
 
 
-def as_in_a_worker(batch_size: int) -> DataLoader[int]:
+def as_in_a_worker(batch_size: int, rng: object = None) -> DataLoader[int]:
     """Ours, where the loading code believes to run in a worker."""
-    loader = ours(batch_size)
+    loader = ours(batch_size, rng=rng)
     inner = loader.__iter__
 
     class Pretending:
@@ -83,6 +87,35 @@ def as_in_a_worker(batch_size: int) -> DataLoader[int]:
                 yield from inner()
 
     return Pretending()  # type: ignore[return-value]
+
+
+KINDS: dict[str, object] = {
+    "random.Random": random.Random(0),
+    "torch.Generator": torch.Generator(),
+    "numpy RandomState": np.random.RandomState(0),
+    **{
+        f"numpy Generator, {kind.__name__}": np.random.Generator(kind(0))
+        for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.Philox, np.random.SFC64, np.random.MT19937)
+    },
+}
+
+
+def held_costs(rounds: int) -> dict[str, dict[str, float]]:
+    """What one generator of each kind adds: per sample in a worker, and per batch in the training process (us)."""
+    variants: dict[str, Callable[[], dict[str, float]]] = {}
+    for name, rng in {"none": None, **KINDS}.items():
+        variants[f"{name}, worker"] = lambda rng=rng: costs(lambda size: as_in_a_worker(size, rng))  # type: ignore[misc]
+        variants[f"{name}, here"] = lambda rng=rng: costs(lambda size: ours(size, rng=rng))  # type: ignore[misc]
+    runs = harness.interleaved(variants, rounds)
+
+    def added(name: str, where: str, figure: str) -> float:
+        pairs = zip(runs[f"{name}, {where}"], runs[f"none, {where}"], strict=True)
+        return statistics.median(one[figure] - other[figure] for one, other in pairs)
+
+    return {
+        name: {"sample_us": added(name, "worker", "sample_us"), "batch_us": added(name, "here", "batch_us")}
+        for name in KINDS
+    }
 
 
 def order_s(draw: Callable[[], object]) -> float:
@@ -127,11 +160,17 @@ def main() -> None:
         rows.append([name, *(f"{figures[key]:+.1f}" for key in figures)])
     headings = ["loader", "us per sample", "us per batch", "added per sample", "added per batch"]
     harness.print_table("CPU time of loading, samples that cost nothing", headings, rows)
+    held = held_costs(arguments.rounds)
+    harness.print_table(
+        "What a generator adds that the dataset holds",
+        ["kind", "us per sample, worker", "us per batch, training process"],
+        [[name, f"{cost['sample_us']:.1f}", f"{cost['batch_us']:.1f}"] for name, cost in held.items()],
+    )
     orders_ms = orders(arguments.rounds)
     harness.print_table(
         "CPU time of an order of 50,000", ["way", "ms"], [[name, f"{ms:.2f}"] for name, ms in orders_ms.items()]
     )
-    harness.write_json(arguments.json, {"medians": medians, "orders_ms": orders_ms, "runs": results})
+    harness.write_json(arguments.json, {"medians": medians, "held": held, "orders_ms": orders_ms, "runs": results})
 
 
 if __name__ == "__main__":

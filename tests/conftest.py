@@ -12,6 +12,9 @@ import pytest
 # threads, and with one of them the expected numbers are the same on every machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Imported, it would ask the network for its newest release.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
 # What a process of the start method "forkserver" need not import: programs (see programs.py), ranks and workers start
 # in a fraction of a second. They know as little of the process that starts them as spawned ones.
 multiprocessing.set_forkserver_preload(["torch", "lightning.pytorch", "torchvision.transforms.v2"])

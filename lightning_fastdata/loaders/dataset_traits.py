@@ -30,7 +30,8 @@ class DatasetTraits:
     """Its ``__getitems__(indices, seeds)`` takes the samples' seeds (``accepts_seeds = True``)."""
     uses_global_rng: bool
     """Loading a sample may draw from the global generators; False for torch's TensorDataset and for classes that say
-    ``uses_global_rng = False`` themselves (a subclass has to say so again: it may transform)."""
+    ``uses_global_rng = False`` themselves (a subclass has to say so again: it may transform). A loader takes it for
+    True where the dataset holds a generator of its own."""
 
     def batch_bytes(self, batch_size: int | None) -> int | None:
         """Size of a batch (bytes); None where the dataset does not say how large a sample is.

@@ -21,6 +21,7 @@ from lightning_fastdata.loaders.sharding import SetShard, iterable_warning, work
 from lightning_fastdata.loaders.state.attributes import DEPTH, MOST_OBJECTS
 from lightning_fastdata.loaders.state.handles import reduced_file
 from lightning_fastdata.loaders.state.held_data import data_attribute
+from lightning_fastdata.loaders.state.held_generators import FoundGenerators, find_generators
 from lightning_fastdata.loaders.state.worker_lifetime import part_that_hides
 from lightning_fastdata.loaders.state.worker_safety import looked_at, rehearsed
 from lightning_fastdata.loaders.trainer_context import trainer_context
@@ -132,7 +133,11 @@ def make_loader(request: LoaderRequest, on_plan: Callable[[LoaderPlan], None]) -
     request = replace(request, arguments={**request.arguments, **_worker_arguments(request, traits, hardware)})
     planning = _planning(request, options, traits, hardware, samples)
     planning = _checked(planning, request, traits)
+    found = _held_generators(request, traits)
+    if found.derived:
+        traits = replace(traits, uses_global_rng=True)
     plan = planning.plan()
+    plan = replace(plan, warnings=(*plan.warnings, *found.lines()))
     on_plan(plan)
     ranks, workers = request.context.world_size, plan.num_workers
     if traits.is_iterable:
@@ -182,7 +187,8 @@ def _hiding(planning: Planning, request: LoaderRequest) -> Planning:
     """Where "auto" would keep workers: whether every change of the dataset could be seen."""
     if planning.options.persistent_workers != "auto" or not planning.plan().persistent_workers:
         return planning
-    hides = part_that_hides({"dataset": request.dataset, "collate_fn": request.arguments.get("collate_fn")})
+    parts = {"dataset": request.dataset, "collate_fn": request.arguments.get("collate_fn")}
+    hides = part_that_hides(parts, generators=not request.deterministic)
     return planning.without_persistence(f"{hides} may change unseen: new workers for each pass") if hides else planning
 
 
@@ -199,6 +205,13 @@ def _too_large_to_pickle(request: LoaderRequest, start_method: str, hardware: Ha
                 'mmap_mode="r") at the first __getitem__), or num_workers=4 if it fits'
             )
     return None
+
+
+def _held_generators(request: LoaderRequest, traits: DatasetTraits) -> FoundGenerators:
+    """The random generators that seed, epoch and sample will decide, beside the global ones."""
+    if traits.is_iterable or not request.deterministic:
+        return FoundGenerators()
+    return find_generators({"dataset": request.dataset, "collate_fn": request.arguments.get("collate_fn")})
 
 
 def _planning(

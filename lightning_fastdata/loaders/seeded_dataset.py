@@ -14,10 +14,10 @@ from lightning_fastdata.loaders.batch_fetch import as_array, batch_fetcher
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, traits_of
 from lightning_fastdata.loaders.order import BATCH, Indices, sample_seed, sample_seeds, stream
 from lightning_fastdata.loaders.planned import identity_collate
-from lightning_fastdata.loaders.rng import generators_kept, seed_generators
 from lightning_fastdata.loaders.sample_keys import sample_number
 from lightning_fastdata.loaders.splitmix import WORD, Words, mix
 from lightning_fastdata.loaders.state.handles import CarriesFiles
+from lightning_fastdata.loaders.state.held_generators import HeldGenerators
 from lightning_fastdata.loaders.transformed_dataset import TransformedDataset
 
 __all__ = ["BatchRequest", "LoadTimes", "RaisedInWorker", "SeededDataset", "ServedDataset", "WorkerOutput"]
@@ -135,9 +135,10 @@ class SeededDataset(CarriesFiles, Dataset[Any]):
     """A dataset for the workers of a loader: each request is a whole batch, each sample has its own random numbers.
 
     Before every ``__getitem__`` of the user's dataset, the global generators of Python, NumPy and torch are seeded
-    from (seed, epoch, index), so that any existing transform gives the same result in any process. The collate
-    function is called here too, seeded from the batch's first sample. In the training process the generators are put
-    back afterwards: they belong to the model.
+    from (seed, epoch, index), so that any existing transform gives the same result in any process; and so are the
+    generators that the dataset, its transforms and the collate function hold. The collate function is called here too,
+    seeded from the batch's first sample. In the training process the generators are put back afterwards: they belong
+    to the model.
 
     A dataset of whole batches that says ``accepts_seeds = True`` gets the samples' seeds themselves, as
     ``__getitems__(indices, seeds)``, uint64, shape (batch,); so do transforms of whole batches. The generators are left
@@ -183,6 +184,7 @@ class SeededDataset(CarriesFiles, Dataset[Any]):
             _fastdata_getitems=batched and traits.has_getitems,
             _fastdata_fetcher=fetcher,
             _fastdata_transform=transform,
+            _fastdata_held=HeldGenerators({"dataset": dataset, "collate_fn": collate_fn, "transform": transform}),
             _fastdata_source=source if accepts_seeds or transform is not None else None,
         )
 
@@ -203,8 +205,10 @@ class SeededDataset(CarriesFiles, Dataset[Any]):
         if not isinstance(request, BatchRequest):  # a worker_init_fn that tries a sample
             return self._fastdata_dataset[request]
         info = get_worker_info()
+        if self._fastdata_seed is not None:
+            self._fastdata_held.follow(request.epoch, request.cycle, request.number)
         if info is None:
-            with generators_kept() if self._fastdata_seed is not None else nullcontext():
+            with self._fastdata_held.kept() if self._fastdata_seed is not None else nullcontext():
                 return _output_of(self, request, began, -1)
         try:
             return _output_of(self, request, began, info.id)
@@ -227,18 +231,29 @@ class ServedDataset(SeededDataset):
 
 def _output_of(wrapper: SeededDataset, request: BatchRequest, began: float, worker: int) -> WorkerOutput:
     """Load and collate a batch; no method, or the wrapper would hide a name of the dataset's."""
+    held, again = wrapper._fastdata_held, None
+    if held.looks_again and wrapper._fastdata_seed is not None:  # the dataset may do with its indices what it likes
+        again = request._replace(indices=request.indices.copy())
+    batch, slowest, slowest_s = _batch_of(wrapper, request)
+    if again is not None and held.has_more():
+        batch, slowest, slowest_s = _batch_of(wrapper, again)
+    # The clock is read after all that the batch took.
+    times = LoadTimes(began, perf_counter(), len(request.indices), slowest, slowest_s, worker)
+    return WorkerOutput(request.number, batch, times)
+
+
+def _batch_of(wrapper: SeededDataset, request: BatchRequest) -> tuple[Any, int, float]:
+    """Load, collate and transform; what is returned is what ``_load`` returns, with the batch for the samples."""
     seed, source = wrapper._fastdata_seed, wrapper._fastdata_source
     start = None if seed is None else stream(seed, request.epoch, request.cycle)
     seeds = None if source is None else _seeds_of(request, stream(source, request.epoch, request.cycle))
     samples, slowest, slowest_s = _load(wrapper, request, start, seeds)
     if start is not None:
-        seed_generators(mix(_seed_of(request, 0, start) + BATCH))
+        wrapper._fastdata_held.seed(mix(_seed_of(request, 0, start) + BATCH))
     batch = wrapper._fastdata_collate_fn(samples)
     if wrapper._fastdata_transform is not None:
         batch = wrapper._fastdata_transform(batch, seeds)
-    # The clock is read after all that the batch took.
-    times = LoadTimes(began, perf_counter(), len(request.indices), slowest, slowest_s, worker)
-    return WorkerOutput(request.number, batch, times)
+    return batch, slowest, slowest_s
 
 
 def _load(
@@ -257,10 +272,10 @@ def _load(
     """
     dataset, fetcher, indices = wrapper._fastdata_dataset, wrapper._fastdata_fetcher, request.indices
     if fetcher is None and wrapper._fastdata_batched and not wrapper._fastdata_getitems:
-        return _load_one_by_one(dataset, request, start)
+        return _load_one_by_one(dataset, request, start, wrapper._fastdata_held.seed)
     before = perf_counter()
     if start is not None:
-        seed_generators(_seed_of(request, 0, start))
+        wrapper._fastdata_held.seed(_seed_of(request, 0, start))
     if fetcher is not None:
         return fetcher.batch(indices, seeds), -1, 0.0
     if wrapper._fastdata_getitems:
@@ -268,11 +283,13 @@ def _load(
     return dataset[indices[0]], 0, perf_counter() - before
 
 
-def _load_one_by_one(dataset: Any, request: BatchRequest, start: int | None) -> tuple[list[Any], int, float]:
+def _load_one_by_one(
+    dataset: Any, request: BatchRequest, start: int | None, seed: Callable[[int], object]
+) -> tuple[list[Any], int, float]:
     samples, slowest, slowest_s, before = [], -1, -1.0, perf_counter()
     for position, index in enumerate(request.indices):
         if start is not None:
-            seed_generators(_seed_of(request, position, start))
+            seed(_seed_of(request, position, start))
         samples.append(dataset[index])
         # One reading per sample: it ends this one and begins the next. Seeding is inside, some microseconds.
         now = perf_counter()

@@ -204,7 +204,8 @@ class LoaderPlan:
     reasons: Mapping[str, Reason] = field(default_factory=dict)
     """For each option by name, why."""
     warnings: tuple[str, ...] = ()
-    """What comes near a limit of the machine (shared memory, memory, open files), a line each."""
+    """What comes near a limit of the machine (shared memory, memory, open files), and which random generators of the
+    dataset's follow the seed, a line each."""
     rehearsed: Rehearsed | None = None
     """What a few samples took that were tried for this plan; None = none were."""
 

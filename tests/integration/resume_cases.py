@@ -28,10 +28,11 @@ STEPS = 12
 
 
 class Noisy(Dataset):
-    """A sample is its number, and one random number of each generator: Python's, NumPy's, torch's."""
+    """A sample is its number, and one random number of each generator: Python's, NumPy's, torch's, and its own."""
 
     def __init__(self, length: int = 22, start: int = 0, breaks_at: int | None = None) -> None:
         self.length, self.start, self.breaks_at = length, start, breaks_at
+        self.rng = random.Random(0)
 
     def __len__(self) -> int:
         return self.length
@@ -39,7 +40,7 @@ class Noisy(Dataset):
     def __getitem__(self, index: int) -> torch.Tensor:
         if index == self.breaks_at:
             raise StopError(f"sample {index} cannot be read")
-        drawn = (random.random(), float(np.random.rand()), torch.rand(()).item())
+        drawn = (random.random(), float(np.random.rand()), torch.rand(()).item() + self.rng.random())
         return torch.tensor([float(self.start + index), *drawn])
 
 

@@ -4,13 +4,15 @@ import json
 from itertools import chain, zip_longest
 from pathlib import Path
 
+import albumentations
+import numpy as np
 import programs
 import pytest
 import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.utilities import CombinedLoader
 from sameness_cases import LENGTH, Augmented, fit, make_model, make_module, make_trainer
-from torch.utils.data import BatchSampler, RandomSampler, Sampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
 from lightning_fastdata import FastDataModule, auto_dataloader
 from lightning_fastdata.loaders.order import derive_seed, epoch_order
@@ -49,6 +51,53 @@ def both(build, **kwargs):
 
 def usual(workers):
     return make_module(num_workers=workers)
+
+
+# Generators that a dataset holds (those of the other tests draw from one, too)
+
+
+class HoldsOne(Dataset):
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        return self.rng.random()
+
+
+class Painted(Augmented):
+    """Images through albumentations, whose transforms hold two generators each and keep what they drew last."""
+
+    def __init__(self, seed):
+        super().__init__(16)
+        blur = albumentations.OneOf([albumentations.Blur(), albumentations.MedianBlur()])
+        noise = [albumentations.GaussNoise(p=1), albumentations.GaussNoise(p=1)]
+        self.painter = albumentations.Compose([albumentations.HorizontalFlip(), blur, *noise], seed=seed)
+
+    def __getitem__(self, index):
+        image = np.full((8, 8, 3), 128, dtype=np.uint8)
+        return {**super().__getitem__(index), "noise": self.painter(image=image)["image"].astype(np.float32)}
+
+
+def test_a_generator_in_the_dataset():
+    """No number comes twice, and four workers give what none gives."""
+
+    def numbers_of(workers, dataset):
+        return torch.cat(list(auto_dataloader(dataset, num_workers=workers, batch_size=2))).tolist()
+
+    dataset = HoldsOne()
+    four = numbers_of(4, dataset)
+    assert len(set(four)) == 16
+    assert numbers_of(0, dataset) == four
+
+
+def test_albumentations():
+    """Every image is another, in every epoch; whatever the workers and the seed that the transforms were given."""
+    none, two = (run(make_module(Painted(seed), num_workers=workers)) for seed, workers in ((None, 0), (1, 2)))
+    assert none.seen == two.seen
+    assert len({value for epoch in none.epochs("noise") for batch in epoch for value in batch}) == 32
 
 
 # Parts of an epoch

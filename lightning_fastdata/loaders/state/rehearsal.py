@@ -319,7 +319,7 @@ def _parts(setup: RehearsalSetup) -> dict[str, Any]:
 
 
 def _picture(setup: RehearsalSetup) -> Snapshot:
-    return take_snapshot(_parts(setup), generators=False)
+    return take_snapshot(_parts(setup), generators=False, last_draws=False)
 
 
 def _different_here(setup: RehearsalSetup) -> list[str]:

@@ -71,6 +71,8 @@ AS_HELD = (property, staticmethod, classmethod, functools.partial, MethodType, S
 HEAP_TYPE, POINTER_BYTES = 1 << 9, 8
 LRU_CACHE = type(functools.lru_cache(min))
 
+REMEMBER_DRAWS = ("albumentations", "audiomentations", "kornia.augmentation", "monai.transforms")
+"""Modules whose objects keep the parameters that they drew last, and no state that adds up."""
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, torch.Generator)
 
 
@@ -86,13 +88,15 @@ class Snapshot:
     """Objects that are compared by identity: it must not pass on to another one."""
 
 
-def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True, arrays: bool = True) -> Snapshot:
+def take_snapshot(
+    parts: Mapping[str, Any], *, generators: bool = True, last_draws: bool = True, arrays: bool = True
+) -> Snapshot:
     """Remember the content of everything that some parts hold. None of the user's code runs.
 
     Args:
         parts: What is looked at, by name: ``{"dataset": dataset}``.
         generators: Whether the states of random generators count, and how full ``functools.lru_cache`` is.
-
+        last_draws: Whether it counts what transforms of ``REMEMBER_DRAWS`` hold.
         arrays: Whether arrays and tensors are read; False where only what cannot be seen is asked for.
 
     Returns:
@@ -100,8 +104,10 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True, arrays: 
     """
     walk = AttributeWalk({name: part for name, part in parts.items() if part is not None})
     contents: dict[str, Any] = {}
-    kept, unseen, bytes_read = [], None, 0
+    kept, unseen, bytes_read, remembering = [], None, 0, set[str]()
     for path, value in walk:
+        if not last_draws and _is_last_draw(path, value, remembering):
+            continue
         content: Any = 0
         size = _read_bytes(value)
         bytes_read += size
@@ -117,9 +123,20 @@ def take_snapshot(parts: Mapping[str, Any], *, generators: bool = True, arrays: 
         if content == id(value):
             kept.append(value)
         contents[path] = content
-        if not is_a(value, (*SEQUENCES, *MAPPINGS)):
+        # What Python's generator keeps in an attribute (half of a pair of Gaussians) is of its state.
+        if not is_a(value, (*SEQUENCES, *MAPPINGS, random.Random)):
             contents |= {path + step: _plain(held) for step, held in held_by(value) if is_plain(held)}
     return Snapshot(contents, unseen or walk.stopped_at, tuple(kept))
+
+
+def _is_last_draw(path: str, value: Any, remembering: set[str]) -> bool:
+    """Whether it is an object of ``REMEMBER_DRAWS``, or data in one; ``remembering`` collects their paths."""
+    module = str((value if issubclass(type(value), type) else type(value)).__module__)
+    if f"{module}.".startswith(tuple(f"{one}." for one in REMEMBER_DRAWS)):
+        remembering.add(path)
+        return True
+    data = module.partition(".")[0] in ("builtins", "numpy", "torch") and type(value) is not FunctionType
+    return data and re.sub(r"\.\w+(\[.*\])?( \(\w+\))?$", "", path) in remembering
 
 
 def held_by_name(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +158,7 @@ def held_by_name(parts: Mapping[str, Any]) -> dict[str, Any]:
         if BY_NAME in path:
             content = _content(value) if _read_bytes(value) <= MOST_BYTES else None
             contents[path] = content if _is_portable(content) else None
-        if not isinstance(value, (*SEQUENCES, *MAPPINGS)):
+        if not is_a(value, (*SEQUENCES, *MAPPINGS, random.Random)):
             held = ((path + step, one) for step, one in held_by(value) if BY_NAME in path + step and is_plain(one))
             contents |= {step: _plain(one) if type(one) in SIMPLE else None for step, one in held}
     return contents

@@ -37,6 +37,8 @@ class WorkerLifetime:
     """Whether the dataset was seen to change in the middle of a pass, which workers that "auto" took cannot follow."""
     by_name: Mapping[str, Any] | None = None
     """What workers import again, as it was when they were planned; None where they inherit it, or the user set them."""
+    generators: bool = True
+    """Whether states of random generators count; not where each sample is seeded anyway."""
     _held: Snapshot | None = None
     _look_s: float = 0.0
     _is_cheap: bool = True
@@ -51,7 +53,7 @@ class WorkerLifetime:
             for value in (options and options.persistent_workers, options and options.num_workers)
         )
         parts = {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
-        lifetime = cls(parts, automatic, log_rank_zero, took_workers)
+        lifetime = cls(parts, automatic, log_rank_zero, took_workers, generators=not loader.determinism.seeds_samples)
         if took_workers and loader.num_workers:
             lifetime.by_name = lifetime._by_name(loader.multiprocessing_context)
         return lifetime
@@ -141,7 +143,7 @@ class WorkerLifetime:
             warnings.warn(text, stacklevel=2)
 
     def _look(self) -> Snapshot:
-        return _look_at(self.parts)
+        return _look_at(self.parts, generators=self.generators)
 
     def _log_once(self, text: str) -> None:
         if text not in self._logged:
@@ -149,13 +151,14 @@ class WorkerLifetime:
             self.log(text)
 
 
-def part_that_hides(parts: Mapping[str, Any]) -> str | None:
+def part_that_hides(parts: Mapping[str, Any], *, generators: bool = True) -> str | None:
     """The first attribute whose changes could not be seen, by name; None where all is seen. Reads no array.
 
     Args:
         parts: What workers would get, by name.
+        generators: Whether states of random generators count.
     """
-    return _look_at(parts, arrays=False).unseen
+    return _look_at(parts, generators=generators, arrays=False).unseen
 
 
 def _look_at(parts: Mapping[str, Any], **options: bool) -> Snapshot:

@@ -2,10 +2,12 @@
 
 import functools
 import os
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import albumentations
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,47 @@ class Gradients(Numbers):
 class Raises(Numbers):
     def __getitem__(self, index):
         raise KeyError(index)
+
+
+class Gaussian(Numbers):
+    """Python's generator keeps every second number in an attribute."""
+
+    def __init__(self):
+        self.rng = random.Random(0)
+
+    def __getitem__(self, index):
+        return self.rng.gauss(0, 1)
+
+
+class Painted(Numbers):
+    """Each transform that is applied keeps the parameters that it drew last, one of several by turns."""
+
+    def __init__(self):
+        box = albumentations.BboxParams("pascal_voc", label_fields=["labels"])
+        crops = [albumentations.CoarseDropout(p=1), albumentations.RandomCrop(8, 8), albumentations.Affine()]
+        noise = albumentations.OneOf([albumentations.GaussNoise(), albumentations.MultiplicativeNoise()])
+        self.painter = albumentations.Compose([*crops, noise], bbox_params=box)
+
+    def __getitem__(self, index):
+        image = np.zeros((16, 16, 3), dtype=np.uint8)
+        boxes = {"bboxes": [[index % 8, 1, 12, 13]], "labels": [f"label {index}"]}
+        return torch.from_numpy(self.painter(image=image, **boxes)["image"])
+
+
+class CountsPainted(Painted):
+    """A function of its own among them counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.painter = albumentations.Compose([albumentations.Lambda(image=self.count), *self.painter.transforms])
+        self.painted = 0
+
+    def count(self, image, **params):
+        self.painted += 1
+        return image
+
+    def __getitem__(self, index):
+        return torch.from_numpy(self.painter(image=np.zeros((16, 16, 3), dtype=np.uint8))["image"])
 
 
 class Aborts(Numbers):
@@ -205,9 +248,11 @@ def test_waiting_is_told_from_computing():
     assert found.sample_wall_s >= 0.02 > 10 * found.sample_cpu_s
 
 
-@pytest.mark.parametrize("dataset", [Lazy(), HoldsGenerator(), AsksWorker()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "dataset", [Lazy(), HoldsGenerator(), Gaussian(), Painted(), AsksWorker()], ids=lambda one: type(one).__name__
+)
 def test_what_is_no_finding(dataset):
-    """What the first sample sets up, random generators, questions about the worker."""
+    """What the first sample sets up, random generators and what they leave behind, questions about the worker."""
     assert run(dataset).problem is None
 
 
@@ -216,6 +261,7 @@ def test_what_is_no_finding(dataset):
     [
         (Counts(), default_collate, "dataset.repaired changes with every sample"),
         (Caches(), default_collate, "dataset.cache changes with every sample"),
+        (CountsPainted(), default_collate, "dataset.painted changes with every sample"),
         (Closures(), list, "a batch cannot be sent (AttributeError"),
         (Gradients(), list, "a batch cannot be sent (RuntimeError"),
         (Raises(), default_collate, "a sample raises in a worker (KeyError: 0)"),
