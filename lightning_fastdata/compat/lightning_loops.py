@@ -7,11 +7,12 @@ this folder touches a name of Lightning's or torch's that starts with an undersc
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
+    "Reading",
     "batches_ahead",
     "counts_fetches",
     "deals_samples",
@@ -23,8 +24,11 @@ __all__ = [
     "load_waiting_states",
     "mend_progress",
     "own_attributes",
+    "reading_of",
     "reads_outside_trainer",
+    "shared_in_run",
     "skip_worker_hint",
+    "waiting_states",
 ]
 
 # Lightning's static hint ("does not have many workers") comes from a function of this name in either package.
@@ -230,6 +234,105 @@ def reads_outside_trainer(trainer: Any, loader: Any, reader: Any) -> bool:
         return False
     own = getattr(combined._iterator, "iterators", ())
     return all(iterator is not reader for iterator in own)
+
+
+class Reading(NamedTuple):
+    """Who begins a pass over a loader, and with which others it is read."""
+
+    by_trainer: bool = False
+    """Whether a loop of the Trainer reads it, as it does on every rank; False for a callback or a hook."""
+    counts: bool = False
+    """Whether the loop does what the run is for: it is neither a sanity check, nor the validation within a fit, nor a
+    trial of one of Lightning's finders."""
+    in_finder: bool = False
+    """Whether one of Lightning's finders tries a learning rate or a batch size."""
+    beside: Sequence[Any] = ()
+    """The loaders that the loop has, this one among them unless it is wrapped."""
+
+
+_SHARED = "_fastdata_run"
+_FINDERS = ("_lr_find", "_scale_batch_size")
+
+
+def shared_in_run(trainer: Any, make: Callable[[Any], Any]) -> Any:
+    """What the loaders of one call of ``fit``, ``validate``, ``test`` or ``predict`` share; the loop keeps it.
+
+    A call is a new one where no loop has an iterator, although the Trainer has read with what is kept: iterators end
+    with their call.
+
+    Args:
+        trainer: The Trainer, or None.
+        make: Gets what the call before has shared, or None, and returns what this one does: with an attribute ``read``.
+
+    Returns:
+        None unless the Trainer is in such a call.
+    """
+    loops = _loops_of_call(trainer)
+    if not loops or any(not hasattr(loop, "_data_fetcher") for loop in loops):
+        return None
+    shared = vars(loops[0]).get(_SHARED)
+    if shared is None or (shared.read and all(loop._data_fetcher is None for loop in loops)):
+        shared = vars(loops[0])[_SHARED] = make(shared)
+    return shared
+
+
+def reading_of(trainer: Any, loader: Any, reader: Any) -> Reading:
+    """Who begins a pass over a loader.
+
+    Args:
+        trainer: A Trainer that is in a call of ``fit``, ``validate``, ``test`` or ``predict``.
+        loader: The loader.
+        reader: The iterator that was made of it; None where there is none yet.
+    """
+    by_trainer, beside = not _in_hook(trainer), ()
+    for loop in _loops_of_call(trainer):
+        combined: Any = getattr(loop, "_combined_loader", None)
+        loaders = getattr(combined, "flattened", ())
+        if any(other is loader for other in loaders):
+            beside = loaders
+            if reader is not None and hasattr(combined, "_iterator"):
+                by_trainer = any(reader is own for own in getattr(combined._iterator, "iterators", ()))
+        elif loop is getattr(trainer, "_active_loop", None):
+            beside = beside or loaders
+    fitting, in_finder = trainer.state.fn == "fit", _in_finder()
+    return Reading(by_trainer, by_trainer and not in_finder and (trainer.training or not fitting), in_finder, beside)
+
+
+def _loops_of_call(trainer: Any) -> tuple[Any, ...]:
+    """The loops that read loaders in the call that a Trainer is in, the outermost first; none where it is in none."""
+    state: Any = getattr(trainer, "state", None)
+    fit_loop: Any = getattr(trainer, "fit_loop", None)
+    if getattr(state, "status", None) != "running" or fit_loop is None:
+        return ()
+    if state.fn == "fit":
+        return fit_loop, getattr(getattr(fit_loop, "epoch_loop", None), "val_loop", None)
+    return tuple(getattr(trainer, f"{name}_loop") for name in ("validate", "test", "predict") if state.fn == name)
+
+
+def _in_hook(trainer: Any) -> bool:
+    """Whether a hook is running, other than a step of the model."""
+    name = getattr(getattr(trainer, "lightning_module", None), "_current_fx_name", None)
+    return name is not None and not name.endswith("_step")
+
+
+def _in_finder() -> bool:
+    """Whether one of Lightning's finders is running the loop: the Trainer itself does not know."""
+    frame: Any = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name in _FINDERS and ".tuner." in frame.f_globals.get("__name__", ""):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def waiting_states(trainer: Any) -> list[Any]:
+    """The loader states of a checkpoint that Lightning has not handed out yet.
+
+    Args:
+        trainer: The Trainer, or None.
+    """
+    states = getattr(getattr(trainer, "fit_loop", None), "_combined_loader_states_to_load", None)
+    return list(states) if states else []
 
 
 def _batch_progress(trainer: Any) -> Any:

@@ -18,7 +18,7 @@ from lightning_fastdata.datamodules.splits import check_shares, split_dataset
 from lightning_fastdata.errors import FastDataError, check_bool, check_int
 from lightning_fastdata.loaders.build import LoaderRequest
 from lightning_fastdata.loaders.dataset_traits import traits_of
-from lightning_fastdata.loaders.factory import log_plan, make_loader, resolve_seed
+from lightning_fastdata.loaders.factory import check_seed, log_plan, make_loader
 from lightning_fastdata.loaders.footprint import pool_of
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
 from lightning_fastdata.loaders.trainer_context import TrainerContext, trainer_context
@@ -73,8 +73,9 @@ class FastDataModuleMixin(Base):
         val_split: Part of the training data to validate on when there is no ``val_dataset``: a share in [0, 1) as a
             float, or a number of samples as an int.
         test_split: The same for testing.
-        seed: Decides the order of training and the random numbers of every sample; None follows ``seed_everything``,
-            else 42.
+        seed: Decides the order of training and the random numbers of every sample; None = one number of a
+            ``generator`` among ``dataloader_kwargs``, else the seed of ``seed_everything``, else one number of torch's
+            default generator in each run.
         split_seed: Decides, alone, which samples ``val_split`` and ``test_split`` hold out.
         deterministic: Seed Python's, NumPy's and torch's generators for every sample, so that batches do not depend on
             workers, ranks or restarts; False saves some microseconds per sample.
@@ -255,7 +256,7 @@ class FastDataModuleMixin(Base):
             {**own, **given},
             label=f"{type(self).__name__} {name}",
             name=None if name == split else name,
-            seed=resolve_seed(self.seed),
+            seed=check_seed(self.seed),
             deterministic=self.deterministic,
             trainer=self.trainer,
             context=facts,
@@ -359,7 +360,7 @@ class FastDataModuleMixin(Base):
         check_int("eval_batch_size", self.eval_batch_size, 1, allow=(None,))
         for name in ("shuffle", "drop_last", "deterministic"):
             check_bool(name, getattr(self, name))
-        resolve_seed(self.seed)
+        check_seed(self.seed)
         check_int("split_seed", self.split_seed, 0)
         for name in ("val", "test"):
             share = getattr(self, f"{name}_split")

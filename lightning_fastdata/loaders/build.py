@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch.utils.data import BatchSampler, DataLoader, Sampler, default_collate
 
 from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, traits_of
 from lightning_fastdata.loaders.determinism import Determinism, no_trainer
-from lightning_fastdata.loaders.order import loader_seed
 from lightning_fastdata.loaders.planned import PlannedDataLoader, identity_collate
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
+from lightning_fastdata.loaders.run_seed import LoaderSeed, RunSeed
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler
 from lightning_fastdata.loaders.trainer_context import TrainerContext
 from lightning_fastdata.planning.options import FIELDS, LoaderOptions, LoaderPlan, Pool, Split
@@ -38,8 +37,8 @@ class LoaderRequest:
     """Names the loader in messages."""
     name: str | None = None
     """Its name among several loaders of the split, which then draw orders of their own; None = the only one."""
-    seed: int = 42
-    """Decides the order, and the random numbers of every sample, >= 0."""
+    seed: int | None = None
+    """The user's, which decides the order and the random numbers of every sample, >= 0; None = that of the run."""
     deterministic: bool = True
     """Whether random generators are seeded for every sample; see ``SeededDataset``."""
     trainer: Any = None
@@ -97,11 +96,12 @@ def build_loader(
         _leave_out_timeout(plan, kwargs)
     # A collate function of the user's may draw random numbers too, MixUp for instance.
     collates_own = kwargs.get("collate_fn") not in (None, identity_collate, default_collate)
+    RunSeed.of(request.trainer)  # a loader that the user wraps is not shown to Lightning
+    name = request.name or (None if request.split == "train" else request.split)
     determinism = Determinism(
-        seed=request.seed,
-        name=request.name,
+        seed=LoaderSeed(request.seed, name=name, generator=kwargs.get("generator")),
+        split=request.split,
         seeds_samples=request.deterministic and (traits.uses_global_rng or traits.accepts_seeds or collates_own),
-        counts_epochs=request.split == "train",
         ranks=request.share[1] if request.share else 1,
         rank=context.rank,
         trainer=no_trainer if request.trainer is None else weakref.ref(request.trainer),
@@ -109,20 +109,15 @@ def build_loader(
     if kwargs.get("batch_sampler") is None:
         kwargs.update(batch_size=request.batch_size, drop_last=request.drop_last)
         if kwargs.get("sampler") is None and not traits.is_iterable:
-            kwargs["sampler"] = _sampler(request, determinism.source)
-    # A generator of its own: otherwise the loader draws from torch's global one, and how often it does so depends
-    # on persistent_workers. That would shift dropout and initialization with a setting that should change nothing.
-    if kwargs.get("generator") is None:
-        seed = loader_seed(determinism.source, context.epoch, context.rank)
-        kwargs["generator"] = torch.Generator().manual_seed(seed)
+            kwargs["sampler"] = _sampler(request, determinism.seed)
     if traits.is_iterable:
         if "shuffle" in request.arguments:  # torch refuses it, and hands it on to a datapipe
             kwargs["shuffle"] = request.arguments["shuffle"]
-        return PlannedDataLoader(dataset, **kwargs)
+        return PlannedDataLoader(dataset, determinism=determinism, **kwargs)
     return ResumableDataLoader(dataset, determinism=determinism, planning=planning, traits=traits, **kwargs)
 
 
-def _sampler(request: LoaderRequest, seed: int) -> Sampler[int] | None:
+def _sampler(request: LoaderRequest, seed: LoaderSeed) -> Sampler[int] | None:
     length, epoch = _length(request.dataset), request.context.epoch
     shuffle = bool(request.arguments.get("shuffle", request.split == "train"))
     if request.share is None:

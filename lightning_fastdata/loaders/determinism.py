@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from lightning_fastdata.loaders.order import RANK, derive_seed, stream
+from lightning_fastdata.loaders.order import RANK, loader_seed, stream
 from lightning_fastdata.loaders.progress import LoaderProgress
 from lightning_fastdata.loaders.rng import load_generators, seed_generators
+from lightning_fastdata.loaders.run_seed import LoaderSeed, RunSeed
 from lightning_fastdata.loaders.splitmix import mix
+from lightning_fastdata.planning.options import Split
 
 __all__ = ["Determinism", "no_trainer"]
 
@@ -23,14 +25,13 @@ def no_trainer() -> None:
 class Determinism:
     """The seed of a loader, how it varies by epoch and rank, and the Trainer that knows the epoch."""
 
-    seed: int
-    """The run's seed, >= 0."""
-    name: str | None = None
-    """The loader's name where several are read together; None = alone."""
+    seed: LoaderSeed = field(default_factory=LoaderSeed)
+    """The seed, which may not be known before the first pass."""
+    split: Split = "train"
+    """What the loader is for. Epochs of training differ, and so do passes of testing and prediction; each pass of
+    validation has the random numbers of epoch 0."""
     seeds_samples: bool = True
     """Whether every sample gets its own random numbers; False leaves the generators alone."""
-    counts_epochs: bool = True
-    """Whether epochs differ, as in training; False serves every pass with the random numbers of epoch 0."""
     ranks: int = 1
     """Ranks that share a global batch (count)."""
     rank: int = 0
@@ -41,7 +42,19 @@ class Determinism:
     @property
     def source(self) -> int:
         """The seed this loader draws from."""
-        return derive_seed(self.seed, self.name)
+        return int(self.seed)
+
+    def worker_seeds(self, epoch: int) -> torch.Generator:
+        """What torch draws the seeds of its workers from in one pass.
+
+        A generator of its own: torch's default one would be moved on by so many numbers as there are passes and starts
+        of workers, and dropout and initialization with it.
+
+        Args:
+            epoch: Epoch of the run, from 0.
+        """
+        word = loader_seed(self.source, epoch, self.rank) + self.seed.passes
+        return torch.Generator().manual_seed(mix(word) >> 1)
 
     def attached_to(self, trainer: Any) -> "Determinism":
         """The same with a Trainer; one that is in the middle of a run keeps the loader it lends to another.
@@ -49,6 +62,7 @@ class Determinism:
         Args:
             trainer: The Trainer that is about to read the loader.
         """
+        RunSeed.of(trainer)  # a new run begins where no loop of the Trainer has an iterator yet
         current = self.trainer()
         state = getattr(current, "state", None)
         if current is not None and current is not trainer and getattr(state, "status", None) == "running":

@@ -1,7 +1,6 @@
 """One planned loader for any dataset, inside any DataModule: the Trainer is only asked, never changed."""
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,33 +28,18 @@ from lightning_fastdata.planning.describe import plan_lines
 from lightning_fastdata.planning.plan import LoaderOptions, LoaderPlan, Planning, Split, Workload
 from lightning_fastdata.planning.start_method import default_start_method, fork_problem, pickles_beyond, spawn_problem
 
-__all__ = ["auto_dataloader", "log_plan", "make_loader", "resolve_seed"]
+__all__ = ["auto_dataloader", "check_seed", "log_plan", "make_loader"]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
-DEFAULT_SEED = 42
 SENT_TO_WORKERS = ("collate_fn", "worker_init_fn")
 """Arguments that travel to a worker process beside the dataset."""
 PICKLED_SHARE = 0.1
 """Share of the free memory that a dataset may take where it is pickled for each worker."""
 
 
-def resolve_seed(seed: int | None, environ: Mapping[str, str] | None = None) -> int:
-    """The seed in force: the user's, else that of ``seed_everything`` (``PL_GLOBAL_SEED``), else 42.
-
-    Args:
-        seed: The user's seed, or None.
-        environ: Environment variables; None = those of this process.
-
-    Returns:
-        A whole number >= 0.
-
-    Raises:
-        FastDataError: The user's is no such number.
-    """
-    if seed is not None:
-        return int(check_int("seed", seed, 0, fix="pass seed=42, or seed=None."))
-    value = (os.environ if environ is None else environ).get("PL_GLOBAL_SEED", "")
-    return int(value) if value.isdecimal() else DEFAULT_SEED
+def check_seed(seed: int | None) -> int | None:
+    """Refuse a seed that is neither None nor a whole number >= 0; returns it as Python's int."""
+    return None if seed is None else int(check_int("seed", seed, 0, fix="pass seed=42, or seed=None."))
 
 
 def log_plan(split: str, plan: LoaderPlan) -> None:
@@ -82,8 +66,9 @@ def auto_dataloader(
             and share the workers that one alone would have; those of evaluation follow each other.
         **dataloader_kwargs: Arguments of ``torch.utils.data.DataLoader``; ``num_workers``, ``prefetch_factor``,
             ``pin_memory``, ``persistent_workers`` and ``multiprocessing_context`` may be "auto", which is their
-            default. Also ``seed``: an int, or None to follow ``seed_everything``; and ``deterministic``: False leaves
-            the random generators alone instead of seeding them for every sample.
+            default. Also ``seed``: an int, or None for one number of ``generator``, else the seed of
+            ``seed_everything``, else one number of torch's default generator in each run; and ``deterministic``: False
+            leaves the random generators alone instead of seeding them for every sample.
 
     Returns:
         A torch ``DataLoader`` that Lightning can rebuild. Its plan is logged once.
@@ -97,7 +82,7 @@ def auto_dataloader(
         dataset,
         split,
         label=split,
-        seed=resolve_seed(arguments.pop("seed", None)),
+        seed=check_seed(arguments.pop("seed", None)),
         deterministic=check_bool("deterministic", arguments.pop("deterministic", True)),
         arguments=arguments,
         trainer=trainer,

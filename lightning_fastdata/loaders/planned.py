@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from lightning_fastdata.compat import lightning_loops
 from lightning_fastdata.compat.torch_internals import send_failures, show_dataset
+from lightning_fastdata.loaders.determinism import Determinism
 from lightning_fastdata.loaders.native_threads import chain_init_fns, limit_native_threads, native_pools
 from lightning_fastdata.loaders.state.handles import OwnDescriptors
 from lightning_fastdata.planning.start_method import default_start_method
@@ -15,7 +16,7 @@ from lightning_fastdata.planning.start_method import default_start_method
 __all__ = ["PlannedDataLoader", "forwarded_arguments", "identity_collate"]
 
 FORWARDED_ARGS = (
-    *("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator"),
+    *("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"),
     *("prefetch_factor", "persistent_workers", "pin_memory_device", "in_order"),
 )
 """Arguments of torch's DataLoader that an inner loader shares with the one it works for."""
@@ -24,31 +25,47 @@ FORWARDED_ARGS = (
 class PlannedDataLoader(DataLoader[Any]):
     """A torch DataLoader whose workers were planned.
 
-    It keeps no state of its own and forwards every argument, so Lightning can build it again with another sampler.
+    It forwards every argument, so Lightning can build it again with another sampler.
     The one difference: Lightning's hint "does not have many workers", which knows nothing of cgroup limits, other
     ranks or data in memory, is suppressed for it. Other loaders keep theirs.
 
     Its workers have one native thread each (``native_threads``), and files of their own (``state.handles``). That is
     chained to ``worker_init_fn`` only while they are started: the attribute stays the user's, and Lightning's, which
-    seeds workers where it is None.
+    seeds workers where it is None. So does ``generator``, which torch would draw its workers' seeds from in every pass.
+
+    Args:
+        *args: Arguments of torch's DataLoader.
+        determinism: What decides the seeds of the workers; None leaves them to ``generator``.
+        **kwargs: Arguments of torch's DataLoader.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, determinism: Determinism | None = None, **kwargs: Any) -> None:
+        self.determinism = determinism
         super().__init__(*args, **kwargs)
         lightning_loops.skip_worker_hint(self)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        own, context = self.worker_init_fn, self.multiprocessing_context
+        (own, generator), context = (self.worker_init_fn, self.generator), self.multiprocessing_context
         starts = self.num_workers > 0 and lightning_loops.kept_iterator(self) is None
         method = default_start_method() if context is None else context.get_start_method()
         files = OwnDescriptors.of(self.dataset, method) if starts else None
         self.worker_init_fn = chain_init_fns(limit_native_threads, files, show_dataset, send_failures, own)
         if starts:
             native_pools(len(sys.modules))  # a forked worker has what was found
+        if self.determinism is not None:
+            trainer, seed = self.determinism.trainer(), self.determinism.seed
+            seed.settle(trainer, self)
+            self.generator = self.determinism.worker_seeds(getattr(trainer, "current_epoch", 0))
+            seed.passes += 1
         try:
             return super().__iter__()
         finally:
-            self.worker_init_fn = own
+            self.worker_init_fn, self.generator = own, generator
+
+    def attach_trainer(self, trainer: Any) -> None:
+        """Know the Trainer that uses this loader, to ask it for the epoch; it is not kept alive."""
+        if self.determinism is not None:
+            self.determinism = self.determinism.attached_to(trainer)
 
     def check_worker_number_rationality(self) -> None:
         """No warning: torch counts the CPUs of the affinity mask only; an override or a repaired mask knows better."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, SequentialSampler
 
@@ -64,17 +63,17 @@ class ResumableDataLoader(PlannedDataLoader):
         traits: DatasetTraits | None = None,
         **kwargs: Any,
     ) -> None:
-        self.determinism = determinism or Determinism(seed=42)
         self.planning = planning
         self.changes = 0
         """How often its workers were changed (count)."""
         super().__init__(*args, **kwargs)
+        self.determinism: Determinism = determinism or Determinism()
         self.traits = traits or traits_of(self.dataset)
         self._inner: DataLoader[Any] | None = None
+        self._seed_of_workers = 0
         self._requests = RequestSampler()
         self._pass: EpochPass | None = None
         self._reader: Callable[[], Batches | None] = no_trainer
-        self._passes = 0
         self._saved: dict[str, Any] = {}
         self._lifetime = WorkerLifetime.of(self)
         self._hardware_at_start: Hardware | None = None
@@ -118,8 +117,6 @@ class ResumableDataLoader(PlannedDataLoader):
     def _start(self, epoch_pass: EpochPass, requests: Iterator[BatchRequest], started: float) -> Iterator[WorkerOutput]:
         """The batches of a pass, from its workers or from this process."""
         if self._loads_inline():
-            if self.generator is not None:  # torch draws a seed with every pass, and a sampler may draw from the same
-                torch.empty((), dtype=torch.int64).random_(generator=self.generator)
             inner: Iterator[WorkerOutput] = InlineBatches(self._seeded_dataset().__getitems__, requests)
         else:
             self._requests.next_pass = requests
@@ -141,7 +138,7 @@ class ResumableDataLoader(PlannedDataLoader):
             vars(self)["persistent_workers"] = False
             self.pin_memory = self.pin_memory and planning.options.pin_memory != "auto"
         if self._inner is not None and self.persistent_workers and kept is not None:
-            if not self._lifetime.has_changed():
+            if not self._lifetime.has_changed() and self._seed_of_workers == self.determinism.source:
                 return iter(self._inner)
             stop_workers(kept)
         lightning_loops.forget_iterator(self)
@@ -238,6 +235,7 @@ class ResumableDataLoader(PlannedDataLoader):
                 "This Lightning does not show what it has fetched and trained on: a checkpoint in mid-epoch may count "
                 "a batch too many, which a resumed run would leave out."
             )
+        self.determinism.seed.settle(trainer, self, reads=False)
         last = self._pass or EpochPass(self._epoch())
         ahead = lightning_loops.batches_ahead(trainer, last.fetch, finished=last.finished)
         progress = self._progress(last, max(0, last.served - ahead))
@@ -253,8 +251,9 @@ class ResumableDataLoader(PlannedDataLoader):
             FastDataError: It was written by something else.
         """
         progress = LoaderProgress.from_dict(state_dict)
+        self.determinism.seed.continue_with(progress.seed)
         self._saved = dict(state_dict)
-        self._passes = progress.epoch
+        self.determinism.seed.passes = progress.epoch
         if self._own_sampler is not None:
             self._own_sampler.continue_from(progress.epoch)
         # Once more at the first batch, the last moment before the model draws; but where loaders are remade for each
@@ -266,9 +265,14 @@ class ResumableDataLoader(PlannedDataLoader):
         trainer, own = self.determinism.trainer(), self._own_sampler
         if own is not None:
             own.length = length_of(self.dataset) or own.length  # a dataset may grow between epochs
-        if lightning_loops.reads_outside_trainer(trainer, self, reader):
+        outside = lightning_loops.reads_outside_trainer(trainer, self, reader)
+        if not outside:
+            lightning_loops.load_waiting_states(trainer, self)
+        calls = self.determinism.seed.settle(trainer, self, reader)
+        if self.determinism.split in ("test", "predict"):
+            self.determinism.seed.passes = max(self.determinism.seed.passes, calls)
+        if outside:
             return EpochPass(self._epoch(), outside_trainer=True)
-        lightning_loops.load_waiting_states(trainer, self)
         epoch = lightning_loops.mend_progress(trainer, self, resumed=bool(self._saved))
         if epoch is not None and own is not None:
             own.set_epoch(epoch)
@@ -283,14 +287,13 @@ class ResumableDataLoader(PlannedDataLoader):
             self._saved = {}
         elif before is not None and self._restarted_within_epoch(before, epoch_pass):
             epoch_pass.cycle = before.cycle + before.finished
-        self._passes += 1
+        self.determinism.seed.passes += 1
         self._pass = epoch_pass
         return epoch_pass
 
     def _restarted_within_epoch(self, before: EpochPass, epoch_pass: EpochPass) -> bool:
         """Whether a longer loader beside this one is still in the epoch in which this one began."""
-        same = self.determinism.counts_epochs and before.epoch == epoch_pass.epoch
-        return same and lightning_loops.in_mid_epoch(self.determinism.trainer())
+        return before.epoch == epoch_pass.epoch and lightning_loops.in_mid_epoch(self.determinism.trainer())
 
     @property
     def _own_sampler(self) -> EpochSampler | RankSampler | None:
@@ -299,24 +302,28 @@ class ResumableDataLoader(PlannedDataLoader):
 
     def _epoch(self) -> int:
         """The epoch of a pass that begins now."""
-        if not self.determinism.counts_epochs:
-            return 0
+        if self.determinism.split != "train":
+            return 0 if self.determinism.split == "val" else self.determinism.seed.passes
         if self._own_sampler is not None:
             return self._own_sampler.epoch
         trainer = self.determinism.trainer()
-        return self._passes if trainer is None else int(trainer.current_epoch)
+        return self.determinism.seed.passes if trainer is None else int(trainer.current_epoch)
 
     def _requests_of(self, epoch_pass: EpochPass) -> Iterator[BatchRequest]:
         if self._own_sampler is not None:
             self._own_sampler.cycle = epoch_pass.cycle
+            if self.determinism.split in ("test", "predict"):
+                self._own_sampler.set_epoch(epoch_pass.epoch)
         source, packed = self.determinism.source, self.traits.batched_fetch
         return requests_of(epoch_pass, self.sampler, self.batch_sampler, source, packed=packed)
 
     def _make_inner(self, requests: Iterable[BatchRequest], *, persistent: bool) -> DataLoader[Any]:
         self._hardware_at_start = probe() if self.num_workers else None
+        self._seed_of_workers = self.determinism.source
         options, batched = forwarded_arguments(self), self.batch_sampler is not None
         options |= {"batch_sampler": requests} if batched else {"sampler": requests, "batch_size": None}
         options["persistent_workers"] = persistent and self.num_workers > 0
+        options["generator"] = self.determinism.worker_seeds(self._epoch())
         if self.num_workers == 0:  # after a change there may be no more workers to wait for
             options.pop("timeout", None)
         return PlannedDataLoader(self._seeded_dataset(), collate_fn=identity_collate, **options)
@@ -360,7 +367,7 @@ class ResumableDataLoader(PlannedDataLoader):
         fixed = has_fixed_order(self.sampler, self.batch_sampler)
         in_order = isinstance(self.sampler, SequentialSampler) or (isinstance(own, RankSampler) and not own.shuffle)
         return LoaderProgress(
-            seed=self.determinism.seed,
+            seed=self.determinism.seed.number or 0,
             epoch=epoch_pass.epoch,
             cycle=epoch_pass.cycle,
             batches_consumed=batches,

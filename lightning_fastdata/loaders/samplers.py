@@ -1,7 +1,7 @@
 """The orders of `order.py` as torch samplers."""
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, SupportsInt, cast
 
 import numpy as np
 from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
@@ -20,12 +20,12 @@ class EpochSampler(Sampler[int]):
 
     Args:
         length: Samples in the dataset (count).
-        seed: The run's seed, >= 0.
+        seed: The loader's seed, >= 0, asked for with each pass.
         epoch: Epoch to begin with; Lightning calls ``set_epoch`` before each later one. Without such a call, as in a
             loop of your own, every pass is the next epoch.
     """
 
-    def __init__(self, length: int, seed: int, epoch: int = 0) -> None:
+    def __init__(self, length: int, seed: SupportsInt, epoch: int = 0) -> None:
         self.length, self.seed, self.epoch = length, seed, epoch
         self.cycle = 0
         """How often the order has been used up within the epoch; the loader sets it."""
@@ -42,7 +42,7 @@ class EpochSampler(Sampler[int]):
 
     def order(self) -> Indices:
         """The order of the next pass, int64, shape (length,): as iterating yields it, without an integer each."""
-        order = epoch_order(self.seed, self.epoch, self.length, self.cycle)
+        order = epoch_order(int(self.seed), self.epoch, self.length, self.cycle)
         if self._counts_itself:
             self.epoch += 1
         return order
@@ -62,7 +62,7 @@ class RankSampler(DistributedSampler[int]):
 
     Args:
         length: Samples in the dataset (count).
-        seed: The run's seed, >= 0.
+        seed: The loader's seed, >= 0, asked for with each pass.
         ranks: Ranks that share the data (count).
         rank: Which of them this is.
         batch_size: Samples per batch and rank (count).
@@ -74,7 +74,7 @@ class RankSampler(DistributedSampler[int]):
     def __init__(
         self,
         length: int,
-        seed: int,
+        seed: SupportsInt,
         ranks: int,
         rank: int,
         *,
@@ -84,8 +84,9 @@ class RankSampler(DistributedSampler[int]):
         epoch: int = 0,
     ) -> None:
         samples: Any = range(length)  # torch only reads the length of a dataset here
-        super().__init__(samples, num_replicas=ranks, rank=rank, shuffle=shuffle, seed=seed, drop_last=drop_last)
+        super().__init__(samples, num_replicas=ranks, rank=rank, shuffle=shuffle, drop_last=drop_last)
         self.length, self.batch_size, self.epoch = length, batch_size, epoch
+        self.seed: Any = seed
         self.cycle = 0
         """How often the order has been used up within the epoch; the loader sets it."""
 
@@ -101,7 +102,9 @@ class RankSampler(DistributedSampler[int]):
 
     def order(self) -> Indices:
         """This rank's share of the pass, int64: as iterating yields it, without an integer each."""
-        order = epoch_order(self.seed, self.epoch, self.length, self.cycle) if self.shuffle else np.arange(self.length)
+        order = (
+            epoch_order(int(self.seed), self.epoch, self.length, self.cycle) if self.shuffle else np.arange(self.length)
+        )
         share = rank_share(order, self.rank, self.num_replicas, self.batch_size, drop_last=self.drop_last)
         return np.array(share)  # a view would keep the shares of all ranks in memory
 

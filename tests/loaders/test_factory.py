@@ -14,7 +14,7 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, Limit
 from lightning_fastdata.loaders import factory
 from lightning_fastdata.loaders.build import LoaderRequest
-from lightning_fastdata.loaders.factory import auto_dataloader, make_loader, resolve_seed
+from lightning_fastdata.loaders.factory import auto_dataloader, make_loader
 from lightning_fastdata.loaders.samplers import EpochSampler
 from lightning_fastdata.loaders.sharding import SetShard
 from lightning_fastdata.loaders.state import hazards, worker_safety
@@ -116,26 +116,6 @@ def test_a_real_trainer_has_what_is_read():
 
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=3)
     assert trainer_context(trainer) == TrainerContext(device_type="cpu", local_world_size=1, max_epochs=3)
-
-
-def test_the_seed_in_force():
-    """The user's, else that of seed_everything, else 42."""
-    assert [resolve_seed(seed, {"PL_GLOBAL_SEED": "7"}) for seed in (None, 0, 5)] == [7, 0, 5]
-    assert [resolve_seed(None, environ) for environ in ({}, {"PL_GLOBAL_SEED": ""}, {"PL_GLOBAL_SEED": "x"})] == [
-        42
-    ] * 3
-
-
-def test_seed_everything_is_followed():
-    """What Lightning writes is what is read."""
-    from lightning.pytorch import seed_everything
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PL_GLOBAL_SEED", "1")
-        state = torch.get_rng_state()
-        seed_everything(23, verbose=False)
-        torch.set_rng_state(state)
-        assert resolve_seed(None) == 23
 
 
 # Plans
@@ -308,10 +288,11 @@ def test_evaluation_is_not_shuffled(split):
 def test_rank_epoch_and_seed_reach_the_loader():
     """A resumed run goes on in its order; ranks draw different seeds for their workers."""
     one = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3), seed=9)
-    assert (one.sampler.seed, one.sampler.epoch) == (9, 3)
+    assert (int(one.sampler.seed), one.sampler.epoch) == (9, 3)
     two = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3, global_rank=1, world_size=2), seed=9)
     assert list(one.sampler) == list(two.sampler)
-    assert one.generator.initial_seed() != two.generator.initial_seed()
+    seeds = [loader.determinism.worker_seeds(3).initial_seed() for loader in (one, one, two)]
+    assert seeds[0] == seeds[1] != seeds[2]
 
 
 def test_training_beside_validation_shares_the_budget():

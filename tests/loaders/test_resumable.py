@@ -32,6 +32,7 @@ from lightning_fastdata.loaders.determinism import Determinism
 from lightning_fastdata.loaders.order import epoch_order
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
 from lightning_fastdata.loaders.rng import random_state
+from lightning_fastdata.loaders.run_seed import LoaderSeed
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler
 
 SEED, LENGTH = 7, 22
@@ -180,7 +181,7 @@ def test_the_model_goes_on_with_its_random_numbers():
 
 def ranked(rank, ranks, batch_size, dataset, **kwargs):
     sampler = RankSampler(len(dataset), SEED, ranks, rank, batch_size=batch_size, shuffle=True, **kwargs)
-    determinism = Determinism(seed=SEED, ranks=ranks, rank=rank)
+    determinism = Determinism(LoaderSeed(SEED), ranks=ranks, rank=rank)
     drop_last = kwargs.get("drop_last", False)
     return ResumableDataLoader(
         dataset, determinism=determinism, batch_size=batch_size, sampler=sampler, drop_last=drop_last
@@ -190,7 +191,7 @@ def ranked(rank, ranks, batch_size, dataset, **kwargs):
 def one_process(dataset, drop_last=False):
     return ResumableDataLoader(
         dataset,
-        determinism=Determinism(seed=SEED),
+        determinism=Determinism(LoaderSeed(SEED)),
         batch_size=8,
         sampler=EpochSampler(len(dataset), SEED),
         drop_last=drop_last,
@@ -364,7 +365,7 @@ def test_a_trainer_is_not_kept_alive():
     del trainer
     gc.collect()
     assert loader.determinism.trainer() is None
-    assert loader.determinism.seed == SEED
+    assert loader.determinism.seed.given == SEED
 
 
 # Samplers of the user's
