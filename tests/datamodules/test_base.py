@@ -197,7 +197,7 @@ def order_of(module):
 def test_seed_everything_is_followed(monkeypatch):
     """PL_GLOBAL_SEED, unless there is a seed of the module's own; also when it is set after the module was made."""
     module, own = inline(Numbers()), inline(Numbers(), seed=42)
-    before = order_of(module)
+    before = order_of(own)
     monkeypatch.setenv("PL_GLOBAL_SEED", "5")
     assert order_of(module) == order_of(inline(Numbers(), seed=5)) != before
     assert order_of(own) == before

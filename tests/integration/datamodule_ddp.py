@@ -29,7 +29,9 @@ class Report(Callback):
             "loader": type(loader).__name__,
             "attributes": list(getattr(getattr(loader, "dataset", None), "classes", ())),
             "plans": {name: plan.to_dict() for name, plan in getattr(data, "plans", {}).items()},
-            "generator": loader.generator.initial_seed() if getattr(loader, "generator", None) else None,
+            "worker_seeds": loader.determinism.worker_seeds(0).initial_seed()
+            if hasattr(loader, "determinism")
+            else None,
             "steps": trainer.global_step,
         }
         Path(f"{self.path}-{trainer.global_rank}.json").write_text(json.dumps(found))

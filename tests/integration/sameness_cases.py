@@ -153,10 +153,12 @@ def fit(module: Any = None, *, train: Any = None, model: Any = None, **kwargs: A
 
 
 def make_module(*datasets: Any, **kwargs: Any) -> Any:
-    """A FastDataModule of ``Augmented``, without workers unless said otherwise."""
+    """A FastDataModule of ``Augmented``, without workers and with the seed 42 unless said otherwise."""
     from lightning_fastdata import FastDataModule
 
-    return FastDataModule(*(datasets or (Augmented(),)), **{"batch_size": GLOBAL_BATCH, "num_workers": 0, **kwargs})
+    return FastDataModule(
+        *(datasets or (Augmented(),)), **{"batch_size": GLOBAL_BATCH, "num_workers": 0, "seed": 42, **kwargs}
+    )
 
 
 def name_of(case: Any) -> str:

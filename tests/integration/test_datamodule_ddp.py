@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).with_name("datamodule_ddp.py")
 def ranks(tmp_path_factory):
     """What each rank left by scenario, and what was printed."""
     folder = tmp_path_factory.mktemp("ddp")
-    done = programs.run(SCRIPT, folder, LIGHTNING_FASTDATA_NUM_CPUS="6")
+    done = programs.run(SCRIPT, folder, LIGHTNING_FASTDATA_NUM_CPUS="6", PL_GLOBAL_SEED="42")
     assert done.returncode == 0, done.stderr
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}, done.stdout + done.stderr
 
@@ -96,10 +96,10 @@ def test_the_ranks_divide_the_cores(ranks):
 
 
 def test_the_workers_of_the_ranks_draw_other_numbers(ranks):
-    """The loaders' generators differ by rank, and are the same in the next run."""
-    zero, one = (ranks[0][f"fit-{rank}"]["generator"] for rank in (0, 1))
+    """What torch draws them from differs by rank, and are the same in the next run."""
+    zero, one = (ranks[0][f"fit-{rank}"]["worker_seeds"] for rank in (0, 1))
     assert zero != one
-    assert [ranks[0][f"again-{rank}"]["generator"] for rank in (0, 1)] == [zero, one]
+    assert [ranks[0][f"again-{rank}"]["worker_seeds"] for rank in (0, 1)] == [zero, one]
 
 
 def test_plans_are_told_by_one_rank(ranks):

@@ -21,6 +21,12 @@ NO_SPLIT = "ignore:Total length of `list` across ranks is zero"  # Lightning's w
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
+@pytest.fixture(autouse=True)
+def seed_of_the_orders(monkeypatch):
+    """As after seed_everything(42): the orders that these tests expect."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "42")
+
+
 def inline(*datasets, **kwargs):
     return FastDataModule(*datasets, **{"num_workers": 0, "batch_size": 4, **kwargs})
 

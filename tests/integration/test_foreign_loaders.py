@@ -23,13 +23,19 @@ from monitor_cases import (
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_fastdata import auto_dataloader
-from lightning_fastdata.loaders.order import epoch_order
+from lightning_fastdata.loaders.order import derive_seed, epoch_order
 from lightning_fastdata.loaders.resumable import ResumableDataLoader
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def seed_of_the_orders(monkeypatch):
+    """As after seed_everything(42): the orders that these tests expect."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "42")
 
 
 class NextOnly(Timed):
@@ -372,7 +378,10 @@ def test_auto_dataloader_in_dicts_and_lists(kind, every, workers):
     trainer = quiet_trainer(monitor, max_epochs=3, reload_dataloaders_every_n_epochs=every)
     trainer.fit(model, **data)
     for epoch in range(3):
-        a, b = (cut(epoch_order(42, epoch, length).tolist()) for length in (8, 12))
+        a, b = (
+            cut(epoch_order(derive_seed(42, f"train/{index}"), epoch, length).tolist())
+            for index, length in enumerate((8, 12))
+        )
         assert [batch["b"] for batch in model.seen["train"][epoch]] == b
         assert [batch["a"] for batch in model.seen["train"][epoch]][:2] == a
         assert model.seen["val"][epoch] == cut(range(6))

@@ -23,6 +23,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),  # a split without data
 ]
 
+
+@pytest.fixture(autouse=True)
+def seed_of_the_orders(monkeypatch):
+    """As after seed_everything(42): the orders that these tests expect."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "42")
+
+
 WORKERS = [0, pytest.param(2, marks=pytest.mark.slow)]
 
 

@@ -148,6 +148,16 @@ def test_without_a_seed_each_fit_has_its_own(make):
     assert len({str(sorted(one)) for one in seen}) == len({str([i for i, _ in one]) for one in seen}) == 6
 
 
+def test_one_trainer_fits_twice():
+    """Its second fit has a number of its own."""
+    trainer, model, same = quiet_trainer(), Model(), loader()
+    trainer.fit(model, same)
+    trainer.fit_loop.epoch_progress.reset()
+    trainer.fit(model, same)
+    one, two = model.seen
+    assert sorted(numbers(one)) != sorted(numbers(two))
+
+
 @pytest.mark.parametrize("per_split", [True, False])
 def test_a_generator_of_the_users_decides(per_split):
     """Each seed another order; the generator moves on by one number a fit, torch's default one not at all."""
@@ -509,6 +519,16 @@ def test_a_resumed_fit_takes_the_seed_of_its_checkpoint(make, step, tmp_path):
         assert model.dropout == whole.dropout[step:]
         if model.validated:
             assert numbers(model.validated[-1]) == numbers(whole.validated[-1])
+
+
+def test_loaders_side_by_side_are_resumed(tmp_path):
+    """Each goes on with the seed that its index gave it."""
+    torch.manual_seed(1)
+    whole = checkpointed(tmp_path, SIDE_BY_SIDE["calls"]())
+    resumed = Model()
+    quiet_trainer(max_epochs=2).fit(resumed, datamodule=SIDE_BY_SIDE["calls"](), ckpt_path=tmp_path / "step=3.ckpt")
+    rest = [[numbers([one]) for one in flat(batch)] for epoch in resumed.seen for batch in epoch]
+    assert rest == [[numbers([one]) for one in flat(batch)] for epoch in whole.seen for batch in epoch][3:]
 
 
 def test_only_a_given_seed_that_differs_is_an_error(tmp_path):
