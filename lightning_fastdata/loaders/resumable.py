@@ -239,7 +239,8 @@ class ResumableDataLoader(PlannedDataLoader):
         last = self._pass or EpochPass(self._epoch())
         ahead = lightning_loops.batches_ahead(trainer, last.fetch, finished=last.finished)
         progress = self._progress(last, max(0, last.served - ahead))
-        return {**progress.to_dict(), "generators": save_generators(self.determinism.rank, self._device())}
+        with self.determinism.seed.taken(trainer):
+            return {**progress.to_dict(), "generators": save_generators(self.determinism.rank, self._device())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint with the next pass, if that is of the epoch it was written in.

@@ -4,7 +4,9 @@ It is known when the first pass of a run begins, not when a loader is made, so t
 fit act as they do with torch's own loaders. The loaders of a run share its numbers in a ``RunSeed``.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ from lightning_fastdata.compat.lightning_loops import Reading
 from lightning_fastdata.compat.torch_internals import process_store
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import derive_seed
+from lightning_fastdata.loaders.rng import generators_kept
 
 __all__ = ["LoaderSeed", "RunSeed", "seed_of_lightning"]
 
@@ -133,10 +136,16 @@ class RunSeed:
         for drawn in self._numbers:
             if drawn.generator is generator:
                 if drawn.number == number:  # a checkpoint of this run, as the learning-rate finder restores it
+                    drawn.taken |= generator is None  # which holds that one as it is without the number
                     return
                 self._numbers.remove(drawn)
                 break
         self._numbers.append(_Number(generator, number, taken=True, shared=True))
+
+    @property
+    def untaken(self) -> bool:
+        """Whether torch's default generator has yet to move on by its number."""
+        return any(drawn.generator is None and not (drawn.taken or drawn.global_seed) for drawn in self._numbers)
 
     def turn_of(self, seed: "LoaderSeed", key: tuple[Any, ...], *, counts: bool) -> int:
         """How many loaders alike have begun a pass before one that the Trainer does not know (count)."""
@@ -198,6 +207,17 @@ class LoaderSeed:
         """Have the seed of a checkpoint, unless one was given."""
         if self.given is None:
             self.number = self._saved = number
+
+    @contextlib.contextmanager
+    def taken(self, trainer: Any) -> Iterator[None]:
+        """The default generator as a resumed run needs it: past the number, also before the first batch."""
+        run = RunSeed.of(trainer)
+        if run is None or not run.untaken:
+            yield
+            return
+        with generators_kept():
+            _draw(None)
+            yield
 
     def settle(self, trainer: Any, loader: Any, reader: Any = None, *, reads: bool = True) -> int:
         """Find the seed out, when a pass begins.

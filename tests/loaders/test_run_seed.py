@@ -57,13 +57,14 @@ def test_the_number_is_read_first_and_taken_once():
 
 
 def test_a_checkpoint_of_another_run_replaces_the_number():
-    """And one of this run, as finders restore it, does not make it taken."""
-    run, trainer = RunSeed(), fake_trainer()
-    found = run.number(None, trainer, VALIDATES)
-    run.continue_with(None, found)
-    before = torch.get_rng_state()
-    assert run.number(None, trainer, TRAINS) == found
-    assert not torch.equal(torch.get_rng_state(), before)
+    """One of this run, as finders restore it, holds the default generator past the number, but not the user's."""
+    run, trainer, own = RunSeed(), fake_trainer(), torch.Generator()
+    before, before_own = torch.get_rng_state(), own.get_state()
+    for generator in (None, own):
+        run.continue_with(generator, run.number(generator, trainer, VALIDATES))
+        run.number(generator, trainer, TRAINS)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(own.get_state(), before_own)
     run.continue_with(None, 5)
     before = torch.get_rng_state()
     assert run.number(None, trainer, TRAINS) == 5
