@@ -294,7 +294,8 @@ class ResumableDataLoader(PlannedDataLoader):
 
     def _restarted_within_epoch(self, before: EpochPass, epoch_pass: EpochPass) -> bool:
         """Whether a longer loader beside this one is still in the epoch in which this one began."""
-        return before.epoch == epoch_pass.epoch and lightning_loops.in_mid_epoch(self.determinism.trainer())
+        same = self.determinism.split == "train" and before.epoch == epoch_pass.epoch
+        return same and lightning_loops.in_mid_epoch(self.determinism.trainer())
 
     @property
     def _own_sampler(self) -> EpochSampler | RankSampler | None:

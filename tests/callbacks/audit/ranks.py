@@ -68,7 +68,7 @@ def main(folder: Path) -> None:
             **({"devices": 2, "strategy": DDPStrategy(start_method=start)} if ranks == 2 else {"devices": 1}),
             **kwargs,
         )
-        module = FastDataModule(Numbers(length), batch_size=8 // ranks, num_workers=0)
+        module = FastDataModule(Numbers(length), batch_size=8 // ranks, num_workers=0, seed=42)
         trainer.fit(Stops(at), datamodule=module, ckpt_path=resume)
 
     def fails(name, **kwargs):

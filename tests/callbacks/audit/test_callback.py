@@ -85,7 +85,7 @@ def fit(path, data=None, *, model=None, content=False, callbacks=(), ckpt_path=N
 
 
 def module(length=40, **kwargs):
-    return FastDataModule(Numbers(length), batch_size=4, **{"num_workers": 0, **kwargs})
+    return FastDataModule(Numbers(length), batch_size=4, **{"num_workers": 0, "seed": 42, **kwargs})
 
 
 # What a line says.
