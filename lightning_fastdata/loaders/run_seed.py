@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_fastdata.compat import lightning_loops
 from lightning_fastdata.compat.lightning_loops import Reading
+from lightning_fastdata.compat.rank_zero import log_rank_zero
 from lightning_fastdata.compat.torch_internals import process_store
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import derive_seed
@@ -169,7 +169,7 @@ class RunSeed:
 def _note_again(seed: int) -> None:
     """One line in the log where a fit repeats the order of another."""
     if seed in _fitted:
-        rank_zero_info(
+        log_rank_zero(
             f"seed_everything({seed}): the training data come in the same order as in the fit before; give seed= to "
             "make them differ."
         )
@@ -254,7 +254,7 @@ class LoaderSeed:
         if self.given is not None:
             if len(alike) > 1 and not run.noted:
                 run.noted = True
-                rank_zero_info(
+                log_rank_zero(
                     f"{len(alike)} loaders that are read together were given seed={self.given}: those of equal length "
                     "come in the same order, with the same random numbers. Leave seed= out to make them differ."
                 )
