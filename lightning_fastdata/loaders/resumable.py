@@ -351,7 +351,7 @@ class ResumableDataLoader(PlannedDataLoader):
             if self._pass is not epoch_pass:
                 self._pass = epoch_pass
             own = self.sampler
-            if self.num_workers and self.determinism.split != "val" and epoch_pass.served == self._batches_of_pass():
+            if self.num_workers and self.determinism.split == "train" and epoch_pass.served == self._batches_of_pass():
                 self._lifetime.end_pass()
             padded = own.padded if isinstance(own, RankSampler) and epoch_pass.served == length_of(self) else 0
             epoch_pass.remember(output, indices, padded)

@@ -136,7 +136,7 @@ class RunSeed:
         for drawn in self._numbers:
             if drawn.generator is generator:
                 if drawn.number == number:  # a checkpoint of this run, as the learning-rate finder restores it
-                    drawn.taken |= generator is None  # which holds that one as it is without the number
+                    drawn.taken |= generator is None  # which holds that one past the number
                     return
                 self._numbers.remove(drawn)
                 break
