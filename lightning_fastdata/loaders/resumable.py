@@ -92,12 +92,11 @@ class ResumableDataLoader(PlannedDataLoader):
         """For another process, as with ``ddp_spawn``: without the workers and the Trainer of this one."""
         determinism = replace(self.determinism, trainer=no_trainer)
         ours = {"determinism": determinism, "_inner": None, "_reader": no_trainer, "_requests": RequestSampler()}
-        return {**lightning_loops.own_attributes(self), **ours, "_iterator": None, "_lifetime": None}
+        return {**super().__getstate__(), **ours, "_lifetime": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        super().__setstate__(state)
         self._lifetime = WorkerLifetime.of(self)
-        lightning_loops.skip_worker_hint(self)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         return Batches(self)
