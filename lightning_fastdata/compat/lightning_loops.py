@@ -12,7 +12,9 @@ from types import ModuleType
 from typing import Any
 
 __all__ = [
+    "batch_counts",
     "batches_ahead",
+    "batches_of",
     "counts_fetches",
     "deals_samples",
     "fetches",
@@ -20,11 +22,10 @@ __all__ = [
     "in_mid_epoch",
     "keep_iterator",
     "kept_iterator",
-    "load_waiting_states",
-    "mend_progress",
     "own_attributes",
     "reads_outside_trainer",
     "skip_worker_hint",
+    "step_of_fetch",
 ]
 
 # Lightning's static hint ("does not have many workers") comes from a function of this name in either package.
@@ -135,32 +136,21 @@ def kept_iterator(loader: Any) -> Any:
     return getattr(loader, "_iterator", None)
 
 
-def load_waiting_states(trainer: Any, loader: Any) -> None:
-    """Have Lightning hand out the loader states of a checkpoint that it left aside.
-
-    It hands them out when it asks for the training loader. It does not where that happened before the checkpoint was
-    read, because ``configure_optimizers`` asked for ``estimated_stepping_batches`` (Lightning#20550); nor where the
-    checkpoint is of the end of an epoch, although random generators continue from there.
+def step_of_fetch(trainer: Any) -> int | None:
+    """Which step of the epoch takes the batch that is fetched now, where a step may take several or none.
 
     Args:
         trainer: The Trainer, or None.
-        loader: Only a loader that the Trainer trains with is served.
+
+    Returns:
+        None where each step takes one: unless ``training_step`` has an argument ``dataloader_iter``.
     """
-    fit_loop: Any = getattr(trainer, "fit_loop", None)
-    combined = getattr(fit_loop, "_combined_loader", None)
-    load = getattr(combined, "_load_state_dicts", None)
-    waiting = getattr(fit_loop, "_combined_loader_states_to_load", None)
-    loaders = getattr(combined, "flattened", ())
-    if not waiting or not callable(load) or all(other is not loader for other in loaders):
-        return
-    stateful = [other for other in loaders if hasattr(other, "load_state_dict")]
-    ours = len(waiting) == len(stateful) and all("generators" in state for state in waiting)
-    if ours or getattr(fit_loop, "restarting", True):  # in mid-epoch, states that do not belong here must be an error
-        fit_loop._combined_loader_states_to_load = []
-        load(waiting)
+    fetcher = getattr(getattr(trainer, "fit_loop", None), "_data_fetcher", None)
+    counted = batch_counts(trainer) if hasattr(fetcher, "iterator_wrapper") else None
+    return None if counted is None else int(counted.processed)
 
 
-def batches_ahead(trainer: Any, last_fetch: int | None, *, finished: bool) -> int:
+def batches_ahead(trainer: Any, last_fetch: int | None, *, finished: bool, step: tuple[int, int] | None = None) -> int:
     """Batches of a loader that were fetched and on which the model has not been trained (count).
 
     One while a step runs or has failed; one more where Lightning reads ahead, or where the loader beside it failed, so
@@ -171,11 +161,14 @@ def batches_ahead(trainer: Any, last_fetch: int | None, *, finished: bool) -> in
         last_fetch: What ``fetches`` was when the loader handed out its last batch; None = it has
             handed out none, or there are no counts.
         finished: Whether the loader has no more batches, which may be so long before the epoch's end.
+        step: The step that took the last batch, and how many it has taken, where steps may take several.
     """
-    counted = _batch_progress(trainer)
+    counted = batch_counts(trainer)
     if counted is None or last_fetch is None:
         return 0
     trained = int(counted.processed)
+    if step is not None:
+        return step[1] if step[0] == trained else 0
     if finished:
         return int(last_fetch >= trained)
     fetched = fetches(trainer)
@@ -199,7 +192,7 @@ def fetches(trainer: Any) -> int | None:
 def counts_fetches(trainer: Any) -> bool:
     """Whether the Trainer still has the counts from which ``batches_ahead`` is found."""
     fit_loop = getattr(trainer, "fit_loop", None)
-    return hasattr(fit_loop, "_data_fetcher") and _batch_progress(trainer) is not None
+    return hasattr(fit_loop, "_data_fetcher") and batch_counts(trainer) is not None
 
 
 def in_mid_epoch(trainer: Any) -> bool:
@@ -208,7 +201,7 @@ def in_mid_epoch(trainer: Any) -> bool:
     Args:
         trainer: The Trainer, or None.
     """
-    counted = _batch_progress(trainer)
+    counted = batch_counts(trainer)
     return counted is not None and bool(getattr(trainer, "training", False)) and counted.ready > 0
 
 
@@ -232,49 +225,11 @@ def reads_outside_trainer(trainer: Any, loader: Any, reader: Any) -> bool:
     return all(iterator is not reader for iterator in own)
 
 
-def _batch_progress(trainer: Any) -> Any:
+def batch_counts(trainer: Any) -> Any:
     """Lightning's counts of this epoch's batches, or None."""
-    return getattr(_batches_of(getattr(trainer, "fit_loop", None)), "current", None)
+    return getattr(batches_of(getattr(trainer, "fit_loop", None)), "current", None)
 
 
-def _batches_of(fit_loop: Any) -> Any:
+def batches_of(fit_loop: Any) -> Any:
+    """Lightning's counts of batches, those of the epoch and those in all, or None."""
     return getattr(getattr(fit_loop, "epoch_loop", None), "batch_progress", None)
-
-
-def mend_progress(trainer: Any, loader: Any, *, resumed: bool) -> int | None:
-    """Put right what a resumed Trainer believes of where it is, when it asks its loader for a first batch.
-
-    Three counts stay wrong for the rest of a resumed run, and a checkpoint written with them cannot be resumed exactly:
-
-    - Resumed from an epoch's last step, the next epoch is not counted as begun. In the middle of it the run then looks
-      as if at the end of an epoch: the loader's state is left aside and the epoch trained again from its first batch.
-    - Resumed after a step that failed, that step stays counted as begun. The next checkpoint is then taken for one that
-      was written before the batch was done, and one batch too many is asked for.
-    - Resumed with ``max_steps`` from a checkpoint of an epoch's end, that epoch is counted twice.
-
-    Args:
-        trainer: The Trainer, or None; only one that resumed a fit and has fetched nothing since is touched.
-        loader: Only a loader that the Trainer trains with is served, and only when it is asked for a batch: one
-            without a length is read ahead before the epoch begins.
-        resumed: Whether the loader itself has a state from a checkpoint that it has not used yet.
-
-    Returns:
-        The epoch that is trained now, from 0; None where nothing was done.
-    """
-    fit_loop: Any = getattr(trainer, "fit_loop", None)
-    if fit_loop is None or not trainer.training or not (resumed or getattr(fit_loop, "is_resuming", False)):
-        return None
-    combined = getattr(fit_loop, "_combined_loader", None)
-    sized = getattr(getattr(fit_loop, "_data_fetcher", None), "length", None) is not None
-    epochs, batches = getattr(fit_loop, "epoch_progress", None), _batches_of(fit_loop)
-    if not sized or epochs is None or batches is None:
-        return None
-    if all(other is not loader for other in getattr(combined, "flattened", ())):
-        return None
-    twice = max(0, epochs.current.processed - epochs.current.completed)
-    for counted in (epochs.current, epochs.total):
-        counted.processed -= twice
-        counted.ready = counted.started = counted.processed + 1
-    if batches.current.ready == batches.current.completed:  # not with dataloader_iter, which fetches within a step
-        batches.total.ready = batches.total.started = batches.total.processed = batches.total.completed
-    return int(epochs.current.processed)

@@ -68,6 +68,8 @@ class EpochPass:
     """Whether the last batch has been served."""
     fetch: int | None = None
     """Fetch of Lightning's in which the last batch was served, from 0."""
+    step: tuple[int, int] | None = None
+    """The step that took the last batch, and how many it has taken, where Lightning lets steps take any number."""
     outside_trainer: bool = False
     """Read beside the Trainer that trains with the loader; it must leave no trace."""
     pending: dict[int, "list[Any] | Indices"] = field(default_factory=dict)
@@ -78,6 +80,23 @@ class EpochPass:
     """The batch served last; None for a pass outside the Trainer."""
     last_loaded: LoadedBatch | None = None
     """How it had been loaded."""
+
+    def continue_at(self, cycle: int, batches: int) -> None:
+        """Begin where an interrupted run was.
+
+        Args:
+            cycle: How often the loader has restarted within the epoch (count).
+            batches: Batches served before (count).
+        """
+        self.cycle = cycle
+        self.first = self.served = batches
+
+    def count_fetch(self, fetch: int | None, step: int | None) -> None:
+        """Record in which fetch of Lightning's, and for which step, the last batch was served; None = not known."""
+        self.fetch = fetch
+        if step is not None:
+            same = self.step is not None and self.step[0] == step
+            self.step = step, 1 + (self.step[1] if same and self.step is not None else 0)
 
     def remember(self, output: WorkerOutput, indices: "list[Any] | Indices", padded: int) -> None:
         """Record a batch as the one served last.

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import RANK, derive_seed, stream
-from lightning_fastdata.loaders.progress import LoaderProgress
+from lightning_fastdata.loaders.progress import FROM_AN_EPOCHS_END, LoaderProgress
 from lightning_fastdata.loaders.rng import load_generators, seed_generators
 from lightning_fastdata.loaders.splitmix import mix
 
@@ -65,10 +66,23 @@ class Determinism:
                 other; without them nothing is restored.
             progress: Where the checkpoint was written.
             device: The model's device.
+
+        Raises:
+            FastDataError: They were damaged.
         """
         generators = saved.get("generators")
-        if generators is not None and generators["rank"] == self.rank:
-            load_generators(generators, device)
-        elif generators is not None:  # another rank draws neither the numbers of rank 0 nor those of the run's start
-            start = stream(self.source, progress.epoch, progress.batches_consumed)
-            seed_generators(mix(mix(start + RANK) + self.rank))
+        if generators is None:
+            return
+        try:
+            if generators["rank"] == self.rank:
+                load_generators(generators, device)
+                return
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise FastDataError(
+                f"the checkpoint's states of random generators cannot be read ({type(error).__name__}: {error}).",
+                expected="what this package wrote.",
+                fix=f"the checkpoint was damaged or edited: {FROM_AN_EPOCHS_END}.",
+            ) from error
+        # Another rank draws neither the numbers of rank 0 nor those of the run's start.
+        start = stream(self.source, progress.epoch, progress.batches_consumed)
+        seed_generators(mix(mix(start + RANK) + self.rank))

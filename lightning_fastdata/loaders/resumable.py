@@ -10,7 +10,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, SequentialSampler
 
-from lightning_fastdata.compat import lightning_loops
+from lightning_fastdata.compat import lightning_loops, lightning_resume
 from lightning_fastdata.compat.torch_internals import stop_workers
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, probe
@@ -25,7 +25,7 @@ from lightning_fastdata.loaders.batches import Batches
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, length_of, traits_of
 from lightning_fastdata.loaders.determinism import Determinism, no_trainer
 from lightning_fastdata.loaders.planned import PlannedDataLoader, forwarded_arguments, identity_collate
-from lightning_fastdata.loaders.progress import LoaderProgress
+from lightning_fastdata.loaders.progress import RULES, LoaderProgress, without_state
 from lightning_fastdata.loaders.rng import save_generators
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler, has_fixed_order
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, RaisedInWorker, ServedDataset, WorkerOutput
@@ -219,6 +219,9 @@ class ResumableDataLoader(PlannedDataLoader):
         if attached is self.determinism:  # lent: the other Trainer's teardown must not find the workers of this one
             lightning_loops.forget_iterator(self)
         self.determinism = attached
+        if attached.counts_epochs:
+            lightning_resume.keep_states_apart(trainer)
+            lightning_resume.reopen_epoch(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the model is in this loader's data, for a checkpoint.
@@ -229,7 +232,7 @@ class ResumableDataLoader(PlannedDataLoader):
             The fields of ``LoaderProgress``, and the states of this process's random generators.
         """
         trainer = self.determinism.trainer()
-        lightning_loops.load_waiting_states(trainer, self)
+        lightning_resume.load_waiting_states(trainer, self)
         if self._saved:  # resumed, and nothing fetched since
             return dict(self._saved)
         if trainer is not None and not lightning_loops.counts_fetches(trainer):
@@ -238,7 +241,9 @@ class ResumableDataLoader(PlannedDataLoader):
                 "a batch too many, which a resumed run would leave out."
             )
         last = self._pass or EpochPass(self._epoch())
-        ahead = lightning_loops.batches_ahead(trainer, last.fetch, finished=last.finished)
+        if trainer is None and last.finished:  # the next pass is of another epoch
+            last = EpochPass(self._epoch())
+        ahead = lightning_loops.batches_ahead(trainer, last.fetch, finished=last.finished, step=last.step)
         progress = self._progress(last, max(0, last.served - ahead))
         return {**progress.to_dict(), "generators": save_generators(self.determinism.rank, self._device())}
 
@@ -249,8 +254,10 @@ class ResumableDataLoader(PlannedDataLoader):
             state_dict: What ``state_dict`` returned, here or on another rank.
 
         Raises:
-            FastDataError: It was written by something else.
+            FastDataError: It was written by something else, in the middle of an epoch, or damaged.
         """
+        if "generators" not in state_dict and lightning_resume.between_epochs(self.determinism.trainer()):
+            return  # another package's; nothing of its epoch is left
         progress = LoaderProgress.from_dict(state_dict)
         self._saved = dict(state_dict)
         self._passes = progress.epoch
@@ -267,24 +274,37 @@ class ResumableDataLoader(PlannedDataLoader):
             own.length = length_of(self.dataset) or own.length  # a dataset may grow between epochs
         if lightning_loops.reads_outside_trainer(trainer, self, reader):
             return EpochPass(self._epoch(), outside_trainer=True)
-        lightning_loops.load_waiting_states(trainer, self)
-        epoch = lightning_loops.mend_progress(trainer, self, resumed=bool(self._saved))
-        if epoch is not None and own is not None:
-            own.set_epoch(epoch)
+        lightning_resume.load_waiting_states(trainer, self)
+        resumption = lightning_resume.mend_progress(trainer, self, resumed=bool(self._saved))
+        if resumption is not None and own is not None:
+            own.set_epoch(resumption.epoch)
         epoch_pass, before = EpochPass(self._epoch()), self._pass
         if self._saved:
-            progress = LoaderProgress.from_dict(self._saved)
-            if progress.epoch == epoch_pass.epoch:
-                progress.check_continues(self._progress(epoch_pass, 0), length_of(self))
-                epoch_pass.cycle = progress.cycle
-                epoch_pass.first = epoch_pass.served = progress.batches_consumed
-            self.determinism.restore_generators(self._saved, progress, self._device())
-            self._saved = {}
+            self._continue_saved(epoch_pass, resumption)
         elif before is not None and self._restarted_within_epoch(before, epoch_pass):
             epoch_pass.cycle = before.cycle + before.finished
+        elif resumption is not None and resumption.counted and resumption.batches:
+            epoch_pass.continue_at(*resumption.place_in(length_of(self)))
+            rank_zero_warn(without_state(epoch_pass.epoch, resumption.batches))
         self._passes += 1
         self._pass = epoch_pass
         return epoch_pass
+
+    def _continue_saved(self, epoch_pass: EpochPass, resumption: lightning_resume.Resumption | None) -> None:
+        """Begin where a checkpoint's state says."""
+        progress, trainer = LoaderProgress.from_dict(self._saved), self.determinism.trainer()
+        if trainer is None and progress.epoch > epoch_pass.epoch:  # Fabric counts from 0 again
+            epoch_pass.epoch = progress.epoch
+            if self._own_sampler is not None:
+                self._own_sampler.epoch = progress.epoch
+        done = resumption.batches if resumption is not None and resumption.counted else None
+        here, length = self._progress(epoch_pass, 0), length_of(self)
+        place = progress.place_in(here, length, done, in_trainer=trainer is not None)
+        cycle, batches = place or (0, 0)
+        epoch_pass.continue_at(cycle, batches)
+        lightning_resume.set_fetched(trainer, cycle * (length or 0) + batches)
+        self.determinism.restore_generators(self._saved, progress, self._device())
+        self._saved = {}
 
     def _restarted_within_epoch(self, before: EpochPass, epoch_pass: EpochPass) -> bool:
         """Whether a longer loader beside this one is still in the epoch in which this one began."""
@@ -337,7 +357,8 @@ class ResumableDataLoader(PlannedDataLoader):
         epoch_pass.served += 1
         indices = epoch_pass.pending.pop(output.number)
         if not epoch_pass.outside_trainer:
-            epoch_pass.fetch = lightning_loops.fetches(self.determinism.trainer())
+            trainer = self.determinism.trainer()
+            epoch_pass.count_fetch(lightning_loops.fetches(trainer), lightning_loops.step_of_fetch(trainer))
             if self._pass is not epoch_pass:
                 self._pass = epoch_pass
             own = self.sampler
@@ -367,6 +388,8 @@ class ResumableDataLoader(PlannedDataLoader):
             global_batch_size=batch,
             dataset_length=length,
             order="own sampler" if not fixed else "in order" if in_order else "shuffled",
+            rules=RULES,
+            name=self.determinism.name,
         )
 
     def _device(self) -> Any:

@@ -17,6 +17,7 @@ SAVED = LoaderProgress(
     global_batch_size=8,
     dataset_length=21,
     order="shuffled",
+    rules=2,
 )
 
 
@@ -26,7 +27,7 @@ def test_to_and_from_a_checkpoint():
     assert LoaderProgress.from_dict({**written, "generators": {"rank": 0}}) == SAVED
     assert set(written) == {
         *("seed", "epoch", "cycle", "batches_consumed", "samples_consumed"),
-        *("global_batch_size", "dataset_length", "order"),
+        *("global_batch_size", "dataset_length", "order", "rules", "name"),
     }
 
 

@@ -406,7 +406,7 @@ def test_a_sampler_without_a_length():
     state = loader.state_dict()
     assert state["order"] == "own sampler"
     resumed = make(sampler=Endless())
-    resumed.load_state_dict({**state, "batches_consumed": 7})
+    resumed.load_state_dict({**state, "batches_consumed": 7, "samples_consumed": 28})
     assert numbers(next(iter(resumed))) == [6, 7, 8, 9]
 
 
