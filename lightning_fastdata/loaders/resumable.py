@@ -216,6 +216,8 @@ class ResumableDataLoader(PlannedDataLoader):
     def attach_trainer(self, trainer: Any) -> None:
         """Know the Trainer that uses this loader, to ask it for the epoch; it is not kept alive."""
         attached = self.determinism.attached_to(trainer)
+        if attached.trainer() is not self.determinism.trainer():
+            self._pass = None  # it has trained on nothing of this loader yet
         if attached is self.determinism:  # lent: the other Trainer's teardown must not find the workers of this one
             lightning_loops.forget_iterator(self)
         self.determinism = attached

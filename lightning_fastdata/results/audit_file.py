@@ -46,6 +46,8 @@ class EpochDigest:
     """Low 32 bits of ``digest`` as it was at each multiple of ``stride`` after ``first_batch``, 8 digits each."""
     content_marks: tuple[Mark, ...]
     """The same for ``content``."""
+    rules: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Number of the rules that decided the batches (``loaders.progress.RULES``); 1 in files that say none."""
 
     @property
     def next_batch(self) -> int:

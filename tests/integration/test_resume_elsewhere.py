@@ -102,6 +102,15 @@ def test_a_checkpoint_of_plain_loaders_is_shuffled_from_there_on(plain_run):
 
 
 @pytest.mark.filterwarnings(f"ignore:.*{NO_STATE}")
+def test_a_loader_that_another_trainer_had_goes_on_there_as_well(plain_run):
+    """What it served elsewhere, in a notebook, does not count."""
+    kept = ours(shuffle=False)
+    fit(model=own(lambda: kept), max_epochs=1, limit_train_batches=3)
+    resumed = fit(model=own(lambda: kept), path=plain_run[1] / CUTS[4])
+    assert samples(resumed) == plain_run[0][4:]
+
+
+@pytest.mark.filterwarnings(f"ignore:.*{NO_STATE}")
 @pytest.mark.parametrize("mode", ["min_size", "max_size", "max_size_cycle"])
 def test_two_plain_loaders_become_ours(mode, tmp_path):
     """Each goes on where it was; the shorter one in the cycle in which it was."""
