@@ -26,6 +26,7 @@ __all__ = [
     "reads_outside_trainer",
     "skip_worker_hint",
     "step_of_fetch",
+    "transfers",
 ]
 
 # Lightning's static hint ("does not have many workers") comes from a function of this name in either package.
@@ -223,6 +224,26 @@ def reads_outside_trainer(trainer: Any, loader: Any, reader: Any) -> bool:
         return False
     own = getattr(combined._iterator, "iterators", ())
     return all(iterator is not reader for iterator in own)
+
+
+def transfers(trainer: Any, reader: Any) -> bool:
+    """Whether the batches of a pass go through the Trainer's transfer hooks (``on_after_batch_transfer``).
+
+    Args:
+        trainer: The Trainer, or None.
+        reader: The iterator of the pass.
+
+    Returns:
+        False where somebody else reads, where a step takes ``dataloader_iter``, and where that is not known.
+    """
+    fit_loop = getattr(trainer, "fit_loop", None)
+    val_loop = getattr(getattr(fit_loop, "epoch_loop", None), "val_loop", None)
+    others = [getattr(trainer, f"{name}_loop", None) for name in ("validate", "test", "predict")]
+    for loop in (fit_loop, val_loop, *others):
+        iterator = getattr(getattr(loop, "_combined_loader", None), "_iterator", None)
+        if any(own is reader for own in getattr(iterator, "iterators", ())):
+            return not hasattr(getattr(loop, "_data_fetcher", None), "iterator_wrapper")
+    return False
 
 
 def batch_counts(trainer: Any) -> Any:

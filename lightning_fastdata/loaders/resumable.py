@@ -105,6 +105,10 @@ class ResumableDataLoader(PlannedDataLoader):
         """Begin a pass for a reader, when its first batch is wanted: what the pass is, and its batches."""
         started = perf_counter()
         epoch_pass = self._next_pass(reader)
+        if hasattr(self.dataset, "finish_unhooked") and not lightning_loops.transfers(
+            self.determinism.trainer(), reader
+        ):
+            epoch_pass.finish = self.dataset.finish_unhooked
         requests, other = self._requests_of(epoch_pass), self._reader()
         separate = epoch_pass.outside_trainer or (other is not None and other is not reader and not other.finished)
         if separate and not self._loads_inline():
@@ -368,7 +372,7 @@ class ResumableDataLoader(PlannedDataLoader):
                 self._lifetime.end_pass()
             padded = own.padded if isinstance(own, RankSampler) and epoch_pass.served == length_of(self) else 0
             epoch_pass.remember(output, indices, padded)
-        return output.batch
+        return output.batch if epoch_pass.finish is None else epoch_pass.finish(output.batch)
 
     def _batches_of_pass(self) -> float | None:
         """Batches that the Trainer takes of a pass (count); without one, those that there are."""
