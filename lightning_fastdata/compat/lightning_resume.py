@@ -11,12 +11,10 @@ from lightning_fastdata.compat.lightning_loops import batches_of
 __all__ = [
     "Resumption",
     "between_epochs",
-    "keep_states_apart",
     "load_waiting_states",
     "mend_progress",
-    "reopen_epoch",
     "set_fetched",
-    "stopped_within_epoch",
+    "take_over",
 ]
 
 _APART = "fastdata_loaders"
@@ -49,21 +47,24 @@ class Resumption(NamedTuple):
         return 0, self.batches if length is None else min(self.batches, length)
 
 
-def keep_states_apart(trainer: Any) -> None:
-    """Have checkpoints keep the states of loaders where a Trainer without this package leaves them aside.
+def take_over(trainer: Any) -> None:
+    """Look after the checkpoints of a Trainer that trains with a loader of this package.
 
-    Lightning's own place is refused by a Trainer whose loaders have no state (``0 stateful loaders, but found 1
-    states``), also at the end of an epoch, so that no run could leave this package. States from a checkpoint that
-    is being resumed are put into Lightning's place, from which it hands them out.
+    They keep the states of loaders where a Trainer without this package leaves them aside. Lightning's own place is
+    refused by a Trainer whose loaders have no state (``0 stateful loaders, but found 1 states``), also at the end of an
+    epoch, so that no run could leave this package. States of a checkpoint that is being resumed are put into
+    Lightning's place, from which it hands them out; and an epoch that was stopped in its middle is opened again.
 
     Args:
-        trainer: The Trainer; its fit loop's ``state_dict`` is replaced for as long as it lives.
+        trainer: The Trainer; the ``state_dict`` and ``load_state_dict`` of its fit loop are replaced for good.
     """
     fit_loop: Any = getattr(trainer, "fit_loop", None)
-    if hasattr(getattr(fit_loop, "epoch_progress", None), "current") and hasattr(fit_loop, "state_dict"):
-        if "state_dict" not in vars(fit_loop):
-            fit_loop.state_dict = partial(_state_with_ours_apart, fit_loop)
-        _take_states(fit_loop)
+    if not hasattr(getattr(fit_loop, "epoch_progress", None), "current") or not hasattr(fit_loop, "load_state_dict"):
+        return
+    if "state_dict" not in vars(fit_loop):
+        fit_loop.state_dict = partial(_state_with_ours_apart, fit_loop)
+        fit_loop.load_state_dict = partial(_load_and_take_up, fit_loop)
+    _take_up(fit_loop)
 
 
 def _state_with_ours_apart(
@@ -78,10 +79,23 @@ def _state_with_ours_apart(
     return state
 
 
-def _take_states(fit_loop: Any) -> None:
+def _load_and_take_up(fit_loop: Any, *args: Any, **kwargs: Any) -> None:
+    """For a loader that was made before the checkpoint was read, as ``estimated_stepping_batches`` has it made."""
+    type(fit_loop).load_state_dict(fit_loop, *args, **kwargs)
+    _take_up(fit_loop)
+
+
+def _take_up(fit_loop: Any) -> None:
+    """Put right what has been read from a checkpoint: where the states are, and whether its epoch is over."""
     states = vars(fit_loop.epoch_progress.current).pop(_APART, None)
-    if states and getattr(fit_loop, "is_resuming", False):
+    if not getattr(fit_loop, "is_resuming", False):
+        return
+    if states:
         fit_loop._combined_loader_states_to_load = states
+    if _stopped_within_epoch(fit_loop):
+        for counted in (fit_loop.epoch_progress.current, fit_loop.epoch_progress.total):
+            counted.processed = counted.completed = counted.processed - 1
+        fit_loop.restarting = True
 
 
 def load_waiting_states(trainer: Any, loader: Any) -> None:
@@ -101,7 +115,6 @@ def load_waiting_states(trainer: Any, loader: Any) -> None:
     loaders = getattr(combined, "flattened", ())
     if not callable(load) or all(other is not loader for other in loaders):
         return
-    keep_states_apart(trainer)
     waiting = getattr(fit_loop, "_combined_loader_states_to_load", None)
     if not waiting:
         return
@@ -126,36 +139,16 @@ def between_epochs(trainer: Any) -> bool:
     return bool(counted.ready == 0 or (batches.is_last_batch and counted.processed == counted.ready))
 
 
-def stopped_within_epoch(trainer: Any) -> bool:
+def _stopped_within_epoch(fit_loop: Any) -> bool:
     """Whether Lightning counts an epoch as done that was stopped before its last batch.
 
     ``max_steps``, ``max_time`` and ``trainer.should_stop`` end a fit so. A checkpoint written after that begins with
     the next epoch, with any loader. An epoch that a limit or a hook's -1 ends is done: its last batch is marked.
-
-    Args:
-        trainer: The Trainer, or None.
     """
-    fit_loop = getattr(trainer, "fit_loop", None)
-    epochs, batches = getattr(getattr(fit_loop, "epoch_progress", None), "current", None), batches_of(fit_loop)
-    if epochs is None or batches is None or batches.is_last_batch or batches.current.completed == 0:
+    epochs, batches = fit_loop.epoch_progress.current, batches_of(fit_loop)
+    if batches is None or batches.is_last_batch or batches.current.completed == 0:
         return False
     return bool(epochs.ready == epochs.started == epochs.processed > 0)
-
-
-def reopen_epoch(trainer: Any) -> None:
-    """Have a resumed Trainer go on in the epoch in which the run before was stopped; see ``stopped_within_epoch``.
-
-    Its counts become those of a checkpoint of the last step.
-
-    Args:
-        trainer: The Trainer, which has read a checkpoint and asks for its training loader.
-    """
-    fit_loop: Any = getattr(trainer, "fit_loop", None)
-    if not getattr(fit_loop, "is_resuming", False) or not stopped_within_epoch(trainer):
-        return
-    for counted in (fit_loop.epoch_progress.current, fit_loop.epoch_progress.total):
-        counted.processed = counted.completed = counted.processed - 1
-    fit_loop.restarting = True
 
 
 def set_fetched(trainer: Any, batches: int) -> None:

@@ -226,8 +226,7 @@ class ResumableDataLoader(PlannedDataLoader):
             lightning_loops.forget_iterator(self)
         self.determinism = attached
         if attached.counts_epochs:
-            lightning_resume.keep_states_apart(trainer)
-            lightning_resume.reopen_epoch(trainer)
+            lightning_resume.take_over(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the model is in this loader's data, for a checkpoint.

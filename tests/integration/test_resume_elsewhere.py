@@ -184,13 +184,33 @@ class StopsAt(ModelCheckpoint):
 STOPS = {"max_steps": {"max_steps": 8, "max_epochs": -1}, "should_stop": {"callbacks": 1}}
 
 
-@pytest.mark.parametrize("how", STOPS)
-@pytest.mark.parametrize("goes_on", [{}, {"max_steps": 12, "max_epochs": -1}], ids=str)
-@pytest.mark.parametrize("kind", ["module", "loader", "in order"])
+MORE = {"max_steps": 12, "max_epochs": -1}
+
+
+class Asks(Net):
+    """Has its loader made before the checkpoint is read."""
+
+    def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches
+        return super().configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    ("how", "goes_on", "kind"),
+    [
+        ("max_steps", {}, "module"),
+        ("max_steps", MORE, "module"),
+        ("should_stop", {}, "module"),
+        ("should_stop", MORE, "in order"),
+        ("max_steps", {}, "loader"),
+        ("max_steps", {}, "estimates"),
+        ("should_stop", MORE, "estimates"),
+    ],
+)
 def test_a_checkpoint_after_a_run_that_was_stopped(how, goes_on, kind, tmp_path):
     """trainer.save_checkpoint() after fit, where Lightning counts the epoch as done: the rest of it comes first."""
-    module = {"module": data, "loader": lambda: None, "in order": lambda: data(shuffle=False)}[kind]
-    model = own(ours) if kind == "loader" else Net
+    module = {"loader": lambda: None, "in order": lambda: data(shuffle=False)}.get(kind, data)
+    model = {"loader": own(ours), "estimates": Asks}.get(kind, Net)
     full = fit(module(), model=model)
     callbacks = [StopsAt(tmp_path / "unused")] if how == "should_stop" else []
     stopped = fit(module(), model=model, **{**STOPS[how], "callbacks": callbacks})
@@ -266,6 +286,53 @@ def test_every_cut_with_two_batches_a_step(workers, tmp_path):
         first = fit(data(workers), model=lambda at=at: TwoAStep(at), callbacks=[saves], catches=(StopError,))
         resumed = fit(data(workers), model=TwoAStep, path=saves.ckpt_path)
         assert first.seen + resumed.seen == full.seen, at
+
+
+# Rules
+
+
+def under_rules(path, to, rules):
+    """A checkpoint as a version wrote it that had these rules; under the first it said nothing of them."""
+    written = torch.load(path, weights_only=True)
+    states = written["loops"]["fit_loop"]["epoch_progress"]["current"]["fastdata_loaders"]
+    for state in states:
+        state["rules"] = rules
+        if rules == 1:
+            del state["rules"], state["name"]
+    if rules == 1:
+        put_states(written, states)
+    torch.save(written, to)
+    return to
+
+
+def test_a_checkpoint_of_the_first_rules_goes_on(tmp_path):
+    """In mid-epoch and from an epoch's end: order and sample seeds of an epoch that has begun are the same."""
+    full = fit(data(), callbacks=[every_step(tmp_path)])
+    for step in (2, 6, 9):
+        path = under_rules(tmp_path / CUTS[step], tmp_path / "old.ckpt", 1)
+        assert rest(fit(data(), path=path), 0) == rest(full, step)
+
+
+def test_a_checkpoint_of_later_rules_goes_on_from_an_epochs_end_only(tmp_path):
+    """In mid-epoch the error names both numbers."""
+    full = fit(data(), callbacks=[every_step(tmp_path)])
+    run = fit(data(), path=under_rules(tmp_path / CUTS[2], tmp_path / "new.ckpt", 3), catches=(FastDataError,))
+    assert "under rules 3, and this version knows rules 2" in str(run.error)
+    assert run.seen == []
+    assert rest(fit(data(), path=under_rules(tmp_path / CUTS[6], tmp_path / "new.ckpt", 3)), 0) == rest(full, 6)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_datasets_with_other_names_in_mid_epoch(tmp_path):
+    """Their names decide their orders, so other names would be other orders."""
+
+    def module(*names):
+        return data(train=dict.fromkeys(names, Noisy()))
+
+    full = fit(module("a", "b"), callbacks=[every_step(tmp_path)])
+    run = fit(module("a", "c"), path=tmp_path / CUTS[2], catches=(FastDataError,))
+    assert "the loader's name among several was 'train/b'" in str(run.error)
+    assert rest(fit(module("a", "b"), path=tmp_path / CUTS[2]), 0) == rest(full, 2)
 
 
 # Checkpoints that were damaged
