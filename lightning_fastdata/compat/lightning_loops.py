@@ -234,7 +234,7 @@ def transfers(trainer: Any, reader: Any) -> bool:
         reader: The iterator of the pass.
 
     Returns:
-        False where somebody else reads, where a step takes ``dataloader_iter``, and where that is not known.
+        False where another one reads, where a step takes ``dataloader_iter``, and where that is not known.
     """
     fit_loop = getattr(trainer, "fit_loop", None)
     val_loop = getattr(getattr(fit_loop, "epoch_loop", None), "val_loop", None)

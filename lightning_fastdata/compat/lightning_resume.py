@@ -156,7 +156,7 @@ def set_fetched(trainer: Any, batches: int) -> None:
 
     Args:
         trainer: The Trainer.
-        batches: Batches of the epoch before the one that is fetched now (count). For 0 the steps begin anew as well:
+        batches: Batches of the epoch before the one that is fetched now (count). For 0 the steps begin again as well:
             Lightning does not see that such an epoch had ended, as it compares its steps with the loader's batches.
     """
     fit_loop: Any = getattr(trainer, "fit_loop", None)

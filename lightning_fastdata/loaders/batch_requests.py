@@ -1,7 +1,7 @@
 """One pass over a loader: its position, and the batches that it requests from the dataset."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -70,8 +70,6 @@ class EpochPass:
     """Fetch of Lightning's in which the last batch was served, from 0."""
     step: tuple[int, int] | None = None
     """The step that took the last batch, and how many it has taken, where Lightning lets steps take any number."""
-    finish: Callable[[Any], Any] | None = None
-    """What is done to a batch that no transfer hook will see; None = nothing."""
     outside_trainer: bool = False
     """Read beside the Trainer that trains with the loader; it must leave no trace."""
     pending: dict[int, "list[Any] | Indices"] = field(default_factory=dict)

@@ -41,28 +41,33 @@ class LoaderProgress:
     rules: int = 1
     """Number of the rules it was written under; 1 where it says none."""
     name: str | None = None
-    """The loader's name among several, which draw apart; None = the only one, or written under rules 1."""
+    """The loader's name among several, which draw apart; None = the only one."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, for a checkpoint."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> "LoaderProgress":
+    def from_dict(cls, saved: Mapping[str, Any], name: str | None = None) -> "LoaderProgress":
         """Read what ``to_dict`` returned; other entries are ignored.
+
+        Args:
+            saved: What a checkpoint holds.
+            name: The loader's name under rules 1, which did not write it down.
 
         Raises:
             FastDataError: A field is missing, so it was not written by this package.
         """
         names = [field.name for field in fields(cls)]
-        missing = [name for name in names if name not in saved and name not in ("rules", "name")]
+        saved = {"rules": 1, "name": name, **saved}
+        missing = [name for name in names if name not in saved]
         if missing:
             raise FastDataError(
                 f"the checkpoint's state of the training loader has no {', '.join(missing)}.",
                 expected="a state that this package wrote.",
                 fix="resume with the loader that the checkpoint was written with, or from the end of an epoch.",
             )
-        progress = cls(**{name: saved[name] for name in names if name in saved})
+        progress = cls(**{name: saved[name] for name in names})
         progress._check_values()
         return progress
 
@@ -86,7 +91,7 @@ class LoaderProgress:
 
     def place_in(
         self, here: "LoaderProgress", batches: int | None, done: int | None, *, in_trainer: bool
-    ) -> tuple[int, int] | None:
+    ) -> tuple[int, int]:
         """Where a pass continues that begins now.
 
         Args:
@@ -96,13 +101,13 @@ class LoaderProgress:
             in_trainer: Whether a Trainer decides which epoch it is.
 
         Returns:
-            The cycle, and the batch to begin with; None where the pass is of another epoch, and this one is over.
+            The cycle, and the batch to begin with: (0, 0) where the pass is of another epoch, and this one is over.
 
         Raises:
             FastDataError: The rest of the epoch would not be the rest.
         """
         if self.epoch != here.epoch and not done and (in_trainer or self._is_over(here, batches)):
-            return None
+            return 0, 0
         self.check_continues(here, batches, done)
         ended = self.batches_consumed > 0 and self._is_over(here, batches, done)
         if done is not None or not ended:
@@ -148,6 +153,10 @@ class LoaderProgress:
                 expected="the same, or samples of this epoch could be lost and others repeated.",
                 fix=f"update lightning_fastdata, {FROM_AN_EPOCHS_END}.",
             )
+
+        def under(progress: LoaderProgress) -> str:
+            return "" if self.rules == here.rules else f" (rules {progress.rules})"
+
         for name, what, fix in (
             ("seed", "the seed", f"pass seed={self.seed}"),
             ("dataset_length", "the number of samples in the training data", "use the data it was written with"),
@@ -160,10 +169,10 @@ class LoaderProgress:
             ),
         ):
             saved, now = getattr(self, name), getattr(here, name)
-            if saved != now and (name != "name" or self.rules > 1):  # under rules 1 it was not written down
+            if saved != now:
                 raise FastDataError(
-                    f"{what} was {saved!r} when the checkpoint was written in the middle of epoch {self.epoch}, "
-                    f"and is {now!r}.",
+                    f"{what} was {saved!r}{under(self)} when the checkpoint was written in the middle of epoch "
+                    f"{self.epoch}, and is {now!r}{under(here)}.",
                     expected="the same, or samples of this epoch would be lost and others repeated.",
                     fix=f"{fix}, {FROM_AN_EPOCHS_END}.",
                 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 
 from lightning_fastdata.compat import lightning_loops, lightning_resume
 from lightning_fastdata.compat.torch_internals import stop_workers
@@ -27,7 +27,7 @@ from lightning_fastdata.loaders.determinism import Determinism, no_trainer
 from lightning_fastdata.loaders.planned import PlannedDataLoader, forwarded_arguments, identity_collate
 from lightning_fastdata.loaders.progress import RULES, LoaderProgress, without_state
 from lightning_fastdata.loaders.rng import save_generators
-from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler, has_fixed_order
+from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler, has_fixed_order, order_kind
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, RaisedInWorker, ServedDataset, WorkerOutput
 from lightning_fastdata.loaders.state.worker_lifetime import WorkerLifetime
 from lightning_fastdata.loaders.worker_crash import WorkerDiedError, diagnose_crash
@@ -105,10 +105,6 @@ class ResumableDataLoader(PlannedDataLoader):
         """Begin a pass for a reader, when its first batch is wanted: what the pass is, and its batches."""
         started = perf_counter()
         epoch_pass = self._next_pass(reader)
-        if hasattr(self.dataset, "finish_unhooked") and not lightning_loops.transfers(
-            self.determinism.trainer(), reader
-        ):
-            epoch_pass.finish = self.dataset.finish_unhooked
         requests, other = self._requests_of(epoch_pass), self._reader()
         separate = epoch_pass.outside_trainer or (other is not None and other is not reader and not other.finished)
         if separate and not self._loads_inline():
@@ -297,15 +293,16 @@ class ResumableDataLoader(PlannedDataLoader):
 
     def _continue_saved(self, epoch_pass: EpochPass, resumption: lightning_resume.Resumption | None) -> None:
         """Begin where a checkpoint's state says."""
-        progress, trainer = LoaderProgress.from_dict(self._saved), self.determinism.trainer()
+        # Under rules 1 a loader had the name that a DataModule gave it, and no other.
+        progress = LoaderProgress.from_dict(self._saved, self.determinism.name)
+        trainer = self.determinism.trainer()
         if trainer is None and progress.epoch > epoch_pass.epoch:  # Fabric counts from 0 again
             epoch_pass.epoch = progress.epoch
             if self._own_sampler is not None:
                 self._own_sampler.epoch = progress.epoch
         done = resumption.batches if resumption is not None and resumption.counted else None
         here, length = self._progress(epoch_pass, 0), length_of(self)
-        place = progress.place_in(here, length, done, in_trainer=trainer is not None)
-        cycle, batches = place or (0, 0)
+        cycle, batches = progress.place_in(here, length, done, in_trainer=trainer is not None)
         epoch_pass.continue_at(cycle, batches)
         lightning_resume.set_fetched(trainer, cycle * (length or 0) + batches)
         self.determinism.restore_generators(self._saved, progress, self._device())
@@ -371,7 +368,7 @@ class ResumableDataLoader(PlannedDataLoader):
                 self._lifetime.end_pass()
             padded = own.padded if isinstance(own, RankSampler) and epoch_pass.served == length_of(self) else 0
             epoch_pass.remember(output, indices, padded)
-        return output.batch if epoch_pass.finish is None else epoch_pass.finish(output.batch)
+        return output.batch
 
     def _batches_of_pass(self) -> float | None:
         """Batches that the Trainer takes of a pass (count); without one, those that there are."""
@@ -382,8 +379,6 @@ class ResumableDataLoader(PlannedDataLoader):
         own = self._own_sampler
         batch = (self.batch_size or 0) * self.determinism.ranks
         length = length_of(self.dataset) or 0
-        fixed = has_fixed_order(self.sampler, self.batch_sampler)
-        in_order = isinstance(self.sampler, SequentialSampler) or (isinstance(own, RankSampler) and not own.shuffle)
         return LoaderProgress(
             seed=self.determinism.seed,
             epoch=epoch_pass.epoch,
@@ -392,7 +387,7 @@ class ResumableDataLoader(PlannedDataLoader):
             samples_consumed=min(batches * batch, length) if own is not None else batches * batch,
             global_batch_size=batch,
             dataset_length=length,
-            order="own sampler" if not fixed else "in order" if in_order else "shuffled",
+            order=order_kind(self.sampler, self.batch_sampler),
             rules=RULES,
             name=self.determinism.name,
         )

@@ -9,7 +9,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lightning_fastdata.loaders.order import Indices, epoch_order, padding, rank_share
 
-__all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "may_repeat", "packed_order"]
+__all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "may_repeat", "order_kind", "packed_order"]
 
 
 class EpochSampler(Sampler[int]):
@@ -157,6 +157,14 @@ def has_fixed_order(sampler: object, batch_sampler: Any = None) -> bool:
         sampler = batch_sampler.sampler
     own = isinstance(sampler, (EpochSampler, RankSampler))
     return own or type(sampler) in (SequentialSampler, DistributedSampler)
+
+
+def order_kind(sampler: Any, batch_sampler: Any = None) -> str:
+    """What orders, as a checkpoint names it; the arguments are those of ``has_fixed_order``."""
+    if not has_fixed_order(sampler, batch_sampler):
+        return "own sampler"
+    in_order = isinstance(sampler, SequentialSampler) or (isinstance(sampler, RankSampler) and not sampler.shuffle)
+    return "in order" if in_order else "shuffled"
 
 
 def may_repeat(sampler: Any, batch_sampler: Any = None) -> bool:
