@@ -118,7 +118,9 @@ class LoaderProgress:
         at = self.cycle * (batches or 0) + self.batches_consumed
         used_up = self.cycle == 0 and self.batches_consumed == batches  # beside a longer loader
         fits = at == done or (used_up and at < done) if done is not None else self.cycle == 0
-        if self.epoch == epoch and fits and (batches is None or self.batches_consumed <= batches):
+        # A sampler of the user's may have begun where the last run stopped, and have fewer left.
+        within = batches is None or self.order == "own sampler" or self.batches_consumed <= batches
+        if self.epoch == epoch and fits and within:
             return
         place = f"epoch {epoch}" if done is None else f"batch {done} of epoch {epoch}"
         raise FastDataError(
