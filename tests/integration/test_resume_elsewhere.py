@@ -79,8 +79,7 @@ def plain_run(tmp_path_factory):
     return samples(fit(model=own(plain), callbacks=[every_step(folder)])), folder
 
 
-@pytest.mark.parametrize("estimates", [False, True], ids=["", "estimates"])
-@pytest.mark.parametrize("step", [1, 4, 6, 9, 12])
+@pytest.mark.parametrize(("step", "estimates"), [(1, False), (4, True), (6, False), (6, True), (9, False), (12, False)])
 def test_a_checkpoint_of_plain_loaders(step, estimates, plain_run, tmp_path):
     """Data in order goes on with the very batch; in mid-epoch a line says that this is so for the same order only."""
     everything, folder = plain_run
@@ -147,8 +146,7 @@ def test_a_state_of_another_package_at_an_epochs_end_is_not_needed(estimates, tm
 # From ours to plain loaders
 
 
-@pytest.mark.parametrize("setup", [{}, {"max_steps": 12, "max_epochs": -1}], ids=str)
-@pytest.mark.parametrize("kind", ["module", "loader"])
+@pytest.mark.parametrize(("kind", "setup"), [("module", {}), ("loader", {"max_steps": 12, "max_epochs": -1})], ids=str)
 def test_plain_loaders_resume_our_checkpoints(kind, setup, tmp_path):
     """From an epoch's end as from their own; in mid-epoch with Lightning's own warning, at the batch it counts."""
     saves = ModelCheckpoint(tmp_path, filename="end{step}", save_top_k=-1)
@@ -375,12 +373,12 @@ def test_a_damaged_state_is_an_error(field, cut, tmp_path):
         assert run.error.fix
 
 
-@pytest.mark.parametrize("fields", [("batches_consumed", "samples_consumed")], ids=str)
 @pytest.mark.parametrize("batches", [1, 4])
-def test_damage_that_fits_itself_does_not_fit_lightnings_count(fields, batches, cut, tmp_path):
+def test_damage_that_fits_itself_does_not_fit_lightnings_count(batches, cut, tmp_path):
+    """Batches and samples agree with each other, and with nothing else."""
     written = copy.deepcopy(cut[0])
     (state,) = written["loops"]["fit_loop"]["epoch_progress"]["current"]["fastdata_loaders"]
-    state.update(dict(zip(fields, (batches, 4 * batches), strict=True)))
+    state.update(batches_consumed=batches, samples_consumed=4 * batches)
     torch.save(written, tmp_path / "damaged.ckpt")
     run = fit(data(), path=tmp_path / "damaged.ckpt", catches=(FastDataError,))
     assert f"is of batch {batches} of epoch 1, cycle 0, and the run goes on at batch 3 of epoch 1" in str(run.error)
