@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from lightning_fastdata.errors import FastDataError
+from lightning_fastdata.loaders.dataset_traits import length_of
 from lightning_fastdata.loaders.order import RANK, derive_seed, stream
-from lightning_fastdata.loaders.progress import FROM_AN_EPOCHS_END, LoaderProgress
+from lightning_fastdata.loaders.progress import FROM_AN_EPOCHS_END, RULES, LoaderProgress
 from lightning_fastdata.loaders.rng import load_generators, seed_generators
+from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler, order_kind
 from lightning_fastdata.loaders.splitmix import mix
 
-__all__ = ["Determinism", "no_trainer"]
+__all__ = ["Determinism", "no_trainer", "progress_of"]
 
 
 def no_trainer() -> None:
@@ -86,3 +88,28 @@ class Determinism:
         # Another rank draws neither the numbers of rank 0 nor those of the run's start.
         start = stream(self.source, progress.epoch, progress.batches_consumed)
         seed_generators(mix(mix(start + RANK) + self.rank))
+
+
+def progress_of(loader: Any, epoch_pass: Any, batches: int) -> LoaderProgress:
+    """Where a loader is.
+
+    Args:
+        loader: A ``ResumableDataLoader``.
+        epoch_pass: The ``EpochPass`` that it is in.
+        batches: Batches of it that the model was trained on (count).
+    """
+    determinism, length = loader.determinism, length_of(loader.dataset) or 0
+    batch = (loader.batch_size or 0) * determinism.ranks
+    own = isinstance(loader.sampler, (EpochSampler, RankSampler))
+    return LoaderProgress(
+        seed=determinism.seed,
+        epoch=epoch_pass.epoch,
+        cycle=epoch_pass.cycle,
+        batches_consumed=batches,
+        samples_consumed=min(batches * batch, length) if own else batches * batch,
+        global_batch_size=batch,
+        dataset_length=length,
+        order=order_kind(loader.sampler, loader.batch_sampler),
+        rules=RULES,
+        name=determinism.name,
+    )

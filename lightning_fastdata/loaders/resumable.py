@@ -23,11 +23,11 @@ from lightning_fastdata.loaders.batch_requests import (
 )
 from lightning_fastdata.loaders.batches import Batches
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, length_of, traits_of
-from lightning_fastdata.loaders.determinism import Determinism, no_trainer
+from lightning_fastdata.loaders.determinism import Determinism, no_trainer, progress_of
 from lightning_fastdata.loaders.planned import PlannedDataLoader, forwarded_arguments, identity_collate
-from lightning_fastdata.loaders.progress import RULES, LoaderProgress, without_state
+from lightning_fastdata.loaders.progress import LoaderProgress, without_state
 from lightning_fastdata.loaders.rng import save_generators
-from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler, has_fixed_order, order_kind
+from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler, has_fixed_order
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, RaisedInWorker, ServedDataset, WorkerOutput
 from lightning_fastdata.loaders.state.worker_lifetime import WorkerLifetime
 from lightning_fastdata.loaders.worker_crash import WorkerDiedError, diagnose_crash
@@ -245,7 +245,7 @@ class ResumableDataLoader(PlannedDataLoader):
         if trainer is None and last.finished:  # the next pass is of another epoch
             last = EpochPass(self._epoch())
         ahead = lightning_loops.batches_ahead(trainer, last.fetch, finished=last.finished, step=last.step)
-        progress = self._progress(last, max(0, last.served - ahead))
+        progress = progress_of(self, last, max(0, last.served - ahead))
         return {**progress.to_dict(), "generators": save_generators(self.determinism.rank, self._device())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -301,7 +301,7 @@ class ResumableDataLoader(PlannedDataLoader):
             if self._own_sampler is not None:
                 self._own_sampler.epoch = progress.epoch
         done = resumption.batches if resumption is not None and resumption.counted else None
-        here, length = self._progress(epoch_pass, 0), length_of(self)
+        here, length = progress_of(self, epoch_pass, 0), length_of(self)
         cycle, batches = progress.place_in(here, length, done, in_trainer=trainer is not None)
         epoch_pass.continue_at(cycle, batches)
         lightning_resume.set_fetched(trainer, cycle * (length or 0) + batches)
@@ -374,23 +374,6 @@ class ResumableDataLoader(PlannedDataLoader):
         """Batches that the Trainer takes of a pass (count); without one, those that there are."""
         trainer = self.determinism.trainer()
         return length_of(self) if trainer is None else getattr(trainer, "num_training_batches", None)
-
-    def _progress(self, epoch_pass: EpochPass, batches: int) -> LoaderProgress:
-        own = self._own_sampler
-        batch = (self.batch_size or 0) * self.determinism.ranks
-        length = length_of(self.dataset) or 0
-        return LoaderProgress(
-            seed=self.determinism.seed,
-            epoch=epoch_pass.epoch,
-            cycle=epoch_pass.cycle,
-            batches_consumed=batches,
-            samples_consumed=min(batches * batch, length) if own is not None else batches * batch,
-            global_batch_size=batch,
-            dataset_length=length,
-            order=order_kind(self.sampler, self.batch_sampler),
-            rules=RULES,
-            name=self.determinism.name,
-        )
 
     def _device(self) -> Any:
         return getattr(getattr(self.determinism.trainer(), "strategy", None), "root_device", None)
