@@ -78,6 +78,8 @@ class FastDataModuleMixin(Base):
         split_seed: Decides, alone, which samples ``val_split`` and ``test_split`` hold out.
         deterministic: Seed Python's, NumPy's and torch's generators for every sample, so that batches do not depend on
             workers, ranks or restarts; False saves some microseconds per sample.
+        eval_repeats: Let several ranks validate and test on equally many samples, as torch's DistributedSampler does:
+            some of the first come twice. False evaluates each sample once, for metrics that gather unequal shapes.
         collate_fn: Puts samples together to a batch; None = torch's default.
         dataloader_kwargs: Further arguments of torch's DataLoader, for all splits (``{"timeout": 60}``) or per split
             (``{"train": {"sampler": my_sampler}}``). They win over everything else. Not written per split, ``sampler``,
@@ -107,6 +109,7 @@ class FastDataModuleMixin(Base):
         seed: int | None = None,
         split_seed: int = 42,
         deterministic: bool = True,
+        eval_repeats: bool = True,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         dataloader_kwargs: dict[str, Any] | None = None,
         **unknown: Never,
@@ -131,6 +134,7 @@ class FastDataModuleMixin(Base):
         self.seed = seed
         self.split_seed = split_seed
         self.deterministic = deterministic
+        self.eval_repeats = eval_repeats
         self.collate_fn = collate_fn
         self.dataloader_kwargs = to_builtin(dataloader_kwargs)
         self.plans: dict[str, LoaderPlan] = {}
@@ -257,6 +261,7 @@ class FastDataModuleMixin(Base):
             name=None if name == split else name,
             seed=resolve_seed(self.seed),
             deterministic=self.deterministic,
+            eval_repeats=self.eval_repeats,
             trainer=self.trainer,
             context=facts,
             loaders=loaders,
@@ -357,7 +362,7 @@ class FastDataModuleMixin(Base):
     def _check_arguments(self) -> None:
         check_int("batch_size", self.batch_size, 1)
         check_int("eval_batch_size", self.eval_batch_size, 1, allow=(None,))
-        for name in ("shuffle", "drop_last", "deterministic"):
+        for name in ("shuffle", "drop_last", "deterministic", "eval_repeats"):
             check_bool(name, getattr(self, name))
         resolve_seed(self.seed)
         check_int("split_seed", self.split_seed, 0)

@@ -42,6 +42,8 @@ class LoaderRequest:
     """Decides the order, and the random numbers of every sample, >= 0."""
     deterministic: bool = True
     """Whether random generators are seeded for every sample; see ``SeededDataset``."""
+    eval_repeats: bool = True
+    """Whether validation and test repeat samples so that ranks get equally many."""
     trainer: Any = None
     """The Trainer, or None; the loader asks it for the epoch."""
     context: TrainerContext = field(default_factory=TrainerContext)
@@ -65,6 +67,11 @@ class LoaderRequest:
     def drop_last(self) -> bool:
         """Whether an incomplete last batch is left out."""
         return bool(self.arguments.get("drop_last", False))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the last global batch is filled up so that ranks get equally many samples."""
+        return self.split == "train" or self.eval_repeats
 
     @property
     def share(self) -> tuple[int, int] | None:
@@ -128,8 +135,10 @@ def _sampler(request: LoaderRequest, seed: int) -> Sampler[int] | None:
     if request.share is None:
         return EpochSampler(length, seed, epoch) if shuffle else None
     rank, ranks = request.share
-    size, drop_last = request.batch_size or 1, request.drop_last
-    return RankSampler(length, seed, ranks, rank, batch_size=size, shuffle=shuffle, drop_last=drop_last, epoch=epoch)
+    deal = {"drop_last": request.drop_last, "repeats": request.repeats}
+    return RankSampler(
+        length, seed, ranks, rank, batch_size=request.batch_size or 1, shuffle=shuffle, epoch=epoch, **deal
+    )
 
 
 def _leave_out_timeout(plan: LoaderPlan, kwargs: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ class RankSampler(DistributedSampler[int]):
     """One rank's share of an epoch, dealt out of the order that a single process would follow; see ``rank_share``.
 
     Lightning keeps a DistributedSampler; its own would shuffle once more, also where the user said
-    ``shuffle=False``, and would repeat samples to give ranks equal shares, in validation too.
+    ``shuffle=False``.
 
     Args:
         length: Samples in the dataset (count).
@@ -68,7 +68,8 @@ class RankSampler(DistributedSampler[int]):
         batch_size: Samples per batch and rank (count).
         shuffle: Whether the order changes from epoch to epoch.
         drop_last: Whether an incomplete last global batch is left out.
-        epoch: Epoch to begin with.
+        repeats: Whether an incomplete last global batch is filled up, so that each rank gets equally many samples.
+        epoch: Epoch to begin with; as for ``EpochSampler``.
     """
 
     def __init__(
@@ -81,19 +82,20 @@ class RankSampler(DistributedSampler[int]):
         batch_size: int,
         shuffle: bool,
         drop_last: bool = False,
+        repeats: bool = True,
         epoch: int = 0,
     ) -> None:
         samples: Any = range(length)  # torch only reads the length of a dataset here
         super().__init__(samples, num_replicas=ranks, rank=rank, shuffle=shuffle, seed=seed, drop_last=drop_last)
         self.length, self.batch_size, self.epoch = length, batch_size, epoch
+        self.repeats = repeats and not drop_last
         self.cycle = 0
         """How often the order has been used up within the epoch; the loader sets it."""
 
     @property
     def padded(self) -> int:
-        """Samples at the end of this rank's share that are repeats, there to make its steps equal (count, 0 or 1)."""
-        repeats = padding(self.length, self.num_replicas, self.batch_size, drop_last=self.drop_last)
-        return int(self.rank >= self.num_replicas - repeats)
+        """Samples at the end of this rank's share that are repeats, so that ranks get equally many (0 or 1)."""
+        return int(self.repeats and self.rank >= self.num_replicas - padding(self.length, self.num_replicas))
 
     def continue_from(self, epoch: int) -> None:
         """Continue from a saved epoch."""
@@ -102,20 +104,16 @@ class RankSampler(DistributedSampler[int]):
     def order(self) -> Indices:
         """This rank's share of the pass, int64: as iterating yields it, without an integer each."""
         order = epoch_order(self.seed, self.epoch, self.length, self.cycle) if self.shuffle else np.arange(self.length)
-        share = rank_share(order, self.rank, self.num_replicas, self.batch_size, drop_last=self.drop_last)
+        deal = {"drop_last": self.drop_last, "repeats": self.repeats}
+        share = rank_share(order, self.rank, self.num_replicas, self.batch_size, **deal)
         return np.array(share)  # a view would keep the shares of all ranks in memory
 
     def __iter__(self) -> Iterator[int]:
         return _one_by_one(self.order())
 
     def __len__(self) -> int:
-        return len(range(self.rank, self._dealt(), self.num_replicas))
-
-    def _dealt(self) -> int:
-        """Samples over all ranks, repeats included (count)."""
-        if self.drop_last:
-            return self.length - self.length % (self.num_replicas * self.batch_size)
-        return self.length + padding(self.length, self.num_replicas, self.batch_size)
+        left = self.length % (self.num_replicas * self.batch_size) if self.drop_last else 0
+        return len(range(self.rank, self.length - left, self.num_replicas)) + self.padded
 
 
 def _one_by_one(order: Indices) -> Iterator[int]:

@@ -35,7 +35,7 @@ class EpochDigest:
     batches: Count
     """Global batches in the digests (count)."""
     samples: Count | None
-    """Samples in them over all ranks, padding included (count); None: not measured."""
+    """Samples in them over all ranks, without repeats (count); None: not measured."""
     digest: Digest | None
     """Which samples, 16 hexadecimal digits; None: not measured."""
     content: Digest | None

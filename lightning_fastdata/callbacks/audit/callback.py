@@ -26,8 +26,8 @@ class DataAuditMixin(CallbackBase):
 
     ``lightning-fastdata audit A.jsonl B.jsonl`` says in a line whether two runs saw the same samples in the same
     order, and if not, from which batches on they differ. The digest of a global batch does not depend on the number of
-    ranks that hold it, on workers, or on the order of samples within it; samples that repeat, so that all ranks make
-    equal steps, count as they come. Ranks exchange 2 kB at the end of each epoch, and nothing in between.
+    ranks that hold it, on workers, or on the order of samples within it; samples that repeat, so that ranks get equally
+    many, are left out. Ranks exchange 2 kB at the end of each epoch, and nothing in between.
 
     Which samples a batch held is known for the loaders that this package makes of map-style data (``FastDataModule``,
     ``auto_dataloader``). For others it is "not measured"; ``content=True`` works for any loader.
