@@ -15,6 +15,7 @@ __all__ = [
     "batch_counts",
     "batches_ahead",
     "batches_of",
+    "checks_loaders",
     "counts_fetches",
     "deals_samples",
     "fetches",
@@ -52,8 +53,7 @@ def skip_worker_hint(loader: Any) -> bool:
     Returns:
         False where Lightning has no such check: then there is no hint, or it cannot be kept away.
     """
-    modules = [sys.modules[name] for name in _CONNECTORS if name in sys.modules]
-    modules = [module for module in modules if callable(getattr(module, _CHECK, None))]
+    modules = _checking_modules()
     if not modules:
         return False
     with _checks_lock:
@@ -66,6 +66,16 @@ def skip_worker_hint(loader: Any) -> bool:
                 _checks[module] = (original, _checking_others(original))
                 setattr(module, _CHECK, _checks[module][1])
     return True
+
+
+def checks_loaders() -> bool:
+    """Whether Lightning checks each loader that it will use, so that the loader gets its Trainer."""
+    return bool(_checking_modules())
+
+
+def _checking_modules() -> list[ModuleType]:
+    modules = [sys.modules[name] for name in _CONNECTORS if name in sys.modules]
+    return [module for module in modules if callable(getattr(module, _CHECK, None))]
 
 
 def _checking_others(original: Callable[..., Any]) -> Callable[..., Any]:

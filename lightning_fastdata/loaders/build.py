@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Sampler, default_collate
 
+from lightning_fastdata.compat import lightning_loops
 from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, traits_of
 from lightning_fastdata.loaders.determinism import Determinism, no_trainer
@@ -136,9 +137,11 @@ def _sampler(request: LoaderRequest, seed: int) -> Sampler[int] | None:
         return EpochSampler(length, seed, epoch) if shuffle else None
     rank, ranks = request.share
     deal = {"drop_last": request.drop_last, "repeats": request.repeats}
-    return RankSampler(
+    sampler = RankSampler(
         length, seed, ranks, rank, batch_size=request.batch_size or 1, shuffle=shuffle, epoch=epoch, **deal
     )
+    sampler.dealt = request.trainer is None or not lightning_loops.checks_loaders()  # else once the Trainer takes it
+    return sampler
 
 
 def _leave_out_timeout(plan: LoaderPlan, kwargs: dict[str, Any]) -> None:

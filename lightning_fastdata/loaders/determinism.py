@@ -56,7 +56,8 @@ class Determinism:
         state = getattr(current, "state", None)
         if current is not None and current is not trainer and getattr(state, "status", None) == "running":
             return self
-        return replace(self, trainer=weakref.ref(trainer))
+        # A loader that was made before the ranks were started has the rank of the process that starts them.
+        return replace(self, trainer=weakref.ref(trainer), rank=getattr(trainer, "global_rank", self.rank))
 
     def restore_generators(
         self, saved: Mapping[str, Any], progress: LoaderProgress, device: torch.device | None

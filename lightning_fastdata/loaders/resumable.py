@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_fastdata.compat import lightning_loops, lightning_resume
@@ -223,6 +223,8 @@ class ResumableDataLoader(PlannedDataLoader):
         self.determinism = attached
         if attached.counts_epochs:
             lightning_resume.take_over(trainer)
+        if isinstance(self.sampler, RankSampler):
+            self.sampler.rank, self.sampler.dealt = attached.rank, True
 
     def state_dict(self) -> dict[str, Any]:
         """Where the model is in this loader's data, for a checkpoint.
@@ -271,6 +273,12 @@ class ResumableDataLoader(PlannedDataLoader):
     def _next_pass(self, reader: Batches) -> EpochPass:
         """Find out, at the last moment, what a pass is: its epoch, its cycle and the batch it begins with."""
         trainer, own = self.determinism.trainer(), self._own_sampler
+        if isinstance(own, RankSampler) and not own.dealt and self._passes == 0:
+            rank_zero_info(
+                f"No Trainer took this loader of {type(self.dataset).__name__}, as within a wrapper: each of "
+                f"{own.num_replicas} ranks reads all of its samples, in an order of its own. Return the loader itself "
+                "to have them dealt."
+            )
         if own is not None:
             own.length = length_of(self.dataset) or own.length  # a dataset may grow between epochs
         if lightning_loops.reads_outside_trainer(trainer, self, reader):
@@ -330,8 +338,13 @@ class ResumableDataLoader(PlannedDataLoader):
     def _requests_of(self, epoch_pass: EpochPass) -> Iterator[BatchRequest]:
         if self._own_sampler is not None:
             self._own_sampler.cycle = epoch_pass.cycle
-        source, packed = self.determinism.source, self.traits.batched_fetch
-        return requests_of(epoch_pass, self.sampler, self.batch_sampler, source, packed=packed)
+        packed = self.traits.batched_fetch
+        return requests_of(epoch_pass, self.sampler, self.batch_sampler, self._source(), packed=packed)
+
+    def _source(self) -> int:
+        """The seed that this rank draws from."""
+        source, own = self.determinism.source, self.sampler
+        return own.seed_of_rank(source) if isinstance(own, RankSampler) else source
 
     def _make_inner(self, requests: Iterable[BatchRequest], *, persistent: bool) -> DataLoader[Any]:
         self._hardware_at_start = probe() if self.num_workers else None
@@ -343,7 +356,7 @@ class ResumableDataLoader(PlannedDataLoader):
         return PlannedDataLoader(self._seeded_dataset(), collate_fn=identity_collate, **options)
 
     def _seeded_dataset(self) -> ServedDataset:
-        source, batched = self.determinism.source, self.batch_sampler is not None
+        source, batched = self._source(), self.batch_sampler is not None
         seed = source if self.determinism.seeds_samples else None
         return ServedDataset(self.dataset, self.collate_fn, seed, batched=batched, source=source, traits=self.traits)
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_fastdata.loaders.order import Indices, epoch_order, padding, rank_share
+from lightning_fastdata.loaders.order import Indices, derive_seed, epoch_order, padding, rank_share
 
 __all__ = ["EpochSampler", "RankSampler", "has_fixed_order", "may_repeat", "order_kind", "packed_order"]
 
@@ -58,7 +58,8 @@ class RankSampler(DistributedSampler[int]):
     """One rank's share of an epoch, dealt out of the order that a single process would follow; see ``rank_share``.
 
     Lightning keeps a DistributedSampler; its own would shuffle once more, also where the user said
-    ``shuffle=False``.
+    ``shuffle=False``. Like that one it deals only in a loader that Lightning takes (``dealt``): it does not know the
+    loader within a wrapper, and there each rank may have samples of its own.
 
     Args:
         length: Samples in the dataset (count).
@@ -89,13 +90,26 @@ class RankSampler(DistributedSampler[int]):
         super().__init__(samples, num_replicas=ranks, rank=rank, shuffle=shuffle, seed=seed, drop_last=drop_last)
         self.length, self.batch_size, self.epoch = length, batch_size, epoch
         self.repeats = repeats and not drop_last
+        self.dealt = True
+        """Whether this is a share of the samples, not all of them in an order of the rank's own."""
+        self._counts_itself = True
         self.cycle = 0
         """How often the order has been used up within the epoch; the loader sets it."""
 
     @property
     def padded(self) -> int:
         """Samples at the end of this rank's share that are repeats, so that ranks get equally many (0 or 1)."""
-        return int(self.repeats and self.rank >= self.num_replicas - padding(self.length, self.num_replicas))
+        return int(
+            self.dealt and self.repeats and self.rank >= self.num_replicas - padding(self.length, self.num_replicas)
+        )
+
+    def seed_of_rank(self, seed: int) -> int:
+        """A seed for what this rank draws: where nothing is dealt, ranks differ by their random numbers alone."""
+        return seed if self.dealt else derive_seed(seed, f"rank {self.rank}")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of every epoch, but not within a wrapper."""
+        self.epoch, self._counts_itself = epoch, False
 
     def continue_from(self, epoch: int) -> None:
         """Continue from a saved epoch."""
@@ -103,7 +117,12 @@ class RankSampler(DistributedSampler[int]):
 
     def order(self) -> Indices:
         """This rank's share of the pass, int64: as iterating yields it, without an integer each."""
-        order = epoch_order(self.seed, self.epoch, self.length, self.cycle) if self.shuffle else np.arange(self.length)
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = epoch_order(self.seed_of_rank(self.seed), self.epoch, self.length, self.cycle)
+        self.epoch += self._counts_itself
+        if not self.dealt:
+            return order
         deal = {"drop_last": self.drop_last, "repeats": self.repeats}
         share = rank_share(order, self.rank, self.num_replicas, self.batch_size, **deal)
         return np.array(share)  # a view would keep the shares of all ranks in memory
@@ -112,6 +131,8 @@ class RankSampler(DistributedSampler[int]):
         return _one_by_one(self.order())
 
     def __len__(self) -> int:
+        if not self.dealt:
+            return self.length
         left = self.length % (self.num_replicas * self.batch_size) if self.drop_last else 0
         return len(range(self.rank, self.length - left, self.num_replicas)) + self.padded
 

@@ -13,7 +13,7 @@ from datamodule_cases import Numbers, quiet_trainer
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 
-from lightning_fastdata import DataWaitMonitor, FastDataModule
+from lightning_fastdata import DataWaitMonitor, FastDataModule, auto_dataloader
 
 
 class Noisy(Numbers):
@@ -21,6 +21,35 @@ class Noisy(Numbers):
 
     def __getitem__(self, index):
         return super().__getitem__(index) + torch.rand(()) * 0.99
+
+
+class Prefetcher:
+    """What Lightning knows nothing of."""
+
+    def __init__(self, inside) -> None:
+        self.inside = inside
+
+    def __iter__(self):
+        yield from self.inside
+
+    def __len__(self):
+        return len(self.inside)
+
+
+class Wrapped(FastDataModule):
+    """Hands its loader on in a wrapper; with ``own`` each rank has samples of its own."""
+
+    def __init__(self, own: bool = False, auto: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.own, self.auto = own, auto
+
+    def setup(self, stage):
+        self.train_dataset = Noisy(8, 100 * self.trainer.global_rank) if self.own else Noisy(8)
+
+    def train_dataloader(self):
+        if self.auto:
+            return Prefetcher(auto_dataloader(self.train_dataset, trainer=self.trainer, batch_size=4, num_workers=0))
+        return Prefetcher(super().train_dataloader())
 
 
 class Gathers(LightningModule):
@@ -56,7 +85,7 @@ class Gathers(LightningModule):
 
 
 def main(folder: Path) -> None:
-    def run(name, module, *gathers, ranks=2, stage="fit", **kwargs):
+    def run(name, module, *gathers, ranks=2, stage="fit", made=None, **kwargs):
         strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=30), start_method="fork")
         several = {"strategy": strategy, "devices": ranks} if ranks > 1 else {"devices": 1}
         model = Gathers(*gathers)
@@ -69,8 +98,11 @@ def main(folder: Path) -> None:
                 (folder / f"{name}-{trainer.global_rank}.json").write_text(json.dumps(pl_module.seen))
 
         more = {"predict": {"return_predictions": False}, "test": {"verbose": False}}.get(stage, {})
-        trainer = quiet_trainer(**{"max_epochs": 1, "num_sanity_val_steps": 0, "callbacks": [Report()], **several, **kwargs})
-        getattr(trainer, stage)(model, datamodule=module, **more)
+        trainer = quiet_trainer(
+            **{"max_epochs": 1, "num_sanity_val_steps": 0, "callbacks": [Report()], **several, **kwargs}
+        )
+        given = {"datamodule": module} if made is None else {"train_dataloaders": made(trainer)}
+        getattr(trainer, stage)(model, **given, **more)
 
     def data(batch_size, **kwargs):
         return FastDataModule(Noisy(17), Noisy(17), batch_size=batch_size, num_workers=0, **kwargs)
@@ -82,7 +114,15 @@ def main(folder: Path) -> None:
             module = FastDataModule(**{f"{stage}_dataset": Noisy(length)}, batch_size=2, num_workers=0)
             run(f"{stage}-{length}", module, *(["test"] if stage == "test" else []), stage=stage)
     run("once", data(6, eval_repeats=False))
-    run("once-test", FastDataModule(test_dataset=Noisy(9), batch_size=2, num_workers=0, eval_repeats=False), stage="test")
+    run(
+        "once-test",
+        FastDataModule(test_dataset=Noisy(9), batch_size=2, num_workers=0, eval_repeats=False),
+        stage="test",
+    )
+    for name, options in (("wrapped", {}), ("wrapped-auto", {"auto": True}), ("wrapped-own", {"own": True})):
+        run(name, Wrapped(batch_size=4, num_workers=0, **options), max_epochs=3)
+    dealt = {"split": "train", "batch_size": 4, "num_workers": 0}
+    run("before", None, made=lambda trainer: auto_dataloader(Noisy(16), trainer=trainer, **dealt))
 
 
 if __name__ == "__main__":

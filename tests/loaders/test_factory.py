@@ -387,7 +387,9 @@ def test_dropping_the_only_batch_of_all_ranks_is_refused(batch_size, refused):
         with pytest.raises(FastDataError, match="only 50 samples per rank"):
             auto_dataloader(range(101), **kwargs)
     else:
-        assert [len(batch) for batch in auto_dataloader(range(101), **kwargs)] == [50]
+        loader = auto_dataloader(range(101), **kwargs)
+        loader.attach_trainer(trainer)  # as a real one does with the loaders that it takes
+        assert [len(batch) for batch in loader] == [50]
 
 
 def two_ranks(**attributes):

@@ -80,14 +80,25 @@ def test_padded_counts_the_repeats_of_each_rank():
         assert dropping.padded == 0
 
 
-def test_a_rank_sampler_follows_the_epoch_it_is_told():
-    """It never counts itself: Lightning always tells a DistributedSampler its epoch."""
+def test_a_rank_sampler_counts_its_passes_until_it_is_told_the_epoch():
+    """Lightning calls set_epoch before every epoch, but not within a wrapper."""
     sampler = RankSampler(10, 3, 2, 1, batch_size=2, shuffle=True, epoch=4)
-    assert [list(sampler), list(sampler)] == [order(3, 4, 10)[1::2]] * 2
+    assert [list(sampler), list(sampler)] == [order(3, 4, 10)[1::2], order(3, 5, 10)[1::2]]
     sampler.set_epoch(5)
-    assert list(sampler) == order(3, 5, 10)[1::2]
+    assert [list(sampler), list(sampler)] == [order(3, 5, 10)[1::2]] * 2
     sampler.continue_from(7)
     assert list(sampler) == order(3, 7, 10)[1::2]
+
+
+def test_a_rank_sampler_in_a_loader_that_no_trainer_took():
+    """All samples, in an order of each rank's own."""
+    samplers = [RankSampler(9, 3, 2, rank, batch_size=2, shuffle=True) for rank in (0, 1)]
+    for sampler in samplers:
+        sampler.dealt = False
+    zero, one = map(list, samplers)
+    assert sorted(zero) == sorted(one) == list(range(9))
+    assert zero != one
+    assert [(len(sampler), sampler.padded) for sampler in samplers] == [(9, 0)] * 2
 
 
 def test_a_rank_sampler_that_does_not_shuffle_deals_in_order():
