@@ -8,7 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 __all__ = [
@@ -20,7 +20,9 @@ __all__ = [
     "deals_samples",
     "fetches",
     "forget_iterator",
+    "hook_called_in",
     "in_mid_epoch",
+    "is_lightning",
     "keep_iterator",
     "kept_iterator",
     "own_attributes",
@@ -100,6 +102,16 @@ def _forget_loader(key: int) -> None:
             if getattr(module, _CHECK, None) is wrapper:
                 setattr(module, _CHECK, original)
         _checks.clear()
+
+
+def is_lightning(frame: FrameType) -> bool:
+    """Whether a frame of the call stack runs code of either Lightning package."""
+    return str(frame.f_globals.get("__name__")).split(".")[0] in ("lightning", "pytorch_lightning")
+
+
+def hook_called_in(frame: FrameType) -> str:
+    """The hook that Lightning calls in a frame of its own, whatever the function behind it is called; "" = unknown."""
+    return str(frame.f_locals.get("hook_name", ""))
 
 
 def deals_samples(trainer: Any) -> bool:

@@ -24,7 +24,7 @@ from lightning_fastdata.loaders.state.held_data import data_attribute
 from lightning_fastdata.loaders.state.held_generators import FoundGenerators, find_generators
 from lightning_fastdata.loaders.state.worker_lifetime import part_that_hides
 from lightning_fastdata.loaders.state.worker_safety import looked_at, rehearsed
-from lightning_fastdata.loaders.trainer_context import trainer_context
+from lightning_fastdata.loaders.trainer_context import requested_split, trainer_context
 from lightning_fastdata.planning.describe import plan_lines
 from lightning_fastdata.planning.plan import LoaderOptions, LoaderPlan, Planning, Split, Workload
 from lightning_fastdata.planning.start_method import default_start_method, fork_problem, pickles_beyond, spawn_problem
@@ -64,7 +64,7 @@ def log_plan(split: str, plan: LoaderPlan) -> None:
 
 
 def auto_dataloader(
-    dataset: Any, *, trainer: Any = None, split: Split = "train", loaders: int = 1, **dataloader_kwargs: Any
+    dataset: Any, *, trainer: Any = None, split: Split | None = None, loaders: int = 1, **dataloader_kwargs: Any
 ) -> DataLoader[Any]:
     """A DataLoader configured for this machine, for a DataModule or LightningModule of your own.
 
@@ -77,7 +77,9 @@ def auto_dataloader(
         dataset: Any torch dataset.
         trainer: The Trainer (``self.trainer``), from which the device, the ranks and the epoch are read. Without it
             the ranks come from the environment and memory is not pinned.
-        split: "train", "val", "test" or "predict". Training is shuffled unless ``shuffle=False``.
+        split: "train", "val", "test" or "predict"; None takes it from what the Trainer is doing, else from the
+            ``*_dataloader`` hook that calls. Training is shuffled unless ``shuffle=False``, as the plan says. Where
+            nothing tells the split, nothing is shuffled unless ``shuffle=True``, as by torch's DataLoader.
         loaders: Loaders that this hook returns (count), each made by its own call. Those of training are read together
             and share the workers that one alone would have; those of evaluation follow each other.
         **dataloader_kwargs: Arguments of ``torch.utils.data.DataLoader``; ``num_workers``, ``prefetch_factor``,
@@ -92,12 +94,16 @@ def auto_dataloader(
     Raises:
         FastDataError: An unknown split or argument, or values that cannot work; see ``make_plan``.
     """
-    check_choice("split", split, SPLITS, fix='pass split="train".')
+    check_choice("split", split, (*SPLITS, None), fix='pass split="train".')
     context, arguments = trainer_context(trainer), dict(dataloader_kwargs)
+    split = split or requested_split(trainer)
+    orders = "shuffle" in arguments or any(arguments.get(name) is not None for name in ("sampler", "batch_sampler"))
+    if split is None and not orders:
+        arguments["shuffle"] = False
     request = LoaderRequest(
         dataset,
-        split,
-        label=split,
+        split or "train",
+        label=split or "this loader",
         seed=resolve_seed(arguments.pop("seed", None)),
         deterministic=check_bool("deterministic", arguments.pop("deterministic", True)),
         eval_repeats=check_bool("eval_repeats", arguments.pop("eval_repeats", True)),
@@ -110,7 +116,8 @@ def auto_dataloader(
 
     def on_plan(plan: LoaderPlan) -> None:
         if context.epoch == 0 or not context.reload_every_n_epochs:  # a reloaded one was logged when it was first made
-            log_plan(split, plan)
+            shuffled = () if split != "train" or orders else ("training is shuffled; shuffle=False keeps the order",)
+            log_plan(request.label, replace(plan, warnings=(*shuffled, *plan.warnings)))
 
     return make_loader(request, on_plan)
 

@@ -225,6 +225,7 @@ class ResumableDataLoader(PlannedDataLoader):
             lightning_resume.take_over(trainer)
         if isinstance(self.sampler, RankSampler):
             self.sampler.rank, self.sampler.dealt = attached.rank, True
+            self.sampler.repeats &= not getattr(trainer, "predicting", False)  # a step less harms no prediction
 
     def state_dict(self) -> dict[str, Any]:
         """Where the model is in this loader's data, for a checkpoint.

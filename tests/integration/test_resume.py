@@ -473,7 +473,8 @@ class Own(Net):
 def loader(dataset=None, trainer=None, **kwargs):
     dataset = Noisy() if dataset is None else dataset
     batches = {} if "batch_sampler" in kwargs else {"batch_size": 4}
-    return auto_dataloader(dataset, trainer=trainer, num_workers=0, seed=SEED, **{**batches, **kwargs})
+    wanted = {"split": "train", "num_workers": 0, "seed": SEED}
+    return auto_dataloader(dataset, trainer=trainer, **{**wanted, **batches, **kwargs})
 
 
 def nothing():

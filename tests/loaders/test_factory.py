@@ -291,7 +291,7 @@ def test_a_large_dataset_is_not_pickled_for_a_rehearsal(monkeypatch):
 
 def test_it_is_a_dataloader_that_was_planned_and_shuffled():
     """Torch's class, the plan's workers, our order."""
-    loader = auto_dataloader(Squares(), batch_size=4)
+    loader = auto_dataloader(Squares(), split="train", batch_size=4)
     assert isinstance(loader, DataLoader)
     assert (loader.num_workers, loader.batch_size, loader.persistent_workers) == (6, 4, True)
     assert isinstance(loader.sampler, EpochSampler)
@@ -307,9 +307,10 @@ def test_evaluation_is_not_shuffled(split):
 
 def test_rank_epoch_and_seed_reach_the_loader():
     """A resumed run goes on in its order; ranks draw different seeds for their workers."""
-    one = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3), seed=9)
+    wanted = {"split": "train", "seed": 9}
+    one = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3), **wanted)
     assert (one.sampler.seed, one.sampler.epoch) == (9, 3)
-    two = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3, global_rank=1, world_size=2), seed=9)
+    two = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3, global_rank=1, world_size=2), **wanted)
     assert list(one.sampler) == list(two.sampler)
     assert one.generator.initial_seed() != two.generator.initial_seed()
 
@@ -491,7 +492,7 @@ def test_messages_without_lightning(monkeypatch, caplog):
         assert [batch.tolist() for batch in auto_dataloader(Stream(), batch_size=5, num_workers=0)][1:] == [
             [5, 6, 7, 8, 9]
         ]
-    assert "Data loading for train" in caplog.text
+    assert "Data loading for this loader" in caplog.text
 
 
 def test_evaluation_on_a_stream_is_only_warned_of_repeats(recwarn):

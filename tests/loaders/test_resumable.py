@@ -58,7 +58,7 @@ def make(dataset=None, **kwargs):
     """A loader as auto_dataloader makes it, without workers unless asked for."""
     dataset = Noisy() if dataset is None else dataset
     batches = {} if "batch_sampler" in kwargs else {"batch_size": 4}
-    return auto_dataloader(dataset, **{"num_workers": 0, "seed": SEED, **batches, **kwargs})
+    return auto_dataloader(dataset, **{"split": "train", "num_workers": 0, "seed": SEED, **batches, **kwargs})
 
 
 def numbers(batch):
