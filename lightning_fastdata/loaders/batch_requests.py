@@ -3,16 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, NamedTuple
 
 from torch.utils.data import BatchSampler
 
-from lightning_fastdata.loaders.dataset_traits import length_of
+from lightning_fastdata.loaders.drawn_order import SamplerDraws
 from lightning_fastdata.loaders.order import ORDER, Indices, stream
-from lightning_fastdata.loaders.rng import isolated_draws, seeded_generators
 from lightning_fastdata.loaders.sample_keys import sample_number
-from lightning_fastdata.loaders.samplers import has_fixed_order, may_repeat, packed_order
+from lightning_fastdata.loaders.samplers import may_repeat, packed_order
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, LoadTimes, WorkerOutput
 from lightning_fastdata.loaders.splitmix import mix
 
@@ -133,7 +131,7 @@ class InlineBatches(map):  # type: ignore[type-arg]  # it takes none when it run
 
 
 def requests_of(
-    epoch_pass: EpochPass, sampler: Any, batch_sampler: Any, source: int, *, packed: bool
+    epoch_pass: EpochPass, sampler: Any, batch_sampler: Any, draws: SamplerDraws, source: int, *, packed: bool
 ) -> Iterator[BatchRequest]:
     """The batches that a pass requests from its dataset.
 
@@ -145,6 +143,7 @@ def requests_of(
         epoch_pass: The pass; gets the samples that are under way.
         sampler: The loader's sampler.
         batch_sampler: The loader's batch sampler; None = without batching.
+        draws: How a sampler that is not ours is drawn.
         source: The seed of the loader, which decides the order of a sampler that draws from the global generators.
         packed: Whether the dataset takes an array of indices; else it gets a list of Python's integers.
 
@@ -157,30 +156,16 @@ def requests_of(
             size, drop_last = batch_sampler.batch_size, batch_sampler.drop_last
             return _packed_requests(epoch_pass, known, size, drop_last=drop_last, packed=packed)
     drawn = Counter[int]() if may_repeat(sampler, batch_sampler) else None
-    order = _drawn_order(epoch_pass, sampler, batch_sampler, source)
+    word = mix(stream(source, epoch_pass.epoch, epoch_pass.cycle) + ORDER)
+    order = draws.batches(sampler, batch_sampler, word, epoch_pass.first)
     return _drawn_requests(epoch_pass, order, drawn, batched=batch_sampler is not None)
 
 
-def _drawn_order(epoch_pass: EpochPass, sampler: Any, batch_sampler: Any, source: int) -> Iterator[Any]:
-    """Batches of the epoch as lists of indices; without batching, indices."""
-    drawn_from = sampler if batch_sampler is None else batch_sampler
-    if has_fixed_order(sampler, batch_sampler):
-        return iter(drawn_from)
-    word = mix(stream(source, epoch_pass.epoch, epoch_pass.cycle) + ORDER)
-    length = length_of(drawn_from)
-    if length is None:
-        return isolated_draws(drawn_from, word)
-    # A sampler of the user's may draw from the global generators: give it the same numbers in every run. They are put
-    # back at once, so its whole order has to be drawn now; up to its length, for it may never end.
-    with seeded_generators(word):
-        return iter(list(islice(drawn_from, length)))
-
-
 def _drawn_requests(
-    epoch_pass: EpochPass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool
+    epoch_pass: EpochPass, order: Iterator[tuple[int, Any]], drawn: "Counter[int] | None", *, batched: bool
 ) -> Iterator[BatchRequest]:
     """Requests in an order that has to be drawn; ``drawn`` counts how often each sample came, None = once."""
-    for number, chosen in enumerate(order):
+    for number, chosen in order:
         indices = list(chosen) if batched else [chosen]
         occurrences = None if drawn is None else _count(drawn, indices)
         if number >= epoch_pass.first:

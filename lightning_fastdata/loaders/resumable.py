@@ -24,6 +24,7 @@ from lightning_fastdata.loaders.batch_requests import (
 from lightning_fastdata.loaders.batches import Batches
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, length_of, traits_of
 from lightning_fastdata.loaders.determinism import Determinism, no_trainer, progress_of
+from lightning_fastdata.loaders.drawn_order import SamplerDraws
 from lightning_fastdata.loaders.planned import PlannedDataLoader, forwarded_arguments, identity_collate
 from lightning_fastdata.loaders.progress import LoaderProgress, without_state
 from lightning_fastdata.loaders.rng import save_generators
@@ -75,6 +76,7 @@ class ResumableDataLoader(PlannedDataLoader):
         self._pass: EpochPass | None = None
         self._reader: Callable[[], Batches | None] = no_trainer
         self._passes = 0
+        self._draws = SamplerDraws()
         self._saved: dict[str, Any] = {}
         self._lifetime = WorkerLifetime.of(self)
         self._hardware_at_start: Hardware | None = None
@@ -233,7 +235,8 @@ class ResumableDataLoader(PlannedDataLoader):
         Batches count that the model was trained on, not those prefetched.
 
         Returns:
-            The fields of ``LoaderProgress``, and the states of this process's random generators.
+            The fields of ``LoaderProgress``, the states of this process's random generators, and how many batches a
+            sampler of yours gives.
         """
         trainer = self.determinism.trainer()
         lightning_resume.load_waiting_states(trainer, self)
@@ -249,7 +252,8 @@ class ResumableDataLoader(PlannedDataLoader):
             last = EpochPass(self._epoch())
         ahead = lightning_loops.batches_ahead(trainer, last.fetch, finished=last.finished, step=last.step)
         progress = progress_of(self, last, max(0, last.served - ahead))
-        return {**progress.to_dict(), "generators": save_generators(self.determinism.rank, self._device())}
+        generators = save_generators(self.determinism.rank, self._device())
+        return {**progress.to_dict(), "generators": generators, "sampler_batches": self._draws.whole}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint with the next pass, if that is of the epoch it was written in.
@@ -264,7 +268,8 @@ class ResumableDataLoader(PlannedDataLoader):
             return  # another package's; nothing of its epoch is left
         progress = LoaderProgress.from_dict(state_dict)
         self._saved = dict(state_dict)
-        self._passes = progress.epoch
+        self._passes, whole = progress.epoch, state_dict.get("sampler_batches")
+        self._draws.whole = whole if isinstance(whole, int) else None
         if self._own_sampler is not None:
             self._own_sampler.continue_from(progress.epoch)
         # Once more at the first batch, the last moment before the model draws; but where loaders are remade for each
@@ -340,7 +345,8 @@ class ResumableDataLoader(PlannedDataLoader):
         if self._own_sampler is not None:
             self._own_sampler.cycle = epoch_pass.cycle
         packed = self.traits.batched_fetch
-        return requests_of(epoch_pass, self.sampler, self.batch_sampler, self._source(), packed=packed)
+        drawn_from = self.sampler, self.batch_sampler, self._draws
+        return requests_of(epoch_pass, *drawn_from, self._source(), packed=packed)
 
     def _source(self) -> int:
         """The seed that this rank draws from."""

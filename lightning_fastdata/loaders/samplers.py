@@ -191,5 +191,6 @@ def may_repeat(sampler: Any, batch_sampler: Any = None) -> bool:
     if type(batch_sampler) not in (BatchSampler, type(None)):
         return True
     inner = sampler if batch_sampler is None else batch_sampler.sampler
-    without_repeats = type(inner) is SubsetRandomSampler or (type(inner) is RandomSampler and not inner.replacement)
-    return not (without_repeats or has_fixed_order(inner))
+    if type(inner) is RandomSampler:
+        return bool(inner.replacement) or inner.num_samples > len(inner.data_source)
+    return type(inner) is not SubsetRandomSampler and not has_fixed_order(inner)
