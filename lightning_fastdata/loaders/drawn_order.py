@@ -28,7 +28,7 @@ MOST_BYTES, MOST_ITEMS = 2**24, 10_000
 class SamplerDraws:
     """How a loader draws from its sampler, and what it knows of earlier passes."""
 
-    whole: int | None = None
+    epoch_batches: int | None = None
     """Batches that the sampler gave in a pass from its beginning (count); None = not known."""
     _warned: set[str] = field(default_factory=set)
 
@@ -62,15 +62,15 @@ class SamplerDraws:
 
     def _number_of(self, sampler: Any, drawn: int, length: int, first: int) -> int:
         """The number of the first batch that was drawn: not 0 where a sampler itself begins where a run stopped."""
-        whole = self.whole if first and self.whole is not None else length
-        if first and drawn <= whole - first / 2:  # nearer to what is left than to all
+        expected = self.epoch_batches if first and self.epoch_batches is not None else length
+        if first and drawn <= expected - first / 2:  # nearer to what is left than to all
             self._warn_once(
-                f"{type(sampler).__name__} gave {drawn} of {whole} batches in a resumed epoch: it has itself skipped "
+                f"{type(sampler).__name__} gave {drawn} of {expected} batches in a resumed epoch: it has itself skipped "
                 f"what the model was trained on, so the first {first} are not skipped once more."
             )
-            self.whole = whole
+            self.epoch_batches = expected
             return first
-        self.whole = drawn
+        self.epoch_batches = drawn
         return 0
 
     def _watched(self, source: Any, drawn: list[Any], number: int) -> Iterator[tuple[int, Any]]:

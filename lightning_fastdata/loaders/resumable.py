@@ -253,7 +253,7 @@ class ResumableDataLoader(PlannedDataLoader):
         ahead = lightning_loops.batches_ahead(trainer, last.fetch, finished=last.finished, step=last.step)
         progress = progress_of(self, last, max(0, last.served - ahead))
         generators = save_generators(self.determinism.rank, self._device())
-        return {**progress.to_dict(), "generators": generators, "sampler_batches": self._draws.whole}
+        return {**progress.to_dict(), "generators": generators, "sampler_batches": self._draws.epoch_batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint with the next pass, if that is of the epoch it was written in.
@@ -268,8 +268,8 @@ class ResumableDataLoader(PlannedDataLoader):
             return  # another package's; nothing of its epoch is left
         progress = LoaderProgress.from_dict(state_dict)
         self._saved = dict(state_dict)
-        self._passes, whole = progress.epoch, state_dict.get("sampler_batches")
-        self._draws.whole = whole if isinstance(whole, int) else None
+        self._passes, batches = progress.epoch, state_dict.get("sampler_batches")
+        self._draws.epoch_batches = batches if isinstance(batches, int) else None
         if self._own_sampler is not None:
             self._own_sampler.continue_from(progress.epoch)
         # Once more at the first batch, the last moment before the model draws; but where loaders are remade for each
