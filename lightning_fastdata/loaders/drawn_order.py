@@ -65,8 +65,8 @@ class SamplerDraws:
         expected = self.epoch_batches if first and self.epoch_batches is not None else length
         if first and drawn <= expected - first / 2:  # nearer to what is left than to all
             self._warn_once(
-                f"{type(sampler).__name__} gave {drawn} of {expected} batches in a resumed epoch: it has itself skipped "
-                f"what the model was trained on, so the first {first} are not skipped once more."
+                f"{type(sampler).__name__} gave {drawn} of {expected} batches in a resumed epoch: it has itself "
+                f"skipped what the model was trained on, so the first {first} are not skipped once more."
             )
             self.epoch_batches = expected
             return first
@@ -77,7 +77,8 @@ class SamplerDraws:
         """The batches; when the last one is asked for, whether the sampler would have given others by now."""
         before = _small_parts(source)
         yield from enumerate(drawn[:-1], number)
-        changed = changed_between(before, _small_parts(source))
+        after = _small_parts(source)
+        changed = () if before is None or after is None else changed_between(before, after)
         if changed:
             self._warn_once(
                 f"{changed[0]} has changed within the epoch, whose order was drawn when it began: the sampler follows "
@@ -91,7 +92,7 @@ class SamplerDraws:
         self._warned.add(text)
 
 
-def _small_parts(source: Any) -> Snapshot:
+def _small_parts(source: Any) -> Snapshot | None:
     """What a sampler, and one within it, holds itself: numbers, text, and arrays and containers that are small."""
     parts, sampler = {}, source
     while sampler is not None and hasattr(sampler, "__dict__"):
@@ -105,4 +106,7 @@ def _small_parts(source: Any) -> Snapshot:
             if small:
                 parts[f"{type(sampler).__name__}.{name}"] = value
         sampler = getattr(sampler, "sampler", None)
-    return take_snapshot(parts)
+    try:
+        return take_snapshot(parts)
+    except Exception:  # a container that another thread changes
+        return None
