@@ -1,6 +1,5 @@
 """The order of a sampler that is not ours, drawn while the global generators have states of its own."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -8,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_only
 from torch.utils.data import BatchSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
+from lightning_fastdata.compat.rank_zero import warn_rank_zero
 from lightning_fastdata.loaders.dataset_traits import length_of
 from lightning_fastdata.loaders.rng import isolated_draws, seeded_generators
 from lightning_fastdata.loaders.samplers import has_fixed_order
@@ -87,8 +86,8 @@ class SamplerDraws:
         yield from enumerate(drawn[-1:], number + len(drawn) - 1)
 
     def _warn_once(self, text: str) -> None:
-        if text not in self._warned and getattr(rank_zero_only, "rank", 0) in (None, 0):
-            warnings.warn(text, stacklevel=2)
+        if text not in self._warned:
+            warn_rank_zero(text)
         self._warned.add(text)
 
 

@@ -7,10 +7,11 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_fastdata.compat import lightning_loops, lightning_resume
+from lightning_fastdata.compat.rank_zero import log_rank_zero
 from lightning_fastdata.compat.torch_internals import stop_workers
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, probe
@@ -280,7 +281,7 @@ class ResumableDataLoader(PlannedDataLoader):
         """Find out, at the last moment, what a pass is: its epoch, its cycle and the batch it begins with."""
         trainer, own = self.determinism.trainer(), self._own_sampler
         if isinstance(own, RankSampler) and not own.dealt and self._passes == 0:
-            rank_zero_info(
+            log_rank_zero(
                 f"No Trainer took this loader of {type(self.dataset).__name__}, as within a wrapper: each of "
                 f"{own.num_replicas} ranks reads all of its samples, in an order of its own. Return the loader itself "
                 "to have them dealt."
