@@ -7,11 +7,10 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_fastdata.compat import lightning_loops, lightning_resume
-from lightning_fastdata.compat.rank_zero import log_rank_zero
+from lightning_fastdata.compat.rank_zero import log_rank_zero, warn_rank_zero
 from lightning_fastdata.compat.torch_internals import stop_workers
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, probe
@@ -244,7 +243,7 @@ class ResumableDataLoader(PlannedDataLoader):
         if self._saved:  # resumed, and nothing fetched since
             return dict(self._saved)
         if trainer is not None and not lightning_loops.counts_fetches(trainer):
-            rank_zero_warn(
+            warn_rank_zero(
                 "This Lightning does not show what it has fetched and trained on: a checkpoint in mid-epoch may count "
                 "a batch too many, which a resumed run would leave out."
             )
@@ -301,7 +300,7 @@ class ResumableDataLoader(PlannedDataLoader):
             epoch_pass.cycle = before.cycle + before.finished
         elif resumption is not None and resumption.counted and resumption.batches:
             epoch_pass.continue_at(*resumption.place_in(length_of(self)))
-            rank_zero_warn(without_state(epoch_pass.epoch, resumption.batches))
+            warn_rank_zero(without_state(epoch_pass.epoch, resumption.batches))
         self._passes += 1
         self._pass = epoch_pass
         return epoch_pass

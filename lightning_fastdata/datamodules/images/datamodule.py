@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info
 from PIL import Image
 
+from lightning_fastdata.compat.rank_zero import warn_rank_zero
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.images.cache.entry_format import EntryFormat
 from lightning_fastdata.datamodules.images.cache.image_cache import CacheOptions, ImageCache, header_of
@@ -180,7 +181,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             if paths and len(paths) != self._reported.get(split):
                 self._reported[split] = len(paths)
                 more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-                rank_zero_warn(
+                warn_rank_zero(
                     f"{len(paths)} images of split {split!r} could not be read and were left out: "
                     f"{', '.join(paths[:5])}{more}."
                 )
