@@ -101,7 +101,7 @@ class LiveReport:
     def _log_pending(self, trainer: Any) -> None:
         """A row of our own, for what no row of Lightning's has taken along."""
         metrics = self._take_pending()
-        if not metrics:
+        if not metrics or self._logger_failed:
             return
         try:
             for logger in trainer.loggers:
