@@ -88,8 +88,10 @@ class LiveReport:
         publish_metrics(trainer, tensors, progress_bar)
         if not to_loggers or self._logger_failed or not trainer.is_global_zero:
             return
-        self._log_pending(trainer)  # Lightning logged nothing since
-        self._pending, self._pending_step = dict(metrics), max(0, logger_step(trainer) + step_offset)
+        if self._pending.keys() & metrics.keys():
+            self._log_pending(trainer)  # Lightning logged nothing since
+        self._pending |= metrics
+        self._pending_step = max(0, logger_step(trainer) + step_offset)
         if self._undo is None:
             self._undo = extend_logged(trainer, self._take_pending, self._refused)
 
