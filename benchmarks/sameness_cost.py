@@ -50,9 +50,8 @@ def plain(batch_size: int) -> DataLoader[int]:
 
 
 def ours(batch_size: int, *, deterministic: bool = True, rng: object = None) -> DataLoader[int]:
-    return auto_dataloader(
-        Nothing(rng), batch_size=batch_size, num_workers=0, collate_fn=first_of, deterministic=deterministic
-    )
+    given = {"split": "train", "num_workers": 0, "collate_fn": first_of}
+    return auto_dataloader(Nothing(rng), batch_size=batch_size, deterministic=deterministic, **given)
 
 
 def cpu_s(loader: DataLoader[int]) -> float:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from lightning_fastdata.hardware.detect import probe
-from lightning_fastdata.loaders.batches import Batches
+from lightning_fastdata.loaders.batch_requests import Batches
 from lightning_fastdata.loaders.build import LoaderRequest, build_loader
 from lightning_fastdata.planning.options import LoaderOptions
 from lightning_fastdata.planning.plan import Workload, make_plan

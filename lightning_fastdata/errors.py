@@ -1,11 +1,13 @@
-"""The one error type of the package, and the checks of arguments that raise it."""
+"""The one error type of the package, the checks of arguments that raise it, and warnings, which never do."""
 
+import logging
 import math
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-__all__ = ["FastDataError", "check_bool", "check_choice", "check_int", "check_share"]
+__all__ = ["FastDataError", "check_bool", "check_choice", "check_int", "check_share", "warn"]
 
 
 class FastDataError(Exception):
@@ -35,6 +37,19 @@ class FastDataError(Exception):
 
 def _rebuild(what: str, expected: str, fix: str) -> FastDataError:
     return FastDataError(what, expected=expected, fix=fix)
+
+
+def warn(text: str, *, stacklevel: int = 2) -> None:
+    """Warn; where warnings are errors, log: a warning of ours must not end a run.
+
+    Args:
+        text: The message.
+        stacklevel: As for ``warnings.warn``: 2 = the caller of the calling function.
+    """
+    try:
+        warnings.warn(text, stacklevel=stacklevel + 1)
+    except UserWarning:
+        logging.getLogger(__name__).warning(text)
 
 
 def check_int(

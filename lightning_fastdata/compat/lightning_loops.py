@@ -8,26 +8,32 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
 __all__ = [
+    "STATES_APART",
     "Reading",
+    "batch_counts",
     "batches_ahead",
+    "batches_of",
+    "checks_loaders",
     "counts_fetches",
     "deals_samples",
     "fetches",
     "forget_iterator",
+    "hook_called_in",
     "in_mid_epoch",
+    "is_lightning",
     "keep_iterator",
     "kept_iterator",
-    "load_waiting_states",
-    "mend_progress",
     "own_attributes",
     "reading_of",
     "reads_outside_trainer",
     "shared_in_run",
     "skip_worker_hint",
+    "step_of_fetch",
+    "transfers",
     "waiting_states",
 ]
 
@@ -54,8 +60,7 @@ def skip_worker_hint(loader: Any) -> bool:
     Returns:
         False where Lightning has no such check: then there is no hint, or it cannot be kept away.
     """
-    modules = [sys.modules[name] for name in _CONNECTORS if name in sys.modules]
-    modules = [module for module in modules if callable(getattr(module, _CHECK, None))]
+    modules = _checking_modules()
     if not modules:
         return False
     with _checks_lock:
@@ -68,6 +73,16 @@ def skip_worker_hint(loader: Any) -> bool:
                 _checks[module] = (original, _checking_others(original))
                 setattr(module, _CHECK, _checks[module][1])
     return True
+
+
+def checks_loaders() -> bool:
+    """Whether Lightning checks each loader that it will use, so that the loader gets its Trainer."""
+    return bool(_checking_modules())
+
+
+def _checking_modules() -> list[ModuleType]:
+    modules = [sys.modules[name] for name in _CONNECTORS if name in sys.modules]
+    return [module for module in modules if callable(getattr(module, _CHECK, None))]
 
 
 def _checking_others(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,6 +107,16 @@ def _forget_loader(key: int) -> None:
             if getattr(module, _CHECK, None) is wrapper:
                 setattr(module, _CHECK, original)
         _checks.clear()
+
+
+def is_lightning(frame: FrameType) -> bool:
+    """Whether a frame of the call stack runs code of either Lightning package."""
+    return str(frame.f_globals.get("__name__")).split(".")[0] in ("lightning", "pytorch_lightning")
+
+
+def hook_called_in(frame: FrameType) -> str:
+    """The hook that Lightning calls in a frame of its own, whatever the function behind it is called; "" = unknown."""
+    return str(frame.f_locals.get("hook_name", ""))
 
 
 def deals_samples(trainer: Any) -> bool:
@@ -139,32 +164,21 @@ def kept_iterator(loader: Any) -> Any:
     return getattr(loader, "_iterator", None)
 
 
-def load_waiting_states(trainer: Any, loader: Any) -> None:
-    """Have Lightning hand out the loader states of a checkpoint that it left aside.
-
-    It hands them out when it asks for the training loader. It does not where that happened before the checkpoint was
-    read, because ``configure_optimizers`` asked for ``estimated_stepping_batches`` (Lightning#20550); nor where the
-    checkpoint is of the end of an epoch, although random generators continue from there.
+def step_of_fetch(trainer: Any) -> int | None:
+    """Which step of the epoch takes the batch that is fetched now, where a step may take several or none.
 
     Args:
         trainer: The Trainer, or None.
-        loader: Only a loader that the Trainer trains with is served.
+
+    Returns:
+        None where each step takes one: unless ``training_step`` has an argument ``dataloader_iter``.
     """
-    fit_loop: Any = getattr(trainer, "fit_loop", None)
-    combined = getattr(fit_loop, "_combined_loader", None)
-    load = getattr(combined, "_load_state_dicts", None)
-    waiting = getattr(fit_loop, "_combined_loader_states_to_load", None)
-    loaders = getattr(combined, "flattened", ())
-    if not waiting or not callable(load) or all(other is not loader for other in loaders):
-        return
-    stateful = [other for other in loaders if hasattr(other, "load_state_dict")]
-    ours = len(waiting) == len(stateful) and all("generators" in state for state in waiting)
-    if ours or getattr(fit_loop, "restarting", True):  # in mid-epoch, states that do not belong here must be an error
-        fit_loop._combined_loader_states_to_load = []
-        load(waiting)
+    fetcher = getattr(getattr(trainer, "fit_loop", None), "_data_fetcher", None)
+    counted = batch_counts(trainer) if hasattr(fetcher, "iterator_wrapper") else None
+    return None if counted is None else int(counted.processed)
 
 
-def batches_ahead(trainer: Any, last_fetch: int | None, *, finished: bool) -> int:
+def batches_ahead(trainer: Any, last_fetch: int | None, *, finished: bool, step: tuple[int, int] | None = None) -> int:
     """Batches of a loader that were fetched and on which the model has not been trained (count).
 
     One while a step runs or has failed; one more where Lightning reads ahead, or where the loader beside it failed, so
@@ -175,11 +189,14 @@ def batches_ahead(trainer: Any, last_fetch: int | None, *, finished: bool) -> in
         last_fetch: What ``fetches`` was when the loader handed out its last batch; None = it has
             handed out none, or there are no counts.
         finished: Whether the loader has no more batches, which may be so long before the epoch's end.
+        step: The step that took the last batch, and how many it has taken, where steps may take several.
     """
-    counted = _batch_progress(trainer)
+    counted = batch_counts(trainer)
     if counted is None or last_fetch is None:
         return 0
     trained = int(counted.processed)
+    if step is not None:
+        return step[1] if step[0] == trained else 0
     if finished:
         return int(last_fetch >= trained)
     fetched = fetches(trainer)
@@ -203,7 +220,7 @@ def fetches(trainer: Any) -> int | None:
 def counts_fetches(trainer: Any) -> bool:
     """Whether the Trainer still has the counts from which ``batches_ahead`` is found."""
     fit_loop = getattr(trainer, "fit_loop", None)
-    return hasattr(fit_loop, "_data_fetcher") and _batch_progress(trainer) is not None
+    return hasattr(fit_loop, "_data_fetcher") and batch_counts(trainer) is not None
 
 
 def in_mid_epoch(trainer: Any) -> bool:
@@ -212,7 +229,7 @@ def in_mid_epoch(trainer: Any) -> bool:
     Args:
         trainer: The Trainer, or None.
     """
-    counted = _batch_progress(trainer)
+    counted = batch_counts(trainer)
     return counted is not None and bool(getattr(trainer, "training", False)) and counted.ready > 0
 
 
@@ -251,6 +268,9 @@ class Reading(NamedTuple):
 
 
 _SHARED = "_fastdata_run"
+STATES_APART = "fastdata_loaders"
+"""Where a checkpoint keeps the states of this package's loaders: among the counts of epochs. Lightning restores any
+name there, and reads none that it does not know."""
 _FINDERS = ("_lr_find", "_scale_batch_size")
 
 
@@ -331,53 +351,39 @@ def waiting_states(trainer: Any) -> list[Any]:
     Args:
         trainer: The Trainer, or None.
     """
-    states = getattr(getattr(trainer, "fit_loop", None), "_combined_loader_states_to_load", None)
+    fit_loop = getattr(trainer, "fit_loop", None)
+    states = getattr(fit_loop, "_combined_loader_states_to_load", None)
+    if not states:  # those of this package lie apart until the training loader is made; see lightning_resume
+        counts = getattr(getattr(fit_loop, "epoch_progress", None), "current", None)
+        states = getattr(counts, STATES_APART, None)
     return list(states) if states else []
 
 
-def _batch_progress(trainer: Any) -> Any:
-    """Lightning's counts of this epoch's batches, or None."""
-    return getattr(_batches_of(getattr(trainer, "fit_loop", None)), "current", None)
-
-
-def _batches_of(fit_loop: Any) -> Any:
-    return getattr(getattr(fit_loop, "epoch_loop", None), "batch_progress", None)
-
-
-def mend_progress(trainer: Any, loader: Any, *, resumed: bool) -> int | None:
-    """Put right what a resumed Trainer believes of where it is, when it asks its loader for a first batch.
-
-    Three counts stay wrong for the rest of a resumed run, and a checkpoint written with them cannot be resumed exactly:
-
-    - Resumed from an epoch's last step, the next epoch is not counted as begun. In the middle of it the run then looks
-      as if at the end of an epoch: the loader's state is left aside and the epoch trained again from its first batch.
-    - Resumed after a step that failed, that step stays counted as begun. The next checkpoint is then taken for one that
-      was written before the batch was done, and one batch too many is asked for.
-    - Resumed with ``max_steps`` from a checkpoint of an epoch's end, that epoch is counted twice.
+def transfers(trainer: Any, reader: Any) -> bool:
+    """Whether the batches of a pass go through the Trainer's transfer hooks (``on_after_batch_transfer``).
 
     Args:
-        trainer: The Trainer, or None; only one that resumed a fit and has fetched nothing since is touched.
-        loader: Only a loader that the Trainer trains with is served, and only when it is asked for a batch: one
-            without a length is read ahead before the epoch begins.
-        resumed: Whether the loader itself has a state from a checkpoint that it has not used yet.
+        trainer: The Trainer, or None.
+        reader: The iterator of the pass.
 
     Returns:
-        The epoch that is trained now, from 0; None where nothing was done.
+        False where another one reads, where a step takes ``dataloader_iter``, and where that is not known.
     """
-    fit_loop: Any = getattr(trainer, "fit_loop", None)
-    if fit_loop is None or not trainer.training or not (resumed or getattr(fit_loop, "is_resuming", False)):
-        return None
-    combined = getattr(fit_loop, "_combined_loader", None)
-    sized = getattr(getattr(fit_loop, "_data_fetcher", None), "length", None) is not None
-    epochs, batches = getattr(fit_loop, "epoch_progress", None), _batches_of(fit_loop)
-    if not sized or epochs is None or batches is None:
-        return None
-    if all(other is not loader for other in getattr(combined, "flattened", ())):
-        return None
-    twice = max(0, epochs.current.processed - epochs.current.completed)
-    for counted in (epochs.current, epochs.total):
-        counted.processed -= twice
-        counted.ready = counted.started = counted.processed + 1
-    if batches.current.ready == batches.current.completed:  # not with dataloader_iter, which fetches within a step
-        batches.total.ready = batches.total.started = batches.total.processed = batches.total.completed
-    return int(epochs.current.processed)
+    fit_loop = getattr(trainer, "fit_loop", None)
+    val_loop = getattr(getattr(fit_loop, "epoch_loop", None), "val_loop", None)
+    others = [getattr(trainer, f"{name}_loop", None) for name in ("validate", "test", "predict")]
+    for loop in (fit_loop, val_loop, *others):
+        iterator = getattr(getattr(loop, "_combined_loader", None), "_iterator", None)
+        if any(own is reader for own in getattr(iterator, "iterators", ())):
+            return not hasattr(getattr(loop, "_data_fetcher", None), "iterator_wrapper")
+    return False
+
+
+def batch_counts(trainer: Any) -> Any:
+    """Lightning's counts of this epoch's batches, or None."""
+    return getattr(batches_of(getattr(trainer, "fit_loop", None)), "current", None)
+
+
+def batches_of(fit_loop: Any) -> Any:
+    """Lightning's counts of batches, those of the epoch and those in all, or None."""
+    return getattr(getattr(fit_loop, "epoch_loop", None), "batch_progress", None)

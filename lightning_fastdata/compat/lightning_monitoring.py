@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-__all__ = ["logger_step", "publish_metrics", "sigterm_broadcast", "training_iterators", "watch_fetchers"]
+__all__ = [
+    "extend_logged",
+    "logger_step",
+    "publish_metrics",
+    "sigterm_broadcast",
+    "training_iterators",
+    "watch_fetchers",
+]
 
 # Lightning makes one data fetcher for each epoch of a reloaded train loader and for each evaluation run, through
 # a function that every loop module imports by this name.
@@ -98,6 +105,38 @@ def logger_step(trainer: Any) -> int:
     """
     step = getattr(getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None), "_batches_that_stepped", None)
     return int(step) if step is not None else int(trainer.global_step)
+
+
+def extend_logged(
+    trainer: Any, more: Callable[[], dict[str, float]], refused: Callable[[Exception], None]
+) -> Callable[[], None]:
+    """Put further values into the rows that Lightning logs.
+
+    Args:
+        trainer: The Trainer.
+        more: Gives the values for the row that is about to be logged; it may be empty.
+        refused: Called with what a logger raised for a row that had some; the row is logged again without them.
+
+    Returns:
+        A function that undoes it. Where this Lightning logs elsewhere, nothing was done, and no row takes them along.
+    """
+    connector: Any = getattr(trainer, "_logger_connector", None)
+    original = getattr(connector, "log_metrics", None)
+    if not callable(original):
+        return lambda: None
+
+    def log_metrics(metrics: Any, *args: Any, **kwargs: Any) -> Any:
+        values = more() if metrics else {}
+        if not values:
+            return original(metrics, *args, **kwargs)
+        try:
+            return original({**values, **metrics}, *args, **kwargs)
+        except Exception as error:
+            refused(error)
+            return original(metrics, *args, **kwargs)
+
+    connector.log_metrics = log_metrics
+    return lambda: vars(connector).pop("log_metrics", None)
 
 
 def publish_metrics(trainer: Any, metrics: Mapping[str, Any], progress_bar: Mapping[str, Any]) -> None:

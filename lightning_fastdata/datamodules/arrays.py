@@ -90,6 +90,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         for split, arrays in sources.items():
             if arrays is not None:
                 setattr(self, f"{split}_dataset", self._dataset(split, to_builtin(arrays)))
+        _refuse_targets_as_val(train, val)
 
     def make_dataloader(self, split: Split, dataset: Any, *, name: str | None = None, loaders: int = 1) -> Any:
         """Make one loader, with the split's transforms, from the device's memory where you ask for it; see the base.
@@ -152,6 +153,21 @@ class TensorDataModuleMixin(FastDataModuleMixin):
                 fix="cut the arrays to the same samples.",
             )
         return (RowDataset if self._has_collate_fn(*SPLITS) else ArrayDataset)(tensors, single=single)
+
+
+def _refuse_targets_as_val(train: Arrays, val: Arrays) -> None:
+    """``TensorDataModule(X, y)`` means inputs and targets; without a word y would be validated on."""
+    if not all(isinstance(arrays, (torch.Tensor, np.ndarray)) and arrays.ndim for arrays in (train, val)):
+        return
+    (rows, *row), (val_rows, *val_row) = train.shape, val.shape
+    same_type = train.dtype == val.dtype
+    if len(row) != len(val_row) or (rows == val_rows and not (row == val_row and same_type)):
+        raise FastDataError(
+            f"TensorDataModule: val has shape {(val_rows, *val_row)} and dtype {val.dtype}, train has "
+            f"{(rows, *row)} and {train.dtype}.",
+            expected="arrays of the same kind to train and to validate on.",
+            fix="pass TensorDataModule((X, y)) for inputs and targets, a tuple, and val=(X_val, y_val).",
+        )
 
 
 def _checked(name: str, given: Transforms) -> tuple[BatchTransform, ...]:

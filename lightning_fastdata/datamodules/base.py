@@ -79,6 +79,8 @@ class FastDataModuleMixin(Base):
         split_seed: Decides, alone, which samples ``val_split`` and ``test_split`` hold out.
         deterministic: Seed Python's, NumPy's and torch's generators for every sample, so that batches do not depend on
             workers, ranks or restarts; False saves some microseconds per sample.
+        eval_repeats: Let several ranks validate and test on equally many samples, as torch's DistributedSampler does:
+            some of the first come twice. False evaluates each sample once, for metrics that gather unequal shapes.
         collate_fn: Puts samples together to a batch; None = torch's default.
         dataloader_kwargs: Further arguments of torch's DataLoader, for all splits (``{"timeout": 60}``) or per split
             (``{"train": {"sampler": my_sampler}}``). They win over everything else. Not written per split, ``sampler``,
@@ -108,6 +110,7 @@ class FastDataModuleMixin(Base):
         seed: int | None = None,
         split_seed: int = 42,
         deterministic: bool = True,
+        eval_repeats: bool = True,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         dataloader_kwargs: dict[str, Any] | None = None,
         **unknown: Never,
@@ -132,6 +135,7 @@ class FastDataModuleMixin(Base):
         self.seed = seed
         self.split_seed = split_seed
         self.deterministic = deterministic
+        self.eval_repeats = eval_repeats
         self.collate_fn = collate_fn
         self.dataloader_kwargs = to_builtin(dataloader_kwargs)
         self.plans: dict[str, LoaderPlan] = {}
@@ -258,6 +262,7 @@ class FastDataModuleMixin(Base):
             name=None if name == split else name,
             seed=check_seed(self.seed),
             deterministic=self.deterministic,
+            eval_repeats=self.eval_repeats,
             trainer=self.trainer,
             context=facts,
             loaders=loaders,
@@ -358,7 +363,7 @@ class FastDataModuleMixin(Base):
     def _check_arguments(self) -> None:
         check_int("batch_size", self.batch_size, 1)
         check_int("eval_batch_size", self.eval_batch_size, 1, allow=(None,))
-        for name in ("shuffle", "drop_last", "deterministic"):
+        for name in ("shuffle", "drop_last", "deterministic", "eval_repeats"):
             check_bool(name, getattr(self, name))
         check_seed(self.seed)
         check_int("split_seed", self.split_seed, 0)

@@ -36,7 +36,7 @@ __all__ = [
 Auto = Literal["auto"]
 PLAIN_OPTIONS = (
     *("batch_size", "eval_batch_size", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor"),
-    *("drop_last", "shuffle", "val_split", "test_split", "seed", "split_seed", "deterministic"),
+    *("drop_last", "shuffle", "val_split", "test_split", "seed", "split_seed", "deterministic", "eval_repeats"),
 )
 """Shared options with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
 TRAINING_ONLY = ("sampler", "batch_sampler", "shuffle", "drop_last")
@@ -62,6 +62,7 @@ class UnsplitOptions(TypedDict, total=False):
     seed: int | None
     split_seed: int
     deterministic: bool
+    eval_repeats: bool
     collate_fn: Callable[[list[Any]], Any] | None
     dataloader_kwargs: dict[str, Any] | None
 

@@ -19,6 +19,30 @@ Array = npt.NDArray[Any]
 
 DTYPES = {"uint8": "<u1", "uint16": "<u2", "uint32": "<u4"}
 """What a token may be stored as; little-endian, as on every machine that torch runs on."""
+PRINTABLE = frozenset({*range(32, 127), *b"\t\n\r", *range(0x80, 0x100)})
+"""Bytes of a text: ASCII, and those of UTF-8's further characters."""
+OTHER_ENDINGS = (
+    *(".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".html", ".xml", ".yaml"),
+    *(".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".npz"),
+    *(".pt", ".pth", ".pkl", ".parquet", ".arrow", ".h5", ".hdf5", ".safetensors"),
+)
+"""Endings of files that hold no ids, one after the other."""
+MAGIC = {
+    b"\x1f\x8b\x08": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"(\xb5/\xfd": "zstd",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\x89HDF": "HDF5",
+    b"\x93NUMPY": "a NumPy array: name it .npy",
+}
+"""First bytes of files that hold no ids, and what those files are."""
+LOOKED_AT_BYTES = 8192
+"""How much of a raw file is looked at for its type."""
+LARGEST_VOCABULARY = 2**24
+"""No vocabulary is larger: ids beyond it are two smaller ones, read as one."""
 CHECKED_BYTES = 64 * 2**20
 """How much of a split ``check_ids`` reads: some milliseconds from the page cache, a second from a slow disk."""
 LEAST_CHECKED_BYTES = 64 * 2**10
@@ -149,7 +173,39 @@ def _look_at_raw(where: str, path: Path, size: int, dtype: str, header_bytes: in
             expected=f"a multiple of {width} bytes{left_out}.",
             fix="if it was cut off (a full disk, an interrupted copy), write it again; else pass its own dtype.",
         )
+    with path.open("rb") as opened:
+        first = opened.read(LOOKED_AT_BYTES + header_bytes)
+    if (kind := _other_kind(path, first, first[header_bytes:], dtype)) is not None:
+        raise FastDataError(
+            f"{where}: {path} holds no {dtype} ids: {kind}.",
+            expected=f"ids one after the other, {width} bytes each: ids.astype(np.{dtype}).tofile(path) writes them.",
+            fix="tokenize a text first, and save its ids so (docs/tokens.md); or pass the dtype the file was saved in.",
+        )
     return TokenFile(str(path.absolute()), DTYPES[dtype], header_bytes, tokens)
+
+
+def _other_kind(path: Path, first: bytes, body: bytes, dtype: str) -> str | None:
+    """What a file is that is taken for raw ids; None where nothing speaks against that."""
+    if dtype == "uint8":  # a model of bytes takes those of any file
+        return None
+    if path.suffix.lower() in OTHER_ENDINGS:
+        return f"it ends in {path.suffix}"
+    if (
+        magic := next((name for start, name in MAGIC.items() if body == first and first.startswith(start)), None)
+    ) is not None:
+        return f"it begins like {magic}"
+    if len(body) >= 64 and all(byte in PRINTABLE for byte in body):
+        return "it is text"
+    ids = np.frombuffer(body[: len(body) // 8 * 8], DTYPES[dtype])
+    if len(ids) >= 64:
+        width = ids.dtype.itemsize
+        for wider, step in (("int64", 8 // width), ("int32", 4 // width)):
+            rest = any(ids[place::step].any() for place in range(1, step))
+            if step > 1 and not rest and (ids[::step] > 0).mean() > 0.5:
+                return f"its ids look like {wider}: {step - 1} of {step} numbers are 0"
+        if dtype == "uint32" and (ids > LARGEST_VOCABULARY).mean() > 0.5:
+            return f"most numbers are above {LARGEST_VOCABULARY:,}, as where uint16 ids are read in pairs"
+    return None
 
 
 def _look_at_npy(where: str, path: Path, size: int) -> TokenFile:

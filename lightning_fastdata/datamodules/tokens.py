@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.dataset_collections import to_builtin
 from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModuleOptions, Unpack
@@ -116,6 +118,14 @@ class TokenDataModuleMixin(FastDataModuleMixin):
                 f"end_of_document={self.end_of_document}, vocab_size={self.vocab_size}.",
                 expected=f"an id from 0 to {self.vocab_size - 1}.",
                 fix="pass the id that the tokenizer ends documents with.",
+            )
+        most = 2 ** (8 * np.dtype(DTYPES[self.dtype]).itemsize)
+        if self.vocab_size is not None and self.vocab_size > most:
+            wider = "uint32" if self.vocab_size > 2**16 else "uint16"
+            raise FastDataError(
+                f"vocab_size={self.vocab_size} with dtype={self.dtype!r}, which holds ids up to {most - 1:,}.",
+                expected="a dtype that holds every id; larger ids became smaller ones when such a file was written.",
+                fix=f"save the ids as {wider} and pass dtype={wider!r}, or pass a vocab_size up to {most}.",
             )
         for split in ("train", "val", "test"):
             for other in (f"{split}_dataset", f"{split}_split"):

@@ -1,22 +1,21 @@
 """One pass over a loader: its position, and the batches that it requests from the dataset."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, NamedTuple
 
 from torch.utils.data import BatchSampler
 
-from lightning_fastdata.loaders.dataset_traits import length_of
+from lightning_fastdata.compat import lightning_loops
+from lightning_fastdata.loaders.drawn_order import SamplerDraws
 from lightning_fastdata.loaders.order import ORDER, Indices, stream
-from lightning_fastdata.loaders.rng import isolated_draws, seeded_generators
 from lightning_fastdata.loaders.sample_keys import sample_number
-from lightning_fastdata.loaders.samplers import has_fixed_order, may_repeat, packed_order
+from lightning_fastdata.loaders.samplers import may_repeat, packed_order
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, LoadTimes, WorkerOutput
 from lightning_fastdata.loaders.splitmix import mix
 
-__all__ = ["EpochPass", "InlineBatches", "LoadedBatch", "RequestSampler", "ServedBatch", "requests_of"]
+__all__ = ["Batches", "EpochPass", "InlineBatches", "LoadedBatch", "RequestSampler", "ServedBatch", "requests_of"]
 
 
 class ServedBatch(NamedTuple):
@@ -68,6 +67,8 @@ class EpochPass:
     """Whether the last batch has been served."""
     fetch: int | None = None
     """Fetch of Lightning's in which the last batch was served, from 0."""
+    step: tuple[int, int] | None = None
+    """The step that took the last batch, and how many it has taken, where Lightning lets steps take any number."""
     outside_trainer: bool = False
     """Read beside the Trainer that trains with the loader; it must leave no trace."""
     pending: dict[int, "list[Any] | Indices"] = field(default_factory=dict)
@@ -78,6 +79,23 @@ class EpochPass:
     """The batch served last; None for a pass outside the Trainer."""
     last_loaded: LoadedBatch | None = None
     """How it had been loaded."""
+
+    def continue_at(self, cycle: int, batches: int) -> None:
+        """Begin where an interrupted run was.
+
+        Args:
+            cycle: How often the loader has restarted within the epoch (count).
+            batches: Batches served before (count).
+        """
+        self.cycle = cycle
+        self.first = self.served = batches
+
+    def count_fetch(self, fetch: int | None, step: int | None) -> None:
+        """Record in which fetch of Lightning's, and for which step, the last batch was served; None = not known."""
+        self.fetch = fetch
+        if step is not None:
+            same = self.step is not None and self.step[0] == step
+            self.step = step, 1 + (self.step[1] if same and self.step is not None else 0)
 
     def remember(self, output: WorkerOutput, indices: "list[Any] | Indices", padded: int) -> None:
         """Record a batch as the one served last.
@@ -93,6 +111,59 @@ class EpochPass:
         self.last_served = ServedBatch(self.epoch, self.cycle, number, indices, padded)
         self.last_loaded = LoadedBatch(self.epoch, number, times, worker, slowest_index, self.startup)
         self.startup = None
+
+
+class Batches(Iterator[Any]):
+    """One pass over a loader; its epoch is found, and its workers start, when the first batch is wanted.
+
+    Args:
+        loader: The ``ResumableDataLoader`` that it reads, which makes and serves the batches.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._changes = 0
+        self._pass = EpochPass(0)
+        self._finish: Callable[[Any], Any] | None = None
+        self.inner: Iterator[WorkerOutput] | None = None
+        """The iterator of torch, which has the workers and their queue; None before the first batch was wanted."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last batch has been served."""
+        return self._pass.finished
+
+    @property
+    def fetched(self) -> LoadedBatch | None:
+        """How the batch served last had been loaded."""
+        return self._pass.last_loaded
+
+    def __next__(self) -> Any:
+        if self.inner is None:
+            self._changes = self._loader.changes
+            self._pass, self.inner = self._loader.start_pass(self)
+            finish = getattr(self._loader.dataset, "finish_unhooked", None)
+            if finish is not None and not lightning_loops.transfers(self._loader.determinism.trainer(), self):
+                self._finish = finish
+        elif self._changes != self._loader.changes:
+            self._changes = self._loader.changes
+            self.inner = self._loader.continue_after_change(self, self._pass)
+        try:
+            # No name holds a batch: while the model works on it, the loader must not keep it alive.
+            if self._finish is not None:
+                return self._finish(self._loader.serve(self._pass, next(self.inner)))
+            return self._loader.serve(self._pass, next(self.inner))
+        except StopIteration:
+            self._pass.finished = True
+            raise
+        except (RuntimeError, OSError) as error:
+            died = self._loader.diagnose_crash(error)
+            if died is None:
+                raise
+            raise died from error
+
+    def __len__(self) -> int:
+        return len(self._loader)
 
 
 class RequestSampler:
@@ -114,7 +185,7 @@ class InlineBatches(map):  # type: ignore[type-arg]  # it takes none when it run
 
 
 def requests_of(
-    epoch_pass: EpochPass, sampler: Any, batch_sampler: Any, source: int, *, packed: bool
+    epoch_pass: EpochPass, sampler: Any, batch_sampler: Any, draws: SamplerDraws, source: int, *, packed: bool
 ) -> Iterator[BatchRequest]:
     """The batches that a pass requests from its dataset.
 
@@ -126,6 +197,7 @@ def requests_of(
         epoch_pass: The pass; gets the samples that are under way.
         sampler: The loader's sampler.
         batch_sampler: The loader's batch sampler; None = without batching.
+        draws: How a sampler that is not ours is drawn.
         source: The seed of the loader, which decides the order of a sampler that draws from the global generators.
         packed: Whether the dataset takes an array of indices; else it gets a list of Python's integers.
 
@@ -138,30 +210,16 @@ def requests_of(
             size, drop_last = batch_sampler.batch_size, batch_sampler.drop_last
             return _packed_requests(epoch_pass, known, size, drop_last=drop_last, packed=packed)
     drawn = Counter[int]() if may_repeat(sampler, batch_sampler) else None
-    order = _drawn_order(epoch_pass, sampler, batch_sampler, source)
+    word = mix(stream(source, epoch_pass.epoch, epoch_pass.cycle) + ORDER)
+    order = draws.batches(sampler, batch_sampler, word, epoch_pass.first)
     return _drawn_requests(epoch_pass, order, drawn, batched=batch_sampler is not None)
 
 
-def _drawn_order(epoch_pass: EpochPass, sampler: Any, batch_sampler: Any, source: int) -> Iterator[Any]:
-    """Batches of the epoch as lists of indices; without batching, indices."""
-    drawn_from = sampler if batch_sampler is None else batch_sampler
-    if has_fixed_order(sampler, batch_sampler):
-        return iter(drawn_from)
-    word = mix(stream(source, epoch_pass.epoch, epoch_pass.cycle) + ORDER)
-    length = length_of(drawn_from)
-    if length is None:
-        return isolated_draws(drawn_from, word)
-    # A sampler of the user's may draw from the global generators: give it the same numbers in every run. They are put
-    # back at once, so its whole order has to be drawn now; up to its length, for it may never end.
-    with seeded_generators(word):
-        return iter(list(islice(drawn_from, length)))
-
-
 def _drawn_requests(
-    epoch_pass: EpochPass, order: Iterator[Any], drawn: "Counter[int] | None", *, batched: bool
+    epoch_pass: EpochPass, order: Iterator[tuple[int, Any]], drawn: "Counter[int] | None", *, batched: bool
 ) -> Iterator[BatchRequest]:
     """Requests in an order that has to be drawn; ``drawn`` counts how often each sample came, None = once."""
-    for number, chosen in enumerate(order):
+    for number, chosen in order:
         indices = list(chosen) if batched else [chosen]
         occurrences = None if drawn is None else _count(drawn, indices)
         if number >= epoch_pass.first:

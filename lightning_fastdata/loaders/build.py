@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader, Sampler, default_collate
 
+from lightning_fastdata.compat import lightning_loops
 from lightning_fastdata.errors import FastDataError, check_int
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, traits_of
 from lightning_fastdata.loaders.determinism import Determinism, no_trainer
@@ -41,6 +42,8 @@ class LoaderRequest:
     """The user's, which decides the order and the random numbers of every sample, >= 0; None = that of the run."""
     deterministic: bool = True
     """Whether random generators are seeded for every sample; see ``SeededDataset``."""
+    eval_repeats: bool = True
+    """Whether validation and test repeat samples so that ranks get equally many."""
     trainer: Any = None
     """The Trainer, or None; the loader asks it for the epoch."""
     context: TrainerContext = field(default_factory=TrainerContext)
@@ -64,6 +67,11 @@ class LoaderRequest:
     def drop_last(self) -> bool:
         """Whether an incomplete last batch is left out."""
         return bool(self.arguments.get("drop_last", False))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the last global batch is filled up so that ranks get equally many samples."""
+        return self.split == "train" or self.eval_repeats
 
     @property
     def share(self) -> tuple[int, int] | None:
@@ -123,8 +131,12 @@ def _sampler(request: LoaderRequest, seed: LoaderSeed) -> Sampler[int] | None:
     if request.share is None:
         return EpochSampler(length, seed, epoch) if shuffle else None
     rank, ranks = request.share
-    size, drop_last = request.batch_size or 1, request.drop_last
-    return RankSampler(length, seed, ranks, rank, batch_size=size, shuffle=shuffle, drop_last=drop_last, epoch=epoch)
+    deal = {"drop_last": request.drop_last, "repeats": request.repeats}
+    sampler = RankSampler(
+        length, seed, ranks, rank, batch_size=request.batch_size or 1, shuffle=shuffle, epoch=epoch, **deal
+    )
+    sampler.dealt = request.trainer is None or not lightning_loops.checks_loaders()  # else once the Trainer takes it
+    return sampler
 
 
 def _leave_out_timeout(plan: LoaderPlan, kwargs: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from lightning_fastdata.loaders.state.held_data import data_attribute
 from lightning_fastdata.loaders.state.held_generators import FoundGenerators, find_generators
 from lightning_fastdata.loaders.state.worker_lifetime import part_that_hides
 from lightning_fastdata.loaders.state.worker_safety import looked_at, rehearsed
-from lightning_fastdata.loaders.trainer_context import trainer_context
+from lightning_fastdata.loaders.trainer_context import requested_split, trainer_context
 from lightning_fastdata.planning.describe import plan_lines
 from lightning_fastdata.planning.plan import LoaderOptions, LoaderPlan, Planning, Split, Workload
 from lightning_fastdata.planning.start_method import default_start_method, fork_problem, pickles_beyond, spawn_problem
@@ -48,7 +48,7 @@ def log_plan(split: str, plan: LoaderPlan) -> None:
 
 
 def auto_dataloader(
-    dataset: Any, *, trainer: Any = None, split: Split = "train", loaders: int = 1, **dataloader_kwargs: Any
+    dataset: Any, *, trainer: Any = None, split: Split | None = None, loaders: int = 1, **dataloader_kwargs: Any
 ) -> DataLoader[Any]:
     """A DataLoader configured for this machine, for a DataModule or LightningModule of your own.
 
@@ -61,14 +61,17 @@ def auto_dataloader(
         dataset: Any torch dataset.
         trainer: The Trainer (``self.trainer``), from which the device, the ranks and the epoch are read. Without it
             the ranks come from the environment and memory is not pinned.
-        split: "train", "val", "test" or "predict". Training is shuffled unless ``shuffle=False``.
+        split: "train", "val", "test" or "predict"; None takes it from what the Trainer is doing, else from the
+            ``*_dataloader`` hook that calls. Training is shuffled unless ``shuffle=False``, as the plan says. Where
+            nothing tells the split, nothing is shuffled unless ``shuffle=True``, as by torch's DataLoader.
         loaders: Loaders that this hook returns (count), each made by its own call. Those of training are read together
             and share the workers that one alone would have; those of evaluation follow each other.
         **dataloader_kwargs: Arguments of ``torch.utils.data.DataLoader``; ``num_workers``, ``prefetch_factor``,
             ``pin_memory``, ``persistent_workers`` and ``multiprocessing_context`` may be "auto", which is their
             default. Also ``seed``: an int, or None for one number of ``generator``, else the seed of
-            ``seed_everything``, else one number of torch's default generator in each run; and ``deterministic``: False
-            leaves the random generators alone instead of seeding them for every sample.
+            ``seed_everything``, else one number of torch's default generator in each run; ``deterministic``: False
+            leaves the random generators alone instead of seeding them for every sample; and ``eval_repeats``: False
+            leaves validation and test samples unrepeated, so that some ranks may get one less.
 
     Returns:
         A torch ``DataLoader`` that Lightning can rebuild. Its plan is logged once.
@@ -76,14 +79,19 @@ def auto_dataloader(
     Raises:
         FastDataError: An unknown split or argument, or values that cannot work; see ``make_plan``.
     """
-    check_choice("split", split, SPLITS, fix='pass split="train".')
+    check_choice("split", split, (*SPLITS, None), fix='pass split="train".')
     context, arguments = trainer_context(trainer), dict(dataloader_kwargs)
+    split = split or requested_split(trainer)
+    orders = "shuffle" in arguments or any(arguments.get(name) is not None for name in ("sampler", "batch_sampler"))
+    if split is None and not orders:
+        arguments["shuffle"] = False
     request = LoaderRequest(
         dataset,
-        split,
-        label=split,
+        split or "train",
+        label=split or "this loader",
         seed=check_seed(arguments.pop("seed", None)),
         deterministic=check_bool("deterministic", arguments.pop("deterministic", True)),
+        eval_repeats=check_bool("eval_repeats", arguments.pop("eval_repeats", True)),
         arguments=arguments,
         trainer=trainer,
         context=context,
@@ -93,7 +101,8 @@ def auto_dataloader(
 
     def on_plan(plan: LoaderPlan) -> None:
         if context.epoch == 0 or not context.reload_every_n_epochs:  # a reloaded one was logged when it was first made
-            log_plan(split, plan)
+            shuffled = () if split != "train" or orders else ("training is shuffled; shuffle=False keeps the order",)
+            log_plan(request.label, replace(plan, warnings=(*shuffled, *plan.warnings)))
 
     return make_loader(request, on_plan)
 
@@ -122,14 +131,15 @@ def make_loader(request: LoaderRequest, on_plan: Callable[[LoaderPlan], None]) -
     if found.derived:
         traits = replace(traits, uses_global_rng=True)
     plan = planning.plan()
-    plan = replace(plan, warnings=(*plan.warnings, *found.lines()))
+    repeats: tuple[str, ...] = ()
+    if samples is not None and traits.length is not None and request.arguments.get("sampler") is None:
+        repeats = _repeats_line(request, traits.length)
+    plan = replace(plan, warnings=(*plan.warnings, *found.lines(), *repeats))
     on_plan(plan)
     ranks, workers = request.context.world_size, plan.num_workers
-    if traits.is_iterable:
-        if request.split == "train" or ranks > 1 or workers > 1:  # evaluation without repeats has nothing to promise
-            warn_rank_zero(iterable_warning(request.dataset, ranks=ranks, workers=workers))
-    elif samples is not None and request.arguments.get("sampler") is None:
-        _log_padding(request, traits)
+    # Evaluation without repeats has nothing to promise.
+    if traits.is_iterable and (request.split == "train" or ranks > 1 or workers > 1):
+        warn_rank_zero(iterable_warning(request.dataset, ranks=ranks, workers=workers))
     return build_loader(request, plan, traits=traits, planning=planning)
 
 
@@ -292,14 +302,36 @@ def _samples_drawn(request: LoaderRequest, traits: DatasetTraits) -> int | None:
     return samples
 
 
-def _log_padding(request: LoaderRequest, traits: DatasetTraits) -> None:
-    """Repeated samples are the one thing that a number of ranks changes; never do it silently."""
-    if request.share is None or request.batch_size is None or traits.length is None:
-        return
-    ranks = request.share[1]
-    repeats = padding(traits.length, ranks, request.batch_size, drop_last=request.drop_last)
-    if repeats:
-        log_rank_zero(
-            f"{request.label}: the last batch is {repeats} short of a sample for each of the {ranks} ranks, and all "
-            f"must make equally many steps: {repeats} of its samples are repeats. drop_last=True leaves that batch out."
+def _repeats_line(request: LoaderRequest, length: int) -> tuple[str, ...]:
+    """Repeated samples are the one thing that a number of ranks changes: they are said, with the plan.
+
+    Args:
+        request: The loader that is wanted.
+        length: Samples in its dataset (count).
+
+    Raises:
+        FastDataError: Without repeats, ranks of a fit would make unequally many steps.
+    """
+    if request.share is None or request.batch_size is None or request.drop_last:
+        return ()
+    ranks, size, repeats = request.share[1], request.batch_size, padding(length, request.share[1])
+    if repeats and request.repeats:
+        option = "drop_last=True" if request.split == "train" else "eval_repeats=False"
+        return (f"{repeats} of {length} samples repeat, so that {ranks} ranks get equally many; not with {option}",)
+    if not request.repeats and request.context.fitting and _steps_differ(length, ranks, size):
+        # DDP exchanges buffers in every step: what one rank sends would meet another step of the others.
+        fitting = (other for other in range(1, length + 1) if not _steps_differ(length, ranks, other))
+        fits = min(fitting, key=lambda other: abs(other - size), default=None)
+        change = "" if fits is None else f"eval_batch_size={fits} (batch_size={fits} to auto_dataloader), or "
+        raise FastDataError(
+            f"{request.label}: eval_repeats=False with {length} samples, batch_size={size} and {ranks} ranks: some "
+            "ranks would make a step less than others.",
+            expected="equally many steps on each rank in a fit, where DDP synchronizes in every step.",
+            fix=f"pass {change}eval_repeats=True.",
         )
+    return ()
+
+
+def _steps_differ(length: int, ranks: int, batch_size: int) -> bool:
+    """Whether the last global batch, without repeats, has too few samples for a step on each rank."""
+    return 0 < length % (ranks * batch_size) < ranks

@@ -113,13 +113,14 @@ def epoch_order(seed: int, epoch: int, length: int, cycle: int = 0) -> Indices:
     return _generator(mix(stream(seed, epoch, cycle) + ORDER)).permutation(length).astype(np.int64, copy=False)
 
 
-def rank_share(order: Indices, rank: int, ranks: int, batch_size: int, *, drop_last: bool = False) -> Indices:
+def rank_share(
+    order: Indices, rank: int, ranks: int, batch_size: int, *, drop_last: bool = False, repeats: bool = True
+) -> Indices:
     """One rank's part of an epoch: its share of every global batch.
 
     The k-th batches of all ranks together are the k-th batch of one process with the batch size
-    ``ranks * batch_size``. The last, smaller global batch is dealt out likewise, so ranks may differ by one sample
-    there, and every sample comes exactly once. Only when it has fewer samples than there are ranks do the first
-    samples of the order fill up: each rank must make a step. ``padding`` says how many.
+    ``ranks * batch_size``. The last, smaller global batch is dealt out likewise, filled up to a multiple of the ranks
+    with the first samples of the order, at most one a rank: what a step gathers over the ranks must have one shape.
 
     Args:
         order: Order of the epoch, shape (length,).
@@ -127,30 +128,19 @@ def rank_share(order: Indices, rank: int, ranks: int, batch_size: int, *, drop_l
         ranks: Ranks that share the data (count).
         batch_size: Samples per batch and rank (count).
         drop_last: Leave out the last global batch when it is incomplete.
+        repeats: Whether the last global batch is filled up; without, some ranks have one sample less.
 
     Returns:
         Indices in the order in which the rank draws them, int64.
     """
-    even = len(order) - len(order) % (ranks * batch_size)
     if drop_last:
-        return order[:even][rank::ranks]
-    return np.resize(order, len(order) + padding(len(order), ranks, batch_size))[rank::ranks]
+        return order[: len(order) - len(order) % (ranks * batch_size)][rank::ranks]
+    return np.resize(order, len(order) + (padding(len(order), ranks) if repeats else 0))[rank::ranks]
 
 
-def padding(length: int, ranks: int, batch_size: int, *, drop_last: bool = False) -> int:
-    """Samples that are repeated because ranks must make equally many steps (count, over all ranks).
-
-    Args:
-        length: Samples in the dataset (count).
-        ranks: Ranks that share the data (count).
-        batch_size: Samples per batch and rank (count).
-        drop_last: Whether an incomplete global batch is left out; then nothing is repeated.
-
-    Returns:
-        0, unless the last global batch has fewer samples than there are ranks.
-    """
-    left = length % (ranks * batch_size)
-    return ranks - left if 0 < left < ranks and not drop_last else 0
+def padding(length: int, ranks: int) -> int:
+    """Samples that are repeated so that each rank gets equally many (count, over all ranks)."""
+    return -length % ranks
 
 
 def loader_seed(seed: int, epoch: int, rank: int) -> int:

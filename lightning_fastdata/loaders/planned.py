@@ -10,6 +10,7 @@ from lightning_fastdata.compat import lightning_loops
 from lightning_fastdata.compat.torch_internals import send_failures, show_dataset
 from lightning_fastdata.loaders.determinism import Determinism
 from lightning_fastdata.loaders.native_threads import chain_init_fns, limit_native_threads, native_pools
+from lightning_fastdata.loaders.rng import PackedGenerator, pack_generator, unpack_generator
 from lightning_fastdata.loaders.state.handles import OwnDescriptors
 from lightning_fastdata.planning.start_method import default_start_method
 
@@ -42,6 +43,19 @@ class PlannedDataLoader(DataLoader[Any]):
     def __init__(self, *args: Any, determinism: Determinism | None = None, **kwargs: Any) -> None:
         self.determinism = determinism
         super().__init__(*args, **kwargs)
+        lightning_loops.skip_worker_hint(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, as with ``ddp_spawn``: without the workers, and with a generator that can be sent."""
+        state = {**lightning_loops.own_attributes(self), "_iterator": None}
+        if self.generator is not None:
+            state["generator"] = pack_generator(self.generator)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if isinstance(self.generator, PackedGenerator):
+            vars(self)["generator"] = unpack_generator(self.generator)
         lightning_loops.skip_worker_hint(self)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

@@ -6,25 +6,26 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 
-from lightning_fastdata.compat import lightning_loops
+from lightning_fastdata.compat import lightning_loops, lightning_resume
+from lightning_fastdata.compat.rank_zero import log_rank_zero, warn_rank_zero
 from lightning_fastdata.compat.torch_internals import stop_workers
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, probe
 from lightning_fastdata.loaders.batch_requests import (
+    Batches,
     EpochPass,
     InlineBatches,
     RequestSampler,
     ServedBatch,
     requests_of,
 )
-from lightning_fastdata.loaders.batches import Batches
 from lightning_fastdata.loaders.dataset_traits import DatasetTraits, length_of, traits_of
-from lightning_fastdata.loaders.determinism import Determinism, no_trainer
+from lightning_fastdata.loaders.determinism import Determinism, no_trainer, progress_of
+from lightning_fastdata.loaders.drawn_order import SamplerDraws
 from lightning_fastdata.loaders.planned import PlannedDataLoader, forwarded_arguments, identity_collate
-from lightning_fastdata.loaders.progress import LoaderProgress
+from lightning_fastdata.loaders.progress import LoaderProgress, without_state
 from lightning_fastdata.loaders.rng import save_generators
 from lightning_fastdata.loaders.samplers import EpochSampler, RankSampler, has_fixed_order
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, RaisedInWorker, ServedDataset, WorkerOutput
@@ -74,6 +75,7 @@ class ResumableDataLoader(PlannedDataLoader):
         self._requests = RequestSampler()
         self._pass: EpochPass | None = None
         self._reader: Callable[[], Batches | None] = no_trainer
+        self._draws = SamplerDraws()
         self._saved: dict[str, Any] = {}
         self._lifetime = WorkerLifetime.of(self)
         self._hardware_at_start: Hardware | None = None
@@ -91,12 +93,11 @@ class ResumableDataLoader(PlannedDataLoader):
         """For another process, as with ``ddp_spawn``: without the workers and the Trainer of this one."""
         determinism = replace(self.determinism, trainer=no_trainer)
         ours = {"determinism": determinism, "_inner": None, "_reader": no_trainer, "_requests": RequestSampler()}
-        return {**lightning_loops.own_attributes(self), **ours, "_iterator": None, "_lifetime": None}
+        return {**super().__getstate__(), **ours, "_lifetime": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        super().__setstate__(state)
         self._lifetime = WorkerLifetime.of(self)
-        lightning_loops.skip_worker_hint(self)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         return Batches(self)
@@ -214,9 +215,16 @@ class ResumableDataLoader(PlannedDataLoader):
     def attach_trainer(self, trainer: Any) -> None:
         """Know the Trainer that uses this loader, to ask it for the epoch; it is not kept alive."""
         attached = self.determinism.attached_to(trainer)
+        if attached.trainer() is not self.determinism.trainer():
+            self._pass = None  # it has trained on nothing of this loader yet
         if attached is self.determinism:  # lent: the other Trainer's teardown must not find the workers of this one
             lightning_loops.forget_iterator(self)
         self.determinism = attached
+        if attached.split == "train":
+            lightning_resume.take_over(trainer)
+        if isinstance(self.sampler, RankSampler):
+            self.sampler.rank, self.sampler.dealt = attached.rank, True
+            self.sampler.repeats &= not getattr(trainer, "predicting", False)  # a step less harms no prediction
 
     def state_dict(self) -> dict[str, Any]:
         """Where the model is in this loader's data, for a checkpoint.
@@ -224,23 +232,27 @@ class ResumableDataLoader(PlannedDataLoader):
         Batches count that the model was trained on, not those prefetched.
 
         Returns:
-            The fields of ``LoaderProgress``, and the states of this process's random generators.
+            The fields of ``LoaderProgress``, the states of this process's random generators, and how many batches a
+            sampler of yours gives.
         """
         trainer = self.determinism.trainer()
-        lightning_loops.load_waiting_states(trainer, self)
+        lightning_resume.load_waiting_states(trainer, self)
         if self._saved:  # resumed, and nothing fetched since
             return dict(self._saved)
         if trainer is not None and not lightning_loops.counts_fetches(trainer):
-            rank_zero_warn(
+            warn_rank_zero(
                 "This Lightning does not show what it has fetched and trained on: a checkpoint in mid-epoch may count "
                 "a batch too many, which a resumed run would leave out."
             )
         self.determinism.seed.settle(trainer, self, reads=False)
         last = self._pass or EpochPass(self._epoch())
-        ahead = lightning_loops.batches_ahead(trainer, last.fetch, finished=last.finished)
-        progress = self._progress(last, max(0, last.served - ahead))
+        if trainer is None and last.finished:  # the next pass is of another epoch
+            last = EpochPass(self._epoch())
+        ahead = lightning_loops.batches_ahead(trainer, last.fetch, finished=last.finished, step=last.step)
+        fields = progress_of(self, last, max(0, last.served - ahead)).to_dict()
         with self.determinism.seed.taken(trainer):
-            return {**progress.to_dict(), "generators": save_generators(self.determinism.rank, self._device())}
+            generators = save_generators(self.determinism.rank, self._device())
+        return {**fields, "generators": generators, "sampler_batches": self._draws.epoch_batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint with the next pass, if that is of the epoch it was written in.
@@ -249,12 +261,15 @@ class ResumableDataLoader(PlannedDataLoader):
             state_dict: What ``state_dict`` returned, here or on another rank.
 
         Raises:
-            FastDataError: It was written by something else.
+            FastDataError: It was written by something else, in the middle of an epoch, or damaged.
         """
+        if "generators" not in state_dict and lightning_resume.between_epochs(self.determinism.trainer()):
+            return  # another package's; nothing of its epoch is left
         progress = LoaderProgress.from_dict(state_dict)
         self.determinism.seed.continue_with(progress.seed)
         self._saved = dict(state_dict)
-        self.determinism.seed.passes = progress.epoch
+        self.determinism.seed.passes, batches = progress.epoch, state_dict.get("sampler_batches")
+        self._draws.epoch_batches = batches if isinstance(batches, int) else None
         if self._own_sampler is not None:
             self._own_sampler.continue_from(progress.epoch)
         # Once more at the first batch, the last moment before the model draws; but where loaders are remade for each
@@ -264,33 +279,47 @@ class ResumableDataLoader(PlannedDataLoader):
     def _next_pass(self, reader: Batches) -> EpochPass:
         """Find out, at the last moment, what a pass is: its epoch, its cycle and the batch it begins with."""
         trainer, own = self.determinism.trainer(), self._own_sampler
+        if isinstance(own, RankSampler) and not own.dealt and self.determinism.seed.passes == 0:
+            log_rank_zero(own.undealt_in_words(self.dataset))
         if own is not None:
             own.length = length_of(self.dataset) or own.length  # a dataset may grow between epochs
         outside = lightning_loops.reads_outside_trainer(trainer, self, reader)
         if not outside:
-            lightning_loops.load_waiting_states(trainer, self)
-        calls = self.determinism.seed.settle(trainer, self, reader)
-        if self.determinism.split in ("test", "predict"):
-            self.determinism.seed.passes = max(self.determinism.seed.passes, calls)
+            lightning_resume.load_waiting_states(trainer, self)
+        self.determinism.begin_pass(self, reader)
         if outside:
             return EpochPass(self._epoch(), outside_trainer=True)
-        epoch = lightning_loops.mend_progress(trainer, self, resumed=bool(self._saved))
-        if epoch is not None and own is not None:
-            own.set_epoch(epoch)
+        resumption = lightning_resume.mend_progress(trainer, self, resumed=bool(self._saved))
+        if resumption is not None and own is not None:
+            own.set_epoch(resumption.epoch)
         epoch_pass, before = EpochPass(self._epoch()), self._pass
         if self._saved:
-            progress = LoaderProgress.from_dict(self._saved)
-            if progress.epoch == epoch_pass.epoch:
-                progress.check_continues(self._progress(epoch_pass, 0), length_of(self))
-                epoch_pass.cycle = progress.cycle
-                epoch_pass.first = epoch_pass.served = progress.batches_consumed
-            self.determinism.restore_generators(self._saved, progress, self._device())
-            self._saved = {}
+            self._continue_saved(epoch_pass, resumption)
         elif before is not None and self._restarted_within_epoch(before, epoch_pass):
             epoch_pass.cycle = before.cycle + before.finished
+        elif resumption is not None and resumption.counted and resumption.batches:
+            epoch_pass.continue_at(*resumption.place_in(length_of(self)))
+            warn_rank_zero(without_state(epoch_pass.epoch, resumption.batches))
         self.determinism.seed.passes += 1
         self._pass = epoch_pass
         return epoch_pass
+
+    def _continue_saved(self, epoch_pass: EpochPass, resumption: lightning_resume.Resumption | None) -> None:
+        """Begin where a checkpoint's state says."""
+        # Under rules 1 a loader had the name that a DataModule gave it, and no other.
+        progress = LoaderProgress.from_dict(self._saved, self.determinism.seed.name)
+        trainer = self.determinism.trainer()
+        if trainer is None and progress.epoch > epoch_pass.epoch:  # Fabric counts from 0 again
+            epoch_pass.epoch = progress.epoch
+            if self._own_sampler is not None:
+                self._own_sampler.epoch = progress.epoch
+        done = resumption.batches if resumption is not None and resumption.counted else None
+        here, length = progress_of(self, epoch_pass, 0), length_of(self)
+        cycle, batches = progress.place_in(here, length, done, in_trainer=trainer is not None)
+        epoch_pass.continue_at(cycle, batches)
+        lightning_resume.set_fetched(trainer, cycle * (length or 0) + batches)
+        self.determinism.restore_generators(self._saved, progress, self._device())
+        self._saved = {}
 
     def _restarted_within_epoch(self, before: EpochPass, epoch_pass: EpochPass) -> bool:
         """Whether a longer loader beside this one is still in the epoch in which this one began."""
@@ -316,8 +345,13 @@ class ResumableDataLoader(PlannedDataLoader):
             self._own_sampler.cycle = epoch_pass.cycle
             if self.determinism.split in ("test", "predict"):
                 self._own_sampler.set_epoch(epoch_pass.epoch)
-        source, packed = self.determinism.source, self.traits.batched_fetch
-        return requests_of(epoch_pass, self.sampler, self.batch_sampler, source, packed=packed)
+        packed = self.traits.batched_fetch
+        return requests_of(epoch_pass, self.sampler, self.batch_sampler, self._draws, self._source(), packed=packed)
+
+    def _source(self) -> int:
+        """The seed that this rank draws from."""
+        source, own = self.determinism.source, self.sampler
+        return own.seed_of_rank(source) if isinstance(own, RankSampler) else source
 
     def _make_inner(self, requests: Iterable[BatchRequest], *, persistent: bool) -> DataLoader[Any]:
         self._hardware_at_start = probe() if self.num_workers else None
@@ -331,7 +365,7 @@ class ResumableDataLoader(PlannedDataLoader):
         return PlannedDataLoader(self._seeded_dataset(), collate_fn=identity_collate, **options)
 
     def _seeded_dataset(self) -> ServedDataset:
-        source, batched = self.determinism.source, self.batch_sampler is not None
+        source, batched = self._source(), self.batch_sampler is not None
         seed = source if self.determinism.seeds_samples else None
         return ServedDataset(self.dataset, self.collate_fn, seed, batched=batched, source=source, traits=self.traits)
 
@@ -347,10 +381,9 @@ class ResumableDataLoader(PlannedDataLoader):
         epoch_pass.served += 1
         indices = epoch_pass.pending.pop(output.number)
         if not epoch_pass.outside_trainer:
-            epoch_pass.fetch = lightning_loops.fetches(self.determinism.trainer())
-            if self._pass is not epoch_pass:
-                self._pass = epoch_pass
-            own = self.sampler
+            trainer = self.determinism.trainer()
+            epoch_pass.count_fetch(lightning_loops.fetches(trainer), lightning_loops.step_of_fetch(trainer))
+            self._pass, own = epoch_pass, self.sampler
             if self.num_workers and self.determinism.split == "train" and epoch_pass.served == self._batches_of_pass():
                 self._lifetime.end_pass()
             padded = own.padded if isinstance(own, RankSampler) and epoch_pass.served == length_of(self) else 0
@@ -361,23 +394,6 @@ class ResumableDataLoader(PlannedDataLoader):
         """Batches that the Trainer takes of a pass (count); without one, those that there are."""
         trainer = self.determinism.trainer()
         return length_of(self) if trainer is None else getattr(trainer, "num_training_batches", None)
-
-    def _progress(self, epoch_pass: EpochPass, batches: int) -> LoaderProgress:
-        own = self._own_sampler
-        batch = (self.batch_size or 0) * self.determinism.ranks
-        length = length_of(self.dataset) or 0
-        fixed = has_fixed_order(self.sampler, self.batch_sampler)
-        in_order = isinstance(self.sampler, SequentialSampler) or (isinstance(own, RankSampler) and not own.shuffle)
-        return LoaderProgress(
-            seed=self.determinism.seed.number or 0,
-            epoch=epoch_pass.epoch,
-            cycle=epoch_pass.cycle,
-            batches_consumed=batches,
-            samples_consumed=min(batches * batch, length) if own is not None else batches * batch,
-            global_batch_size=batch,
-            dataset_length=length,
-            order="own sampler" if not fixed else "in order" if in_order else "shuffled",
-        )
 
     def _device(self) -> Any:
         return getattr(getattr(self.determinism.trainer(), "strategy", None), "root_device", None)

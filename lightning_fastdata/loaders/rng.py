@@ -3,21 +3,48 @@
 import contextlib
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 __all__ = [
+    "PackedGenerator",
     "generators_kept",
     "isolated_draws",
     "load_generators",
+    "pack_generator",
     "random_state",
     "save_generators",
     "seed_generators",
     "seeded_generators",
     "set_random_state",
+    "unpack_generator",
 ]
+
+
+class PackedGenerator(NamedTuple):
+    """A ``torch.Generator`` on its way to another process.
+
+    torch sends the state of a generator through shared memory, which is gone before the process that is started by
+    ``spawn`` looks for it.
+    """
+
+    device: str
+    """Where it draws."""
+    state: bytes
+    """Its state."""
+
+
+def pack_generator(generator: torch.Generator) -> PackedGenerator:
+    """A generator in a form that any process can be sent."""
+    return PackedGenerator(str(generator.device), generator.get_state().numpy().tobytes())
+
+
+def unpack_generator(packed: PackedGenerator) -> torch.Generator:
+    """A generator that draws what the one that was packed would draw next."""
+    state = torch.frombuffer(bytearray(packed.state), dtype=torch.uint8)
+    return torch.Generator(packed.device).set_state(state)
 
 
 def seed_generators(word: int) -> None:

@@ -19,7 +19,7 @@ from lightning_fastdata.compat.rank_zero import log_rank_zero
 from lightning_fastdata.compat.torch_internals import process_store
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.order import derive_seed
-from lightning_fastdata.loaders.rng import generators_kept
+from lightning_fastdata.loaders.rng import PackedGenerator, generators_kept, pack_generator, unpack_generator
 
 __all__ = ["LoaderSeed", "RunSeed", "seed_of_lightning"]
 
@@ -193,15 +193,25 @@ class LoaderSeed:
         """The seed of the run; None where that is not known yet."""
         self.passes = 0
         """Passes that have begun (count), also those of a loader that Lightning has built again."""
-        self._key = name
+        self.key = name
+        """The name in force: among several without one, their place."""
         self._saved: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: with a generator that can be sent."""
+        return {**vars(self), "generator": None if self.generator is None else pack_generator(self.generator)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if isinstance(self.generator, PackedGenerator):
+            self.generator = unpack_generator(self.generator)
 
     def __int__(self) -> int:
         number = self.number
         if number is None:  # a sampler is read before its loader
             known = seed_of_lightning() if self.generator is None else None
             number = _next_number(self.generator) if known is None else known
-        return derive_seed(number, self._key)
+        return derive_seed(number, self.key)
 
     def continue_with(self, number: int) -> None:
         """Have the seed of a checkpoint, unless one was given."""
@@ -244,7 +254,7 @@ class LoaderSeed:
             self.number = run.number(self.generator, trainer, reading)
         run.read |= reading.by_trainer
         if reads:
-            self._key = self._key_among(run, trainer, reading)
+            self.key = self._key_among(run, trainer, reading)
         return run.calls
 
     def _key_among(self, run: RunSeed, trainer: Any, reading: Reading) -> str | None:

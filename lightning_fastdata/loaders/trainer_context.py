@@ -1,12 +1,18 @@
 """What is asked of a Trainer, by duck typing: either Lightning package's will do."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lightning_fastdata.compat import lightning_loops
+from lightning_fastdata.planning.options import Split
 
-__all__ = ["TrainerContext", "iter_loaders", "trainer_context"]
+__all__ = ["TrainerContext", "iter_loaders", "requested_split", "trainer_context"]
+
+HOOKS: dict[str, Split] = {f"{split}_dataloader": split for split in ("train", "val", "test", "predict")}
+STAGES: dict[str, Split] = {"validate": "val", "sanity_check": "val", "test": "test", "predict": "predict"}
+"""Lightning's stages that read the loaders of one split; while it trains it may ask for those of validation."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,24 @@ def trainer_context(trainer: Any) -> TrainerContext:
         validates_after=_validates_after(trainer),
         max_epochs=trainer.max_epochs,
     )
+
+
+def requested_split(trainer: Any) -> Split | None:
+    """The split that a loader is wanted for.
+
+    Args:
+        trainer: A Trainer, or None.
+
+    Returns:
+        What the Trainer asks for, else the name of the ``*_dataloader`` hook that calls, else what the Trainer is
+        doing; None where none of these tells.
+    """
+    hook, frame = None, inspect.currentframe()
+    while frame is not None and not lightning_loops.is_lightning(frame):
+        hook, frame = HOOKS.get(frame.f_code.co_name, hook), frame.f_back
+    asked = None if frame is None else HOOKS.get(lightning_loops.hook_called_in(frame))
+    stage = getattr(getattr(trainer, "state", None), "stage", None)
+    return asked or hook or STAGES.get(getattr(stage, "value", ""))
 
 
 def _validates(trainer: Any) -> bool:

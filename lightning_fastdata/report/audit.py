@@ -50,7 +50,15 @@ def comparison_line(comparison: Comparison, names: tuple[str, str] = ("A", "B"))
         A line for a terminal, a log or a script; it begins with "same:", "same as far as both go:" or "differs:".
     """
     if comparison.difference is not None:
-        return f"differs: {_where(comparison.difference, names)}"
+        rules = (
+            ""
+            if comparison.rules is None
+            else "; "
+            + " and ".join(
+                f"{name} was made by rules {number}" for name, number in zip(names, comparison.rules, strict=True)
+            )
+        )
+        return f"differs: {_where(comparison.difference, names)}{rules}"
     parts = [plural(comparison.epochs, "epoch"), plural(comparison.batches, "global batch", "global batches")]
     if comparison.samples is not None:
         parts.append(plural(comparison.samples, "sample"))

@@ -47,6 +47,8 @@ class Comparison:
     """Epochs that only the first, only the second has (counts)."""
     from_batch: tuple[tuple[int, int], ...]
     """(epoch, batch) for epochs compared only from a batch on: a line begins there, after a resume."""
+    rules: tuple[int, int] | None = None
+    """Numbers of the rules that decided the batches of either run, where they are not the same."""
 
     @property
     def same(self) -> bool:
@@ -92,6 +94,7 @@ def compare(a: Sequence[EpochDigest], b: Sequence[EpochDigest]) -> Comparison:
             for one, other in pairs
             if one.first_batch != other.first_batch
         ),
+        rules=next(((one.rules, other.rules) for one, other in pairs if one.rules != other.rules), None),
     )
 
 

@@ -35,7 +35,7 @@ class EpochDigest:
     batches: Count
     """Global batches in the digests (count)."""
     samples: Count | None
-    """Samples in them over all ranks, padding included (count); None: not measured."""
+    """Samples in them over all ranks, without repeats (count); None: not measured."""
     digest: Digest | None
     """Which samples, 16 hexadecimal digits; None: not measured."""
     content: Digest | None
@@ -46,6 +46,8 @@ class EpochDigest:
     """Low 32 bits of ``digest`` as it was at each multiple of ``stride`` after ``first_batch``, 8 digits each."""
     content_marks: tuple[Mark, ...]
     """The same for ``content``."""
+    rules: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Number of the rules that decided the batches (``loaders.progress.RULES``); 1 in files that say none."""
 
     @property
     def next_batch(self) -> int:

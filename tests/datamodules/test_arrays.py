@@ -202,6 +202,22 @@ def test_what_is_no_array_is_refused(arrays, words):
     assert caught.value.fix
 
 
+@pytest.mark.parametrize(
+    "targets", [Y, Y.numpy(), torch.zeros(10, 1), X.long()], ids=["1-d", "numpy", "column", "type"]
+)
+def test_targets_given_as_validation_data_are_refused(targets):
+    """``TensorDataModule(X, y)``: y would be validated on, in silence."""
+    with pytest.raises(FastDataError, match="val has shape") as caught:
+        TensorDataModule(X, targets)
+    assert "TensorDataModule((X, y))" in caught.value.fix
+
+
+def test_validation_data_like_the_training_data_is_taken():
+    """Fewer rows, or other rows of the same kind."""
+    assert len(TensorDataModule(X, X[:3]).val_dataset) == 3
+    assert len(TensorDataModule(X, X.clone()).val_dataset) == 10
+
+
 def test_the_size_of_a_sample():
     """What the plan reckons with: bytes of one row over all tensors."""
     assert ArrayDataset([X, Y]).sample_bytes == 4 * 4 + 8

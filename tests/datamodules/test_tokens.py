@@ -1,5 +1,7 @@
 """Token files: blocks equal plain slicing, and files that cannot be meant are refused before the first batch."""
 
+import gzip
+import json
 import os
 import pickle
 
@@ -64,7 +66,7 @@ def dataset(path, dtype="uint16", **kwargs):
 @pytest.mark.parametrize("form", ["raw", "npy", "npy, version 2"])
 def test_batches_equal_plain_slicing(tmp_path, dtype, form):
     """Every block in its order, targets one further, int64 and contiguous, whatever the file stores."""
-    ids = np.random.default_rng(0).integers(0, min(np.iinfo(dtype).max, 2**31), 100).astype(dtype)
+    ids = np.random.default_rng(0).integers(0, min(np.iinfo(dtype).max, 2**20), 100).astype(dtype)
     path = tmp_path / ("ids.bin" if form == "raw" else "ids.npy")
     if form == "raw":
         write(path, ids, dtype)
@@ -404,6 +406,50 @@ def test_an_id_beyond_what_setup_reads_is_found_in_its_batch(tmp_path, monkeypat
     with pytest.raises(FastDataError) as caught:
         batches(made)
     assert caught.value.what == f"{paths[-1]} has token id 99 at position {position}, vocab_size=99."
+
+
+IDS = np.random.default_rng(0).integers(1, 50_000, 4000)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", IDS.astype("<u2").tobytes(), "it ends in .txt"),
+        ("a.bin", b"To be, or not to be, that is the question:\n" * 40, "it is text"),
+        ("a.bin", "Wer reitet so spät durch Nacht und Wind? ".encode() * 40, "it is text"),
+        ("a.bin", json.dumps({"text": "x" * 400}).encode() + b"  ", "it is text"),
+        ("a.dat", gzip.compress(b"abc" * 999 + b"\n") + b"\0" * 2, "it begins like gzip"),
+        ("a.bin", IDS.astype("<i8").tobytes(), "its ids look like int64"),
+        ("a.bin", IDS.astype("<i4").tobytes(), "its ids look like int32"),
+        ("a.bin", b"\x93NUMPY" + IDS.astype("<u2").tobytes(), "a NumPy array"),
+    ],
+    ids=["txt", "text", "umlauts", "json", "gzip", "int64", "int32", "npy"],
+)
+@pytest.mark.parametrize("vocab_size", [None, 60_000])
+def test_a_file_of_something_else_is_refused(tmp_path, name, content, words, vocab_size):
+    """It would train in silence on numbers that are no ids."""
+    path = tmp_path / name
+    path.write_bytes(content[: len(content) // 2 * 2])
+    assert words in refused(path, vocab_size=vocab_size).what
+
+
+def test_pairs_of_ids_read_as_one_are_refused(tmp_path):
+    """A file of uint16 under dtype="uint32"; bytes of a text are ids under "uint8"."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(IDS.astype("<u2").tobytes())
+    assert "read in pairs" in refused(path, dtype="uint32").what
+    text = tmp_path / "a.txt"
+    text.write_bytes(b"To be, or not to be, that is the question:\n" * 40)
+    assert len(dataset(text, "uint8")) > 0
+
+
+@pytest.mark.parametrize(("dtype", "vocab_size", "fitting"), [("uint16", 65_537, "uint32"), ("uint8", 257, "uint16")])
+def test_a_vocabulary_that_the_dtype_cannot_hold(dtype, vocab_size, fitting):
+    """Its larger ids have become smaller ones."""
+    with pytest.raises(FastDataError, match=f"vocab_size={vocab_size} with dtype='{dtype}'") as caught:
+        TokenDataModule("train.bin", dtype=dtype, vocab_size=vocab_size)
+    assert f"dtype='{fitting}'" in caught.value.fix
+    TokenDataModule("train.bin", dtype=dtype, vocab_size=vocab_size - 1)
 
 
 def test_the_check_in_setup_reads_no_more_than_it_says(tmp_path, monkeypatch):

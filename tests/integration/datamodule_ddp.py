@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from lightning_fastdata import FastDataModule, TensorDataModule, TokenDataModule, shard
 from lightning_fastdata.loaders.sharding import SetShard
+from lightning_fastdata.planning import workers
 
 
 class Report(Callback):
@@ -67,6 +68,8 @@ class Streams(LightningDataModule):
 
 
 def main(folder: Path) -> None:
+    workers.CHEAP_SHARE = 0.0  # the samples are cheap; it is about the workers
+
     def run(name, module, stage="fit", start="fork", **kwargs):
         ranks = {"devices": 2, "strategy": DDPStrategy(start_method=start), "callbacks": [Report(str(folder / name))]}
         more = {"predict": {"return_predictions": False}, "test": {"verbose": False}}.get(stage, {})

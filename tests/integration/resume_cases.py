@@ -227,7 +227,16 @@ def rest(run: Run, seen: int) -> list[Any]:
 
 def loader_states(path: Path | str) -> list[dict[str, Any]]:
     """What a checkpoint holds of the training loaders."""
-    return torch.load(path, weights_only=True)["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    loop = torch.load(path, weights_only=True)["loops"]["fit_loop"]
+    assert "combined_loader" not in loop["state_dict"]
+    return loop["epoch_progress"]["current"]["fastdata_loaders"]
+
+
+def put_states(checkpoint: dict[str, Any], states: list[Any]) -> None:
+    """Replace the loader states of a checkpoint by others, in the place where Lightning looks for them."""
+    loop = checkpoint["loops"]["fit_loop"]
+    loop["epoch_progress"]["current"].pop("fastdata_loaders", None)
+    loop["state_dict"]["combined_loader"] = states
 
 
 class Kill(Callback):

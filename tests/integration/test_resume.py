@@ -24,6 +24,7 @@ from resume_cases import (
     fit,
     loader_states,
     numbers,
+    put_states,
     rest,
 )
 from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, Sampler, TensorDataset, WeightedRandomSampler
@@ -95,6 +96,9 @@ def test_a_checkpoint_counts_what_the_model_saw(whole):
             "global_batch_size": 4,
             "dataset_length": 22,
             "order": "shuffled",
+            "rules": 2,
+            "name": None,
+            "sampler_batches": None,
         }
 
 
@@ -399,7 +403,7 @@ def test_a_refused_change_does_not_spoil_the_next_checkpoint(whole, tmp_path):
 def test_a_state_of_another_package_is_refused(whole, tmp_path):
     """A checkpoint whose loader state is not ours cannot be continued, and says so."""
     written = torch.load(cuts(whole[1])[3], weights_only=True)
-    written["loops"]["fit_loop"]["state_dict"]["combined_loader"] = [{"_iterator_finished": False}]
+    put_states(written, [{"_iterator_finished": False}])
     torch.save(written, tmp_path / "theirs.ckpt")
     run = fit(data(), path=tmp_path / "theirs.ckpt", catches=(FastDataError,))
     assert "has no seed, epoch" in str(run.error)
@@ -409,7 +413,7 @@ def test_a_state_of_another_package_at_an_epochs_end_does_not_matter(tmp_path):
     """Nothing of it is needed there."""
     fit(data(), callbacks=[ModelCheckpoint(tmp_path, filename="{step}")], max_epochs=1)
     written = torch.load(tmp_path / "step=6.ckpt", weights_only=True)
-    written["loops"]["fit_loop"]["state_dict"]["combined_loader"] = [{"_iterator_finished": True}]
+    put_states(written, [{"_iterator_finished": True}])
     written["loops"]["fit_loop"]["epoch_progress"]["current"].update(ready=1, started=1, processed=1, completed=1)
     torch.save(written, tmp_path / "theirs.ckpt")
     assert len(fit(data(), path=tmp_path / "theirs.ckpt").seen) == 6
@@ -470,7 +474,8 @@ class Own(Net):
 def loader(dataset=None, trainer=None, **kwargs):
     dataset = Noisy() if dataset is None else dataset
     batches = {} if "batch_sampler" in kwargs else {"batch_size": 4}
-    return auto_dataloader(dataset, trainer=trainer, num_workers=0, seed=SEED, **{**batches, **kwargs})
+    wanted = {"split": "train", "num_workers": 0, "seed": SEED}
+    return auto_dataloader(dataset, trainer=trainer, **{**wanted, **batches, **kwargs})
 
 
 def nothing():

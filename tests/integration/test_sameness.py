@@ -122,7 +122,8 @@ def check(case, found, reference):
         return
     for expected, *dealt in zip(reference["samples"], *(run["samples"] for run in runs), strict=True):
         for whole, *parts in zip(expected, *dealt, strict=True):
-            assert [whole[rank::ranks] for rank in range(ranks)] == parts
+            filled = [*whole, *expected[0][: -len(whole) % ranks]]  # the last, with the first samples of the epoch
+            assert [filled[rank::ranks] for rank in range(ranks)] == parts
 
 
 @pytest.mark.slow

@@ -195,7 +195,7 @@ def test_loaders_that_the_search_has_read_begin_anew(tmp_path):
     def trained(*callbacks):
         trainer = make_trainer(callbacks=list(callbacks), limit_val_batches=0, default_root_dir=tmp_path)
         model = make_model()
-        options = {"trainer": trainer, "batch_size": 4, "num_workers": 0}
+        options = {"trainer": trainer, "split": "train", "batch_size": 4, "num_workers": 0}
         long, short = (auto_dataloader(data, **options) for data in (Augmented(24), Augmented(10, start=100)))
         trainer.fit(model, {"long": long, "short": short})
         return model.seen

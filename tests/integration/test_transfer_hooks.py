@@ -1,10 +1,12 @@
 """Batch-transfer hooks: the model's run with every DataModule of ours, and beside those of a subclass."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from datamodule_cases import Numbers
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from monitor_cases import quiet_monitor, quiet_trainer
 from only_pytorch_lightning import mnist
@@ -242,3 +244,63 @@ def test_the_recipe_works_where_the_model_has_no_hook():
     quiet_trainer().test(Plain(), datamodule=Handing(batch_size=4, num_workers=0), verbose=False)
     assert Plain.seen == [[1.0, 2.0, 3.0, 4.0]]
     assert Plain.calls == ["data before", "data transfer", "data after"]
+
+
+class ReadsByHand(Callback):
+    """Takes a batch of every loader that is to be had, in every hook."""
+
+    def __init__(self):
+        self.read = {}
+        for hook in (
+            *("on_sanity_check_start", "on_train_start", "on_train_batch_end", "on_train_epoch_end", "on_fit_end"),
+            *("on_validation_start", "on_validation_batch_end", "on_test_batch_end", "on_predict_batch_end"),
+        ):
+            setattr(self, hook, partial(self.look, hook))
+
+    def look(self, hook, trainer, *args):
+        made = {"val": trainer.datamodule.val_dataloader(), "train": trainer.datamodule.train_dataloader()}
+        names = ("train_dataloader", "val_dataloaders", "test_dataloaders", "predict_dataloaders")
+        own = {f"trainer.{name}": getattr(trainer, name) for name in names}
+        for name, loader in {**made, **own}.items():
+            if loader is not None:
+                batch = next(iter(loader))
+                self.read[hook, name] = (type(batch), batch[0].dtype, round(float(batch[0].mean()), 1))
+
+
+class Evaluates(After):
+    def test_step(self, batch, batch_idx):
+        return {"seen": self.note("step", batch)[1]}
+
+    predict_step = test_step
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_whoever_reads_images_by_hand_in_a_run_gets_floats(tmp_path):
+    """Of a loader of the Trainer's as of one made anew, in any stage; the Trainer's own still travel as bytes."""
+    images(tmp_path)
+    reader, model = ReadsByHand(), Evaluates()
+    data = ImageFolderDataModule(tmp_path, image_size=8, batch_size=4, num_workers=0)
+    trainer = quiet_trainer(max_epochs=1, callbacks=[reader], num_sanity_val_steps=1)
+    trainer.fit(model, datamodule=data)
+    assert trainer.train_dataloader.dataset.as_pixels
+    data.predict_dataset = data.val_dataset
+    trainer.test(model, datamodule=data)
+    trainer.predict(model, datamodule=data)
+    assert {hook for hook, _ in reader.read} >= {"on_sanity_check_start", "on_validation_batch_end", "on_train_start"}
+    assert {name for _, name in reader.read} >= {"val", "trainer.val_dataloaders", "trainer.test_dataloaders"}
+    assert {name for _, name in reader.read} >= {"train", "trainer.train_dataloader", "trainer.predict_dataloaders"}
+    expected = (list, torch.float32, round(FLOATS[-1].expected, 1))
+    assert {place: found for place, found in reader.read.items() if found != expected} == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")
+def test_a_step_that_fetches_images_itself_gets_floats(tmp_path):
+    """Lightning runs no transfer hook there."""
+
+    class Fetches(Looking):
+        def training_step(self, dataloader_iter):
+            batch, _, _ = next(dataloader_iter)
+            return Looking.training_step(self, batch, 0)
+
+    seen, _ = look(tmp_path, Fetches())
+    assert seen["step"] == FLOATS

@@ -49,7 +49,7 @@ class Cut(Subset):
 
 def make(dataset, **kwargs):
     size = {} if "batch_sampler" in kwargs else {"batch_size": 4}
-    return auto_dataloader(dataset, **{**size, "seed": 7, "num_workers": 0, **kwargs})
+    return auto_dataloader(dataset, **{"split": "train", **size, "seed": 7, "num_workers": 0, **kwargs})
 
 
 def test_indices_come_as_one_array():

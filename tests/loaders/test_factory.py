@@ -271,7 +271,7 @@ def test_a_large_dataset_is_not_pickled_for_a_rehearsal(monkeypatch):
 
 def test_it_is_a_dataloader_that_was_planned_and_shuffled():
     """Torch's class, the plan's workers, our order."""
-    loader = auto_dataloader(Squares(), batch_size=4)
+    loader = auto_dataloader(Squares(), split="train", batch_size=4)
     assert isinstance(loader, DataLoader)
     assert (loader.num_workers, loader.batch_size, loader.persistent_workers) == (6, 4, True)
     assert isinstance(loader.sampler, EpochSampler)
@@ -287,9 +287,10 @@ def test_evaluation_is_not_shuffled(split):
 
 def test_rank_epoch_and_seed_reach_the_loader():
     """A resumed run goes on in its order; ranks draw different seeds for their workers."""
-    one = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3), seed=9)
+    wanted = {"split": "train", "seed": 9}
+    one = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3), **wanted)
     assert (int(one.sampler.seed), one.sampler.epoch) == (9, 3)
-    two = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3, global_rank=1, world_size=2), seed=9)
+    two = auto_dataloader(Squares(), trainer=FakeTrainer(current_epoch=3, global_rank=1, world_size=2), **wanted)
     assert list(one.sampler) == list(two.sampler)
     seeds = [loader.determinism.worker_seeds(3).initial_seed() for loader in (one, one, two)]
     assert seeds[0] == seeds[1] != seeds[2]
@@ -368,29 +369,54 @@ def test_dropping_the_only_batch_of_all_ranks_is_refused(batch_size, refused):
         with pytest.raises(FastDataError, match="only 50 samples per rank"):
             auto_dataloader(range(101), **kwargs)
     else:
-        assert [len(batch) for batch in auto_dataloader(range(101), **kwargs)] == [50]
+        loader = auto_dataloader(range(101), **kwargs)
+        loader.attach_trainer(trainer)  # as a real one does with the loaders that it takes
+        assert [len(batch) for batch in loader] == [50]
+
+
+def two_ranks(**attributes):
+    dealt = {"num_replicas": 2, "rank": 0}
+    return FakeTrainer(world_size=2, num_devices=2, distributed_sampler_kwargs=dealt, **attributes)
 
 
 @pytest.mark.parametrize(
-    ("length", "kwargs", "repeats"),
+    ("length", "kwargs", "option"),
     [
-        (16, {}, 0),
-        (17, {}, 1),
-        (18, {}, 0),
-        (17, {"drop_last": True}, 0),
-        (17, {"sampler": list(range(17))}, 0),
+        (16, {}, None),
+        (17, {}, "drop_last=True"),
+        (19, {}, "drop_last=True"),
+        (17, {"split": "val"}, "eval_repeats=False"),
+        (18, {}, None),
+        (17, {"drop_last": True}, None),
+        (19, {"split": "val", "eval_repeats": False}, None),
+        (17, {"split": "predict"}, None),
+        (17, {"sampler": list(range(17))}, None),
     ],
 )
-def test_repeated_samples_are_logged(caplog, length, kwargs, repeats):
+def test_repeated_samples_are_said_with_the_plan(caplog, length, kwargs, option):
     """The one thing that a number of ranks changes; not where a user's sampler leaves the dealing to Lightning."""
     import lightning.pytorch  # noqa: F401 (its logger is the one that is used)
 
     caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")
-    trainer = FakeTrainer(world_size=2, num_devices=2, distributed_sampler_kwargs={"num_replicas": 2, "rank": 0})
-    auto_dataloader(range(length), trainer=trainer, batch_size=4, num_workers=0, **kwargs)
-    lines = [record.getMessage() for record in caplog.records if "repeats" in record.getMessage()]
-    assert len(lines) == repeats
-    assert all("train: the last batch is 1 short of a sample for each of the 2 ranks" in line for line in lines)
+    auto_dataloader(
+        range(length), **{"trainer": two_ranks(), "batch_size": 4, "num_workers": 0, "split": "train"} | kwargs
+    )
+    (plan,) = plans_in(caplog)
+    expected = f"1 of {length} samples repeat, so that 2 ranks get equally many; not with {option}"
+    assert plan.splitlines()[-1].strip() == expected if option else "repeat" not in plan
+
+
+@pytest.mark.parametrize(("length", "batch_size"), [(17, 2), (17, 4), (17, 8), (9, 1), (1, 4)])
+def test_without_repeats_every_rank_of_a_fit_makes_equally_many_steps(length, batch_size):
+    """One sample is left for two ranks. The value that the error names works; only in a fit does DDP synchronize."""
+    wanted = {"split": "val", "num_workers": 0}
+    with pytest.raises(FastDataError, match=rf"eval_repeats=False with {length} samples") as caught:
+        auto_dataloader(range(length), trainer=two_ranks(), batch_size=batch_size, eval_repeats=False, **wanted)
+    fix = str(caught.value).split("eval_batch_size=")[1:]
+    other = {"batch_size": int(fix[0].split()[0]), "eval_repeats": False} if fix else {"batch_size": batch_size}
+    assert len(auto_dataloader(range(length), trainer=two_ranks(), **other, **wanted))
+    beside = {"trainer": two_ranks(fn="test"), "eval_repeats": False, **wanted}
+    assert len(auto_dataloader(range(length), batch_size=batch_size, **beside))
 
 
 def test_a_context_object_is_taken_as_torch_takes_it():
@@ -447,7 +473,7 @@ def test_messages_without_lightning(monkeypatch, caplog):
         assert [batch.tolist() for batch in auto_dataloader(Stream(), batch_size=5, num_workers=0)][1:] == [
             [5, 6, 7, 8, 9]
         ]
-    assert "Data loading for train" in caplog.text
+    assert "Data loading for this loader" in caplog.text
 
 
 def test_evaluation_on_a_stream_is_only_warned_of_repeats(recwarn):

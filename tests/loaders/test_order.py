@@ -129,16 +129,17 @@ def batches_of(order, size, *, drop_last=False):
 def test_the_ranks_together_make_the_batches_of_one_process(ranks, drop_last):
     """For every length 1..60 and batch size 1..5: batch k of all ranks, dealt in turn, is global batch k.
 
-    Every rank makes the same number of steps, and no sample is lost or repeated, but for ``padding``: that is 0
-    unless the last global batch has fewer samples than there are ranks, and repeats the first of the order.
+    Every rank gets equally many samples, and no sample is lost or repeated, but for ``padding``: less than a sample a
+    rank, the first of the order, at the end of the last global batch.
     """
     for length, size in product(range(1, 61), range(1, 6)):
         order = epoch_order(3, 1, length)
         shares = [rank_share(order, rank, ranks, size, drop_last=drop_last) for rank in range(ranks)]
         each = [batches_of(share, size) for share in shares]
-        repeats = padding(length, ranks, size, drop_last=drop_last)
+        repeats = 0 if drop_last else padding(length, ranks)
         tail = length % (ranks * size)
-        assert repeats == (ranks - tail if 0 < tail < ranks and not drop_last else 0)
+        assert 0 <= repeats < ranks
+        assert len({len(share) for share in shares}) == 1
         expected = batches_of(order, ranks * size, drop_last=drop_last)
         if repeats:
             expected[-1] += [int(order[number % length]) for number in range(repeats)]
@@ -150,6 +151,8 @@ def test_the_ranks_together_make_the_batches_of_one_process(ranks, drop_last):
         if not drop_last:
             assert seen == Counter(order.tolist()) + Counter(expected[-1][tail:] if repeats else [])
         assert all(share.dtype == np.int64 for share in shares)
+        bare = [rank_share(order, rank, ranks, size, drop_last=drop_last, repeats=False) for rank in range(ranks)]
+        assert Counter(np.concatenate(bare).tolist()) == seen - Counter(expected[-1][tail:] if repeats else [])
 
 
 # Held-out parts

@@ -17,6 +17,7 @@ SAVED = LoaderProgress(
     global_batch_size=8,
     dataset_length=21,
     order="shuffled",
+    rules=2,
 )
 
 
@@ -26,7 +27,7 @@ def test_to_and_from_a_checkpoint():
     assert LoaderProgress.from_dict({**written, "generators": {"rank": 0}}) == SAVED
     assert set(written) == {
         *("seed", "epoch", "cycle", "batches_consumed", "samples_consumed"),
-        *("global_batch_size", "dataset_length", "order"),
+        *("global_batch_size", "dataset_length", "order", "rules", "name"),
     }
 
 
@@ -36,6 +37,56 @@ def test_a_state_of_something_else_is_refused():
     del written["cycle"], written["order"]
     with pytest.raises(FastDataError, match="has no cycle, order"):
         LoaderProgress.from_dict(written)
+
+
+def test_a_state_of_the_first_rules_has_the_name_that_a_data_module_gave():
+    """It was not written down; a loader that draws by another name now does not go on, and both rules are named."""
+    written = {name: value for name, value in SAVED.to_dict().items() if name not in ("rules", "name")}
+    old = LoaderProgress.from_dict(written, "train/a")
+    assert (old.rules, old.name) == (1, "train/a")
+    old.check_continues(here(name="train/a"), 3)
+    with pytest.raises(FastDataError) as caught:
+        LoaderProgress.from_dict(written).check_continues(here(name="train/0"), 3)
+    assert "was None (rules 1) when" in caught.value.what
+    assert "and is 'train/0' (rules 2)." in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"seed": "7"}, "seed='7'"),
+        ({"seed": True}, "seed=True"),
+        ({"epoch": -1}, "epoch=-1"),
+        ({"cycle": None}, "cycle=None"),
+        ({"order": "sorted"}, "order='sorted'"),
+        ({"rules": "2"}, "rules='2'"),
+        ({"name": 1}, "name=1"),
+        ({"batches_consumed": 1}, "batches_consumed=1, samples_consumed=16"),
+        ({"samples_consumed": 15}, "batches_consumed=2, samples_consumed=15"),
+    ],
+    ids=str,
+)
+def test_values_that_no_run_can_have_written(changes, wrong):
+    """Wrong types, and numbers that do not fit each other, are named with their values."""
+    with pytest.raises(FastDataError) as caught:
+        LoaderProgress.from_dict({**SAVED.to_dict(), **changes})
+    assert wrong in caught.value.what
+
+
+def test_a_place_that_is_not_the_trainers():
+    """Another batch or another epoch is refused; the end of a shorter loader beside a longer one is not."""
+    assert SAVED.place_in(here(), 3, 2, in_trainer=True) == (0, 2)
+    assert SAVED.place_in(here(), 3, None, in_trainer=False) == (0, 2)
+    assert SAVED.place_in(here(epoch=4), 3, 0, in_trainer=True) == (0, 0)
+    assert replace(SAVED, cycle=1).place_in(here(), 3, 5, in_trainer=True) == (1, 2)
+    over = replace(SAVED, batches_consumed=3, samples_consumed=21)
+    assert over.place_in(here(), 3, 7, in_trainer=True) == (0, 3)
+    assert over.place_in(here(epoch=4), 3, None, in_trainer=False) == (0, 0)
+    for epoch, done, in_trainer in ((3, 1, True), (4, 2, True), (4, None, False)):
+        with pytest.raises(FastDataError, match="is of batch 2 of epoch 3, cycle 0, and the run goes on at"):
+            SAVED.place_in(here(epoch=epoch), 3, done, in_trainer=in_trainer)
+    with pytest.raises(FastDataError, match="cycle 1"):
+        replace(SAVED, cycle=1).place_in(here(), 3, None, in_trainer=False)
 
 
 def here(**changes):

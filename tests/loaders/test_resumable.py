@@ -20,6 +20,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    IterableDataset,
     Sampler,
     WeightedRandomSampler,
     default_collate,
@@ -58,7 +59,7 @@ def make(dataset=None, **kwargs):
     """A loader as auto_dataloader makes it, without workers unless asked for."""
     dataset = Noisy() if dataset is None else dataset
     batches = {} if "batch_sampler" in kwargs else {"batch_size": 4}
-    return auto_dataloader(dataset, **{"num_workers": 0, "seed": SEED, **batches, **kwargs})
+    return auto_dataloader(dataset, **{"split": "train", "num_workers": 0, "seed": SEED, **batches, **kwargs})
 
 
 def numbers(batch):
@@ -138,6 +139,89 @@ def test_state_dict_and_load_state_dict_in_a_loop(kind, taken):
     assert epochs(resumed, state["epoch"]) == everything[taken:]
 
 
+MOMENTS = ("before", "begun", "in", "at the last batch", "over", "next begun")
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["shuffled", "in order", "own", "evaluation"])
+def test_a_state_of_any_moment_of_an_epoch(kind, workers):
+    """Saved at each moment of two epochs, twice, and loaded into a new loader each time: the rest, then the next."""
+    kinds = {
+        "shuffled": {},
+        "in order": {"shuffle": False},
+        "own": {"sampler": WeightedRandomSampler([1.0] * LENGTH, LENGTH)},
+        "evaluation": {"split": "val"},
+    }
+
+    def made():
+        return make(**kinds[kind], num_workers=workers, **({"persistent_workers": True} if workers else {}))
+
+    reference = made()
+    epochs = [plain(reference) for _ in range(4)]
+    loader = made()
+    for epoch in range(2):
+        for moment in MOMENTS:
+            if moment in ("begun", "next begun"):
+                batches = iter(loader)  # a second one has not begun its pass either
+            elif moment == "in":
+                assert plain(next(batches) for _ in range(2)) == epochs[epoch][:2]
+            elif moment == "at the last batch":
+                assert plain(next(batches) for _ in range(4)) == epochs[epoch][2:]
+            elif moment == "over":
+                assert list(batches) == []
+            left = {"in": epochs[epoch][2:], "at the last batch": []}.get(moment, epochs[epoch])
+            following = epochs[epoch + 1]
+            if moment in ("over", "next begun"):
+                left, following = epochs[epoch + 1], epochs[epoch + 2]
+            assert {**loader.state_dict(), "generators": 0} == {**loader.state_dict(), "generators": 0}
+            resumed = made()
+            resumed.load_state_dict(loader.state_dict())
+            resumed.load_state_dict(resumed.state_dict())
+            assert (moment, plain(resumed)) == (moment, left)
+            assert (moment, plain(resumed)) == (moment, following)
+            CombinedLoader(resumed).reset()
+    CombinedLoader(loader).reset()
+    CombinedLoader(reference).reset()
+
+
+def test_epoch_after_epoch_in_new_loaders():
+    """A process an epoch, as on machines that are lent for an hour: all orders, each once."""
+    reference = make()
+    expected = [plain(reference) for _ in range(4)]
+    state, found = None, []
+    for _ in range(4):
+        loader = make()
+        if state is not None:
+            loader.load_state_dict(state)
+        found.append(plain(loader))
+        state = loader.state_dict()
+    assert found == expected
+
+
+def test_a_loader_whose_epochs_are_counted_from_0_again():
+    """Fabric calls set_epoch with its own count, which a restart begins anew: the state knows better."""
+    loader = make()
+    plain(loader)
+    batches = iter(loader)
+    next(batches)
+    state, left = loader.state_dict(), plain(batches)
+    resumed = make()
+    resumed.load_state_dict(state)
+    resumed.sampler.set_epoch(0)
+    assert plain(resumed) == left
+
+
+def test_a_later_epoch_than_that_of_a_state_is_refused():
+    """The rest of its epoch would be lost."""
+    loader = make()
+    next(iter(loader))
+    resumed = make()
+    resumed.load_state_dict(loader.state_dict())
+    resumed.sampler.set_epoch(3)
+    with pytest.raises(FastDataError, match=r"is of batch 1 of epoch 0, .* goes on at epoch 3"):
+        next(iter(resumed))
+
+
 def test_a_state_that_was_loaded_is_the_state():
     """Saved again before any batch, it is not lost."""
     loader = make()
@@ -209,7 +293,7 @@ def rows(batches):
 def test_another_number_of_ranks(length, taken, drop_last):
     """Any number of ranks at the same global batch continues any other's run: the same samples with the same values.
 
-    17 samples leave one for the last step of several ranks, which must all make it: it is repeated.
+    The last step is filled up to a multiple of the ranks with the first samples of the epoch, their values included.
     """
     dataset = Noisy(length)
     whole = [rows([batch]) for batch in one_process(dataset, drop_last)]
@@ -233,8 +317,8 @@ def test_another_number_of_ranks(length, taken, drop_last):
             steps = [rows(step) for step in zip(*loaders, strict=True)]
             for step, expected in zip(steps, whole[taken:], strict=True):
                 assert set(step) >= set(expected), (before, after)
-                assert len(step) == max(len(expected), after)
-                assert len(set(step) - set(expected)) <= max(0, after - len(expected))
+                assert len(step) == len(expected) + -len(expected) % after
+                assert set(step) - set(expected) <= set(whole[0])
 
 
 def _integers(state):
@@ -336,6 +420,24 @@ def test_the_users_own():
     assert (loader.batch_size, len(loader), loader.dataset.label) == (4, 6, "mine")
 
 
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(torch.rand(8))
+
+
+@pytest.mark.filterwarnings("ignore:Stream is an IterableDataset")
+@pytest.mark.parametrize("dataset", [Noisy, Stream])
+def test_what_is_sent_to_another_process_needs_nothing_of_this_one(dataset):
+    """Not even shared memory, through which torch sends generators and tensors: it is gone when this process is."""
+    generator = torch.Generator().manual_seed(3)
+    loader = make(dataset(), generator=generator, num_workers=1, multiprocessing_context="spawn")
+    kept = bytes(multiprocessing.reduction.ForkingPickler.dumps(loader))
+    assert b"rebuild_storage" not in kept
+    other = pickle.loads(kept)
+    assert torch.equal(other.generator.get_state(), generator.get_state())
+    assert other.num_workers == 1
+
+
 @pytest.mark.parametrize("hooked", [False, True])
 @pytest.mark.parametrize("begun", [False, True])
 def test_copies_and_pickles(begun, hooked):
@@ -407,7 +509,7 @@ def test_a_sampler_without_a_length():
     state = loader.state_dict()
     assert state["order"] == "own sampler"
     resumed = make(sampler=Endless())
-    resumed.load_state_dict({**state, "batches_consumed": 7})
+    resumed.load_state_dict({**state, "batches_consumed": 7, "samples_consumed": 28})
     assert numbers(next(iter(resumed))) == [6, 7, 8, 9]
 
 

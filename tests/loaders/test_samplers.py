@@ -58,42 +58,53 @@ def test_the_cycle_changes_the_order(sampler):
 # RankSampler
 
 
-@pytest.mark.parametrize("drop_last", [False, True])
-def test_a_rank_sampler_is_as_long_as_what_it_draws(drop_last):
+@pytest.mark.parametrize("deal", [{}, {"drop_last": True}, {"repeats": False}], ids=str)
+def test_a_rank_sampler_is_as_long_as_what_it_draws(deal):
     """For every length, number of ranks and batch size; torch reads the number of batches off it."""
     for length, ranks, size in product(range(1, 40), (1, 2, 3, 4), (1, 2, 3, 5)):
         for rank in range(ranks):
-            sampler = RankSampler(length, 1, ranks, rank, batch_size=size, shuffle=True, drop_last=drop_last)
+            sampler = RankSampler(length, 1, ranks, rank, batch_size=size, shuffle=True, **deal)
             drawn = list(sampler)
             assert len(sampler) == len(drawn)
-            assert drawn == rank_share(epoch_order(1, 0, length), rank, ranks, size, drop_last=drop_last).tolist()
+            assert drawn == rank_share(epoch_order(1, 0, length), rank, ranks, size, **deal).tolist()
 
 
 def test_padded_counts_the_repeats_of_each_rank():
     """Over all ranks it is ``padding``, and the repeats are the last samples of the ranks that have one."""
     for length, ranks, size in product(range(1, 40), (1, 2, 3, 4), (1, 2, 3)):
         samplers = [RankSampler(length, 1, ranks, rank, batch_size=size, shuffle=True) for rank in range(ranks)]
-        assert sum(sampler.padded for sampler in samplers) == padding(length, ranks, size)
+        assert sum(sampler.padded for sampler in samplers) == padding(length, ranks)
         kept = [list(sampler)[: len(sampler) - sampler.padded] for sampler in samplers]
         assert sorted(index for part in kept for index in part) == list(range(length))
         dropping = RankSampler(length, 1, ranks, ranks - 1, batch_size=size, shuffle=True, drop_last=True)
         assert dropping.padded == 0
 
 
-def test_a_rank_sampler_follows_the_epoch_it_is_told():
-    """It never counts itself: Lightning always tells a DistributedSampler its epoch."""
+def test_a_rank_sampler_counts_its_passes_until_it_is_told_the_epoch():
+    """Lightning calls set_epoch before every epoch, but not within a wrapper."""
     sampler = RankSampler(10, 3, 2, 1, batch_size=2, shuffle=True, epoch=4)
-    assert [list(sampler), list(sampler)] == [order(3, 4, 10)[1::2]] * 2
+    assert [list(sampler), list(sampler)] == [order(3, 4, 10)[1::2], order(3, 5, 10)[1::2]]
     sampler.set_epoch(5)
-    assert list(sampler) == order(3, 5, 10)[1::2]
+    assert [list(sampler), list(sampler)] == [order(3, 5, 10)[1::2]] * 2
     sampler.continue_from(7)
     assert list(sampler) == order(3, 7, 10)[1::2]
+
+
+def test_a_rank_sampler_in_a_loader_that_no_trainer_took():
+    """All samples, in an order of each rank's own."""
+    samplers = [RankSampler(9, 3, 2, rank, batch_size=2, shuffle=True) for rank in (0, 1)]
+    for sampler in samplers:
+        sampler.dealt = False
+    zero, one = map(list, samplers)
+    assert sorted(zero) == sorted(one) == list(range(9))
+    assert zero != one
+    assert [(len(sampler), sampler.padded) for sampler in samplers] == [(9, 0)] * 2
 
 
 def test_a_rank_sampler_that_does_not_shuffle_deals_in_order():
     """Evaluation, and training with shuffle=False, in every epoch."""
     samplers = [RankSampler(7, 3, 2, rank, batch_size=2, shuffle=False, epoch=5) for rank in (0, 1)]
-    assert [list(sampler) for sampler in samplers] == [[0, 2, 4, 6], [1, 3, 5]]
+    assert [list(sampler) for sampler in samplers] == [[0, 2, 4, 6], [1, 3, 5, 0]]
 
 
 # Both

@@ -34,6 +34,13 @@ def test_different():
     assert told(Difference(1, ("order",), 1, 1, (1, 50))) == lengths + "; the first 1 are the same (order)"
 
 
+def test_other_rules_are_named():
+    """They may be why; where the runs are the same, nobody needs to know."""
+    differs = told(Difference(0, ("content",), 7, 7), rules=(1, 2))
+    assert differs.endswith("global batch 7 (content); A was made by rules 1 and B was made by rules 2")
+    assert told(rules=(1, 2)) == told()
+
+
 def test_the_runs_have_names():
     comparison = Comparison(("order",), 1, 1, 1, None, (0, 1), ())
     assert comparison_line(comparison, ("old.jsonl", "new.jsonl")).endswith("; new.jsonl has 1 epoch more")

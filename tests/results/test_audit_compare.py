@@ -37,6 +37,12 @@ def test_the_same():
     )
 
 
+def test_the_rules_of_both_runs():
+    """Known where they are not the same."""
+    assert compare(run(), run()).rules is None
+    assert compare([dataclasses.replace(epoch, rules=1) for epoch in run()], run()).rules == (1, 2)
+
+
 @pytest.mark.parametrize("batches", [50, 300])
 @pytest.mark.parametrize("where", [0, 1, 37, 49])
 def test_the_first_difference_is_located(batches, where):

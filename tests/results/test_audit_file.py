@@ -42,6 +42,13 @@ def test_what_is_written_is_read(path):
     )
 
 
+def test_a_line_without_a_number_of_rules_is_of_the_first(path):
+    """Files of before there were others."""
+    values = {name: value for name, value in asdict(line()).items() if name != "rules"}
+    path.write_text(json.dumps({"kind": "epoch", "schema": 1, **values}) + "\n")
+    assert read_audit(path)[0].rules == 1
+
+
 def test_a_resumed_run_replaces_what_it_does_again(path):
     """The newest line of an epoch wins, and later epochs of the run before it went back are gone."""
     again = line(1, digest="f" * 16)

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from lightning_fastdata.callbacks.audit.digest import read_vector
 from lightning_fastdata.callbacks.audit.session import NOTHING, AuditSession
 from lightning_fastdata.callbacks.guard import CallbackBase, guarded, state_without
-from lightning_fastdata.errors import FastDataError, check_bool
+from lightning_fastdata.errors import FastDataError, check_bool, warn
 from lightning_fastdata.loaders.splitmix import Words
 from lightning_fastdata.results.audit_file import append_epoch, check_writable, start_file
 
@@ -26,8 +25,8 @@ class DataAuditMixin(CallbackBase):
 
     ``lightning-fastdata audit A.jsonl B.jsonl`` says in a line whether two runs saw the same samples in the same
     order, and if not, from which batches on they differ. The digest of a global batch does not depend on the number of
-    ranks that hold it, on workers, or on the order of samples within it; samples that repeat, so that all ranks make
-    equal steps, count as they come. Ranks exchange 2 kB at the end of each epoch, and nothing in between.
+    ranks that hold it, on workers, or on the order of samples within it; samples that repeat, so that ranks get equally
+    many, are left out. Ranks exchange 2 kB at the end of each epoch, and nothing in between.
 
     Which samples a batch held is known for the loaders that this package makes of map-style data (``FastDataModule``,
     ``auto_dataloader``). For others it is "not measured"; ``content=True`` works for any loader.
@@ -134,14 +133,14 @@ class DataAuditMixin(CallbackBase):
 
     def _warn_once(self, trainer: Any, text: str) -> None:
         if text not in self._warnings and trainer.is_global_zero:
-            warnings.warn(f"DataAudit: {text}", stacklevel=4)
+            warn(f"DataAudit: {text}", stacklevel=4)
         self._warnings.add(text)
 
     def _give_up(self, error: Exception) -> None:
         """A fault of the audit ends the audit, not the training."""
         if not self._ended:
             self._ended = True
-            warnings.warn(
+            warn(
                 f"DataAudit stopped: {type(error).__name__}: {error}. The training continues; epochs from here on have"
                 " no line.",
                 stacklevel=2,

@@ -66,13 +66,14 @@ def block_of(leaf: Any) -> Block | None:
     return Block(str(array.dtype), array.shape, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
-def content_words(batch: Any, samples: int | None = None) -> tuple[Words, int | None]:
+def content_words(batch: Any, samples: int = 0, repeats: int = 0) -> tuple[Words, int | None]:
     """Hash the bytes of a batch.
 
     Args:
         batch: What the training step gets: arrays in any structure of mappings, lists, tuples and dataclasses.
-        samples: Samples in it (count), where that is known; None, or a number that nothing in it has, takes the first
+        samples: Samples in it (count), where that is known; 0, or a number that nothing in it has, takes the first
             dimension of the first array.
+        repeats: Samples after those, which are left out (count).
 
     Returns:
         One word for each sample, and one more for what belongs to no single sample, uint64, shape (words,); and the
@@ -82,14 +83,16 @@ def content_words(batch: Any, samples: int | None = None) -> tuple[Words, int | 
         NotMeasured: Part of the batch has no content that a second run could give again.
     """
     tree = _normal(batch)
-    if samples is None or not _has_length(tree, samples):  # unreadable samples may have been left out
-        samples = _first_dimension(tree)
-    leaves = list(_leaves(tree, "", samples))
+    size: int | None = samples + repeats
+    if not size or not _has_length(tree, size):  # unreadable samples may have been left out
+        size, repeats = _first_dimension(tree), 0
+    leaves = list(_leaves(tree, "", size))
     rows = [(path, leaf) for path, leaf, by_sample in leaves if by_sample]
-    words = [_word([(path, leaf[number]) for path, leaf in rows]) for number in range(samples or 0) if rows]
+    kept = None if size is None else size - repeats
+    words = [_word([(path, leaf[number]) for path, leaf in rows]) for number in range(kept or 0) if rows]
     if whole := [(path, leaf) for path, leaf, by_sample in leaves if not by_sample]:
         words.append(_word(whole))
-    return np.array(words, dtype=np.uint64), samples
+    return np.array(words, dtype=np.uint64), kept
 
 
 def _normal(node: Any) -> Node:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_fastdata.loaders.progress import RULES
 from lightning_fastdata.loaders.sample_keys import sample_number
 from lightning_fastdata.loaders.splitmix import WORD, Words, mix, mix_all
 from lightning_fastdata.results.audit_file import EpochDigest
@@ -218,4 +219,5 @@ def read_vector(added: Words, ranks: int, own: EpochSums) -> EpochDigest:
         stride=own.stride,
         marks=marks("order") if measured["order"] else (),
         content_marks=marks("content") if measured["content"] else (),
+        rules=RULES,
     )

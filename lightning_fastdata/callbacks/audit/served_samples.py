@@ -1,11 +1,20 @@
 """Which samples the Trainer's loaders served for a batch, by duck typing on ``last_served``."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_fastdata.callbacks.audit.digest import NotMeasured, sum_of_samples
 from lightning_fastdata.loaders.trainer_context import iter_loaders
 
-__all__ = ["ServedSamples"]
+__all__ = ["Counts", "ServedSamples"]
+
+
+class Counts(NamedTuple):
+    """Samples of one loader in a batch."""
+
+    samples: int = 0
+    """Without repeats (count)."""
+    repeats: int = 0
+    """At the batch's end, so that ranks get equally many (count)."""
 
 
 class ServedSamples:
@@ -19,19 +28,19 @@ class ServedSamples:
         self.loaders = list(iter_loaders(loaders))
         self._before: list[Any] = [None] * len(self.loaders)
 
-    def of_batch(self, batch: int) -> tuple[int, int]:
-        """The samples that this rank's batch holds.
+    def of_batch(self, batch: int) -> tuple[list[Counts], int]:
+        """The samples that this rank's batch holds, repeats left out: another number of ranks makes others.
 
         Args:
             batch: The Trainer's number of the batch within the epoch, from 0.
 
         Returns:
-            Samples (count), and the sum of their hashes in [0, 2**64).
+            The counts by loader, and the sum of the samples' hashes in [0, 2**64).
 
         Raises:
             NotMeasured: A loader does not say, or has served another batch than the Trainer's.
         """
-        samples = total = 0
+        counts, total = [Counts()] * len(self.loaders), 0
         for number, loader in enumerate(self.loaders):
             served = getattr(loader, "last_served", None)
             if served is None:
@@ -41,9 +50,10 @@ class ServedSamples:
                 continue  # it has ended, and the others continue without it
             self._before[number] = position
             _check_position(loader, served, batch)
-            samples += len(served.indices)
-            total += sum_of_samples((served.epoch, number, served.cycle, batch), served.indices)
-        return samples, total % 2**64
+            indices = served.indices[: len(served.indices) - served.padded]
+            counts[number] = Counts(len(indices), served.padded)
+            total += sum_of_samples((served.epoch, number, served.cycle, batch), indices)
+        return counts, total % 2**64
 
 
 def _why_silent(loader: Any) -> str:

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from lightning_fastdata.callbacks.audit.content import content_words
 from lightning_fastdata.callbacks.audit.digest import BatchSums, EpochSums, NotMeasured, sum_of_words
-from lightning_fastdata.callbacks.audit.served_samples import ServedSamples
+from lightning_fastdata.callbacks.audit.served_samples import Counts, ServedSamples
 from lightning_fastdata.loaders.splitmix import Words
 from lightning_fastdata.results.audit_file import SCHEMA
 
@@ -73,14 +73,16 @@ class AuditSession:
         if self.served is None:  # once an epoch: the Trainer may have other loaders now
             self.served = ServedSamples(trainer.train_dataloader)
         samples, order, content = None, None, None
+        counts: list[Counts] = []
         try:
             if self.sums.order is not None:
-                samples, order = self.served.of_batch(batch_idx)
+                counts, order = self.served.of_batch(batch_idx)
+                samples = sum(known.samples for known in counts)
         except NotMeasured as reason:
             self.reasons.setdefault("samples", str(reason))
         try:
             if self.content and self.sums.content is not None:
-                rows, content = _content(batch, batch_idx, samples, len(self.served.loaders))
+                rows, content = _content(batch, batch_idx, counts, len(self.served.loaders))
                 samples = rows if samples is None else samples
         except NotMeasured as reason:
             self.reasons.setdefault("content", str(reason))
@@ -123,17 +125,18 @@ class AuditSession:
             self.sums, self.written = EpochSums.from_state(state["sums"]), bool(state["written"])
 
 
-def _content(batch: Any, batch_idx: int, samples: int | None, loaders: int) -> tuple[int | None, int]:
+def _content(batch: Any, batch_idx: int, counts: list[Counts], loaders: int) -> tuple[int | None, int]:
     """Samples, as far as they can be counted, and the sum of the hashes of the bytes."""
     parts = _parts(batch) if loaders > 1 else [batch]
-    counts: list[int | None] = []
+    counted: list[int | None] = []
     total = 0
     for number, part in enumerate(parts):
-        words, count = content_words(part, samples if len(parts) == 1 else None)
-        counts.append(count)
+        known = counts[number] if len(parts) == len(counts) else Counts()
+        words, count = content_words(part, *known)
+        counted.append(count)
         total += sum_of_words((number, batch_idx), words)
-    known = [count for count in counts if count is not None]
-    return (sum(known) if known else None), total % 2**64
+    rows = [count for count in counted if count is not None]
+    return (sum(rows) if rows else None), total % 2**64
 
 
 def _parts(batch: Any) -> list[Any]:

@@ -2,7 +2,6 @@
 
 import os
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -12,8 +11,7 @@ from lightning_fastdata.callbacks.monitor.console import end_progress_bar, print
 from lightning_fastdata.callbacks.monitor.live_metrics import LiveReport
 from lightning_fastdata.callbacks.monitor.run_info import RunInfo
 from lightning_fastdata.callbacks.monitor.session import MonitorSession
-from lightning_fastdata.callbacks.monitor.wait_stats import Window
-from lightning_fastdata.errors import FastDataError, check_int, check_share
+from lightning_fastdata.errors import FastDataError, check_int, check_share, warn
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.results.records import SCHEMA, StepRecord
 from lightning_fastdata.results.run_file import path_of_rank
@@ -209,32 +207,24 @@ class DataWaitMonitorMixin(CallbackBase):
         if due:
             self._report_window(session, trainer)
         if not session.saw_fetch and (warning := session.check_labels()) and trainer.is_global_zero:
-            warnings.warn(warning, stacklevel=2)
+            warn(warning, stacklevel=2)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Report what is left of the epoch, however short it was."""
         if self._session is not None:
             self._report_window(self._session, trainer, epoch_ended=True)
 
-    def _report_window(self, session: MonitorSession, trainer: Any, *, epoch_ended: bool = False) -> None:
-        # Warnings stay outside of the guard: where they are errors, they are the user's.
-        window, loss = self._publish_window(session, trainer, epoch_ended) or (None, None)
-        if loss and trainer.is_global_zero:
-            warnings.warn(f"DataWaitMonitor: {loss} The training is not affected.", stacklevel=2)
-        if window is not None:
-            session.live.warn_if_slow(trainer, window, session.advice)
-
     @guarded
-    def _publish_window(
-        self, session: MonitorSession, trainer: Any, epoch_ended: bool
-    ) -> tuple[Window, str | None] | None:
+    def _report_window(self, session: MonitorSession, trainer: Any, *, epoch_ended: bool = False) -> None:
         if epoch_ended:
             session.end_epoch()
         window = session.take_window()
         if window is None:
-            return None
+            return
         session.live.report_window(trainer, window, to_loggers=session.interval > 0, epoch_ended=epoch_ended)
-        return window, session.loss()
+        if (loss := session.loss()) and trainer.is_global_zero:
+            warn(f"DataWaitMonitor: {loss} The training is not affected.")
+        session.live.warn_if_slow(trainer, window, session.advice)
 
     @guarded
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -326,6 +316,7 @@ class DataWaitMonitorMixin(CallbackBase):
         session = self._session
         if session is None or session.instrumentation is None:
             return
+        session.live.close(trainer)
         session.stop(trainer, status, fitting=stage == "fit")
         if self._print_summary and trainer.is_global_zero:
             end_progress_bar(trainer, pl_module, stage)
@@ -340,7 +331,7 @@ class DataWaitMonitorMixin(CallbackBase):
         session.steps = None
         if session.instrumentation is not None:
             session.instrumentation.restore()
-        warnings.warn(
+        warn(
             f"DataWaitMonitor stopped measuring: {type(error).__name__}: {error}. The training goes on; please report"
             " this.",
             stacklevel=2,

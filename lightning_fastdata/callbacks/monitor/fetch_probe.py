@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from lightning_fastdata.compat.lightning_monitoring import training_iterators
 from lightning_fastdata.compat.torch_internals import QueueState, loads_inline, queue_state
-from lightning_fastdata.loaders.batch_requests import InlineBatches, LoadedBatch
-from lightning_fastdata.loaders.batches import Batches
+from lightning_fastdata.loaders.batch_requests import Batches, InlineBatches, LoadedBatch
 
 __all__ = ["STALL_S", "Fetch", "FetchInfo", "FetchProbe", "WaitSplit", "interpret"]
 

@@ -1,16 +1,18 @@
 """Reports while the run goes on: loggers, ``callback_metrics``, the progress bar, warnings.
 
-Nothing here runs per step, copies to a device, or makes ranks wait for each other.
+Nothing here runs per step, copies to a device, or makes ranks wait for each other. The loggers get the figures in the
+rows that Lightning logs: a row of our own would move the step of a logger that counts rows (W&B), and it would then
+drop what a model logs there by a step of its own. Only what no row of Lightning's took along is logged by itself.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from lightning_fastdata.callbacks.monitor.wait_stats import Window
-from lightning_fastdata.compat.lightning_monitoring import logger_step, publish_metrics
+from lightning_fastdata.compat.lightning_monitoring import extend_logged, logger_step, publish_metrics
+from lightning_fastdata.errors import warn
 from lightning_fastdata.report.units import milliseconds
 from lightning_fastdata.results.records import StageWait
 
@@ -37,6 +39,9 @@ class LiveReport:
         self._warnings_left = max_warnings
         self._windows = 0
         self._logger_failed = False
+        self._pending: dict[str, float] = {}
+        self._pending_step = 0
+        self._undo: Callable[[], None] | None = None
 
     def report_window(self, trainer: Any, window: Window, *, to_loggers: bool, epoch_ended: bool = False) -> None:
         """Report the steps since the last time.
@@ -83,17 +88,42 @@ class LiveReport:
         publish_metrics(trainer, tensors, progress_bar)
         if not to_loggers or self._logger_failed or not trainer.is_global_zero:
             return
-        step = max(0, logger_step(trainer) + step_offset)
+        if self._pending.keys() & metrics.keys():
+            self._log_pending(trainer)  # Lightning logged nothing since
+        self._pending |= metrics
+        self._pending_step = max(0, logger_step(trainer) + step_offset)
+        if self._undo is None:
+            self._undo = extend_logged(trainer, self._take_pending, self._refused)
+
+    def _take_pending(self) -> dict[str, float]:
+        """For the row that Lightning is about to log."""
+        pending, self._pending = self._pending, {}
+        return pending
+
+    def _log_pending(self, trainer: Any) -> None:
+        """A row of our own, for what no row of Lightning's has taken along."""
+        metrics = self._take_pending()
+        if not metrics or self._logger_failed:
+            return
         try:
             for logger in trainer.loggers:
-                logger.log_metrics(dict(metrics), step=step)
+                logger.log_metrics(dict(metrics), step=self._pending_step)
         except Exception as error:
-            self._logger_failed = True
-            warnings.warn(
-                f"DataWaitMonitor: a logger refused the data wait ({type(error).__name__}: {error}); it gets no more of"
-                " it. The training and the measurement go on.",
-                stacklevel=2,
-            )
+            self._refused(error)
+
+    def _refused(self, error: Exception) -> None:
+        self._logger_failed = True
+        warn(
+            f"DataWaitMonitor: a logger refused the data wait ({type(error).__name__}: {error}); it gets no more of"
+            " it. The training and the measurement go on."
+        )
+
+    def close(self, trainer: Any) -> None:
+        """Log what is left, and leave Lightning's logging as it was."""
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+        self._log_pending(trainer)
 
     def warn_if_slow(self, trainer: Any, window: Window, advice: Callable[[], str]) -> None:
         """Warn, a few times a run, when a window waited too long; the first window is warm-up.
@@ -114,7 +144,7 @@ class LiveReport:
         ):
             return
         self._warnings_left -= 1
-        warnings.warn(
+        warn(
             f"The training waited for data {window.wait_share * 100:.0f} % of the time in the last {window.steps} steps"
             f" ({milliseconds(window.wait_s / window.steps)} a step). {advice()}",
             stacklevel=2,

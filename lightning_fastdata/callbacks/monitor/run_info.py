@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lightning_fastdata.compat.versions import own_version
+from lightning_fastdata.loaders.progress import RULES
 
 __all__ = ["RunInfo", "here_and_now"]
 
@@ -22,7 +23,7 @@ class RunInfo:
     world_size: int
     """Processes in the run (count)."""
     versions: Mapping[str, str]
-    """Versions of this package, Lightning, torch and Python."""
+    """Versions of this package, Lightning, torch and Python, and the number of the rules that decide batches."""
     host: str
     """Name of the machine."""
     date: str
@@ -45,7 +46,13 @@ def here_and_now(packages: Mapping[str, str]) -> dict[str, Any]:
     """
     ours, torch_version = own_version(), str(torch.__version__)
     return {
-        "versions": {"lightning_fastdata": ours, **packages, "torch": torch_version, "python": python_version()},
+        "versions": {
+            "lightning_fastdata": ours,
+            "rules": str(RULES),
+            **packages,
+            "torch": torch_version,
+            "python": python_version(),
+        },
         "host": node(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

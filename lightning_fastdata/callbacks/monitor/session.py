@@ -2,7 +2,6 @@
 
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing.util import Finalize
@@ -25,6 +24,7 @@ from lightning_fastdata.callbacks.monitor.run_info import RunInfo
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 from lightning_fastdata.callbacks.monitor.wait_stats import Window
 from lightning_fastdata.compat.torch_internals import process_store
+from lightning_fastdata.errors import warn
 from lightning_fastdata.results.diagnosis import diagnosed
 from lightning_fastdata.results.records import StageWait
 from lightning_fastdata.results.run_file_writer import RunFileWriter
@@ -348,9 +348,7 @@ class MonitorSession:
             self.sink = None
             sink.abandon()
             self.notes["sink"] = f"The run file is incomplete ({error.strerror or error})."
-            warnings.warn(
-                f"DataWaitMonitor: {str(sink.path)!r} gets no more records ({error}). Training goes on.", stacklevel=2
-            )
+            warn(f"DataWaitMonitor: {str(sink.path)!r} gets no more records ({error}). Training goes on.", stacklevel=2)
 
     def summary(self) -> RunSummary:
         """What was measured so far."""

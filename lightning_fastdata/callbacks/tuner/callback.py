@@ -1,12 +1,11 @@
 """The callback: the hooks of a Trainer, and the monitor that the tuner reads."""
 
-import warnings
 from typing import Any
 
 from lightning_fastdata.callbacks.guard import CallbackBase, guarded, state_without
 from lightning_fastdata.callbacks.monitor.callback import DataWaitMonitorMixin, only_measuring
 from lightning_fastdata.callbacks.tuner.session import TunerSession
-from lightning_fastdata.errors import FastDataError, check_bool
+from lightning_fastdata.errors import FastDataError, check_bool, warn
 from lightning_fastdata.results.tuning import TuneResult
 
 __all__ = ["LoaderTunerMixin"]
@@ -144,7 +143,7 @@ class LoaderTunerMixin(CallbackBase):
             self._session.stop()
         if not self._failed:
             self._failed = True
-            warnings.warn(
+            warn(
                 f"LoaderTuner stopped: {type(error).__name__}: {error}. The training continues; please report this.",
                 stacklevel=2,
             )

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info
 from PIL import Image
 
+from lightning_fastdata.compat.rank_zero import warn_rank_zero
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.images.cache.entry_format import EntryFormat
 from lightning_fastdata.datamodules.images.cache.image_cache import CacheOptions, ImageCache, header_of
@@ -137,16 +138,39 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
                     expected="one of the two.",
                     fix=f"leave {name}_split at 0, or point root at {folders['train']}.",
                 )
-        train = index_images(folders["train"])
+        train = index_images(folders["train"], on_error=self.on_error)
         parts = split_indices(len(train.paths), held_out, self.split_seed) if held_out else {}
         self._classes = train.classes
-        others = {name: index_images(folders[name], train.classes) for name in folders.keys() - {"train"}}
+        others = self._other_folders(folders, train.classes, stage)
+        for name, index in {"train": train, **others}.items():
+            if index.left_out:
+                self._log_once(f"{folders[name]}: {index.left_out}.")
         sources = self._sources({"train": train, **others})
         datasets = {"train": self._dataset("train", train, sources["train"], parts.get("train"))}
         datasets |= {name: self._dataset(name, train, sources["train"], parts[name]) for name in held_out}
         datasets |= {name: self._dataset(name, index, sources[name]) for name, index in others.items()}
         for name in datasets.keys() - self._given:
             setattr(self, f"{name}_dataset", datasets[name])
+
+    def _other_folders(
+        self, folders: Mapping[str, Path], classes: tuple[str, ...], stage: str | None
+    ) -> dict[str, ImageIndex]:
+        """The images of validation and test; what is wrong with the test folder matters where it is read."""
+        others: dict[str, ImageIndex] = {}
+        for name in sorted(folders.keys() - {"train"}):
+            try:
+                others[name] = index_images(folders[name], classes, on_error=self.on_error)
+            except FastDataError as error:
+                if name != "test" or stage in (None, "test"):
+                    raise
+                self._log_once(f"{error.what} It is left out of this run.")
+        return others
+
+    def _log_once(self, text: str) -> None:
+        """Lightning calls setup again for every fit, test, ..."""
+        if text not in self._logged:
+            self._logged.add(text)
+            rank_zero_info(text)
 
     def teardown(self, stage: str) -> None:
         """Say, once, which images were left out, and what the cache holds."""
@@ -157,7 +181,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             if paths and len(paths) != self._reported.get(split):
                 self._reported[split] = len(paths)
                 more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-                rank_zero_warn(
+                warn_rank_zero(
                     f"{len(paths)} images of split {split!r} could not be read and were left out: "
                     f"{', '.join(paths[:5])}{more}."
                 )

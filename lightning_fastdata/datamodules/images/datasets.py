@@ -206,6 +206,10 @@ class BatchCropDataset(CropDataset):
         labels = self.targets.take(numbers).tensor()
         return PixelBatch(pixels, labels) if self.as_pixels else [self.normalize(pixels), labels]
 
+    def finish_unhooked(self, batch: Any) -> Any:
+        """A batch as the model gets it, for whoever reads a loader without the Trainer's hooks; a loader calls it."""
+        return [self.normalize(batch.images), batch.labels] if isinstance(batch, PixelBatch) else batch
+
     def _decoded(self, indices: list[int], seeds: list[int]) -> tuple[torch.Tensor, list[int]]:
         """Pixels of those images that could be read, and which they are."""
         pixels = empty_batch(len(indices), self.crop.size)

@@ -73,6 +73,9 @@ def open_rgb(data: Any) -> Image.Image:
 def by_pillow(data: Any) -> Image.Image:
     """An image that ``jpeg_size`` does not know, or that is damaged: a PIL image, RGB; the arguments are the same."""
     with Image.open(io.BytesIO(data)) as file:
+        if file.mode.startswith("I;16"):  # Pillow would clip: all white. The upper byte, as it takes of 16-bit colors
+            upper = np.right_shift(np.asarray(file), 8).astype(np.uint8)
+            return Image.fromarray(upper).convert("RGB")
         # Straight to RGB, Pillow would warn about a palette with transparent colors.
         see_through = file.mode == "P" and "transparency" in file.info
         image: Image.Image = (file.convert("RGBA") if see_through else file).convert("RGB")

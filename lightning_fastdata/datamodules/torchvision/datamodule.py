@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 import torchvision.datasets
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from PIL import Image
 from torchvision.datasets.vision import StandardTransform
 from torchvision.transforms import v2
 
+from lightning_fastdata.compat.rank_zero import warn_rank_zero
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.dataset_collections import to_builtin
 from lightning_fastdata.datamodules.images.datamodule import RESIZE_FOR_CROP
@@ -220,7 +220,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
             if dataset is not None:
                 self._check_complete(split, dataset)
                 if self.spec.unlabelled_test and split == "test" and len(dataset) and dataset[0][1] is None:
-                    rank_zero_warn(f"the test images of {self.name} in {self.root} have no labels: no test split.")
+                    warn_rank_zero(f"the test images of {self.name} in {self.root} have no labels: no test split.")
                     dataset = None
             self._opened[split] = dataset
         return self._opened[split]
@@ -253,7 +253,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
                 "be read with ImageFolderDataModule.",
             )
         if split == "train" and len(dataset) < (self.spec.listed or 0):
-            rank_zero_warn(
+            warn_rank_zero(
                 f"{self.name} in {self.root} has {len(dataset):,} training images, of {self.spec.listed:,}. If a "
                 f"download was interrupted, remove {where} and start again."
             )

@@ -9,7 +9,6 @@ SQLite forbids to go on with one after a fork. The position of a file object of 
 """
 
 import contextlib
-import fcntl
 import importlib
 import io
 import os
@@ -23,6 +22,11 @@ from typing import Any, NamedTuple
 
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.loaders.state.attributes import AttributeWalk, file_library
+
+try:
+    import fcntl
+except ImportError:  # not on this platform, nor is fork
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["CarriesFiles", "Handle", "OwnDescriptors", "handle_of", "is_harmless", "may_reopen", "reduced_file"]
 

@@ -333,9 +333,25 @@ def _of_tensor(tensor: torch.Tensor) -> Any:
     if not _is_readable(tensor):
         return None
     if tensor.is_shared():  # type: ignore[no-untyped-call]
-        return id(tensor)
+        return _TensorContent(id(tensor), None)
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return tensor.dtype, tuple(tensor.shape), _checksum(flat.view(torch.uint8).numpy())
+    content = tensor.dtype, tuple(tensor.shape), _checksum(flat.view(torch.uint8).numpy())
+    return _TensorContent(id(tensor), content)
+
+
+@dataclass(frozen=True, eq=False)
+class _TensorContent:
+    """A tensor by its content; one in shared memory, where workers see what is written, by its identity."""
+
+    identity: int
+    content: Any
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _TensorContent):
+            return False
+        if self.content is None or other.content is None:  # sending it to a worker puts it into shared memory
+            return self.identity == other.identity
+        return bool(self.content == other.content)
 
 
 def _checksum(flat: npt.NDArray[np.uint8]) -> int:

@@ -1,6 +1,5 @@
 """Whether the workers of one pass may serve the next one: only while their copy of the dataset is still the same."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from lightning_fastdata.compat.rank_zero import log_rank_zero
+from lightning_fastdata.errors import warn
 from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, held_by_name, take_snapshot
 from lightning_fastdata.planning.start_method import default_start_method
 
@@ -140,7 +140,7 @@ class WorkerLifetime:
     def _warn_once(self, text: str) -> None:
         if text not in self._logged:
             self._logged.add(text)
-            warnings.warn(text, stacklevel=2)
+            warn(text, stacklevel=2)
 
     def _look(self) -> Snapshot:
         return _look_at(self.parts, generators=self.generators)

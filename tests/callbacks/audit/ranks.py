@@ -81,8 +81,8 @@ def main(folder: Path) -> None:
     run("two-pickled", content=True, start="forkserver")
     run("one", ranks=1, content=True)
     for name, length in (("uneven", 77), ("padded", 73)):
-        run(f"one-{name}", ranks=1, length=length, max_epochs=1)
-        run(f"two-{name}", length=length, max_epochs=1)
+        run(f"one-{name}", ranks=1, length=length, max_epochs=1, content=True)
+        run(f"two-{name}", length=length, max_epochs=1, content=True)
     run("broken", callbacks=[BreaksAudit()])
     saver = ModelCheckpoint(folder / "saved", every_n_train_steps=13, filename="saved")
     fails("resumed", at=(1, 5), callbacks=[saver], enable_checkpointing=True)

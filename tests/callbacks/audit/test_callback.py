@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`dataloader_iter`"),
 ]
 
-SERVED = namedtuple("SERVED", "epoch cycle number indices")
+SERVED = namedtuple("SERVED", "epoch cycle number indices padded", defaults=(0,))
 
 
 class TellingLoader:

@@ -12,7 +12,7 @@ def audited(batches, *, epoch=1, run=None, world_size=1):
     run = run or AuditSession("audit.jsonl", False, world_size)
     loader = SimpleNamespace()
     for number in batches:
-        loader.last_served = SimpleNamespace(epoch=epoch, cycle=0, number=number, indices=[number])
+        loader.last_served = SimpleNamespace(epoch=epoch, cycle=0, number=number, indices=[number], padded=0)
         run.begin_batch(epoch, number)
         run.note(SimpleNamespace(train_dataloader=loader), None, number)
     return run

@@ -51,6 +51,19 @@ def test_the_splits_of_a_folder(photos):
     assert "has both val and valid" in refusal(photos).what
 
 
+def test_a_test_folder_without_classes_matters_in_test(photos, caplog):
+    """``fit`` goes on with one line; ``test`` says what is wrong with it."""
+    for name in ("cat", "dog"):
+        (photos / "test" / name).rename(photos / name)
+    with caplog.at_level("INFO"):
+        made = module(photos)
+    assert made.test_dataset is None
+    assert len(made.val_dataset) == 6
+    assert "no class folders" in caplog.text
+    with pytest.raises(FastDataError, match="no class folders"):
+        made.setup("test")
+
+
 def test_labels_are_those_of_the_folders(photos):
     """Each sample's label is the position of its class folder; a batch has them as integers."""
     made = module(photos)

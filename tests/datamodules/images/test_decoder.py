@@ -26,7 +26,6 @@ KINDS = {
     "cmyk": ("CMYK", "JPEG", {}),
     "png": ("RGB", "PNG", {}),
     "palette": ("P", "PNG", {"transparency": bytes([0] * 10 + [255] * 246)}),
-    "16 bit": ("I;16", "PNG", {}),
     "transparent": ("RGBA", "PNG", {}),
     "webp": ("RGB", "WEBP", {}),
     "gif": ("P", "GIF", {}),
@@ -42,12 +41,7 @@ def image_grid(height=90, width=130):
 
 def encoded(kind="jpeg", pixels=None, **more):
     mode, form, options = KINDS[kind]
-    image = Image.fromarray(image_grid() if pixels is None else pixels)
-    image = (
-        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
-        if mode == "I;16"
-        else image.convert(mode)
-    )
+    image = Image.fromarray(image_grid() if pixels is None else pixels).convert(mode)
     buffer = io.BytesIO()
     image.save(buffer, form, **options, **more)
     return buffer.getvalue()
@@ -95,6 +89,17 @@ def test_every_kind_of_file_gives_torchvisions_pixels(kind, crop, tmp_path):
         assert open_rgb(data).tobytes() == loaded.tobytes()
         for seed in range(8):  # flipped and not
             assert torch.equal(cropped(data, crop, seed)[0], reference(loaded, crop, seed))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_of_gray_are_scaled(kind):
+    """Pillow's own conversion clips all above 255 to white; the upper byte counts, as it does in 16-bit colors."""
+    gray = np.array([[0, 255, 256], [0x7FFF, 0x8000, 0xFFFF]], np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(gray).save(file, kind)
+    pixels = np.asarray(open_rgb(file.getvalue()))
+    assert pixels[..., 0].tolist() == [[0, 0, 1], [127, 128, 255]]
+    assert (pixels == pixels[..., :1]).all()
 
 
 def test_which_files_simplejpeg_decodes():

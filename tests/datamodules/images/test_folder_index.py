@@ -1,5 +1,8 @@
 """Finding the images of a folder, and saying exactly what is wrong with one."""
 
+import os
+import socket
+
 import pytest
 
 from lightning_fastdata.datamodules.images.folder_index import index_images, split_folders
@@ -54,9 +57,56 @@ def test_only_images_count_and_they_may_lie_deeper(make_folder, make_image):
     (root / "cat" / "notes.txt").write_text("no image")
     (root / "cat" / "folder.png").mkdir()
     (root / ".cache").mkdir()
+    make_image(root / "cat" / ".ipynb_checkpoints" / "y.jpg")
+    make_image(root / "cat" / "z.gif")
     index = index_images(root)
     assert index.classes == ("cat",)
     assert [path.rsplit("/", 1)[1] for path in index.paths] == ["0.jpg", "x.JPG"]
+    assert index.left_out == "2 files of other types left out: .gif 1, .txt 1; hidden folders left out: 1"
+
+
+def test_links_to_folders_are_followed_and_loops_end(make_folder, make_image):
+    """Images behind a linked folder within a class come; a link to a folder above does not go round."""
+    root = make_folder({"": 1}, classes=("cat",))
+    make_image(root.parent / "disk" / "more" / "x.jpg")
+    (root / "cat" / "linked").symlink_to(root.parent / "disk")
+    (root / "cat" / "again").symlink_to(root)
+    (root.parent / "disk" / "up").symlink_to("..")
+    found = sorted(os.path.relpath(path, root / "cat") for path in index_images(root).paths)
+    assert found[:1] == ["0.jpg"]
+    assert "linked/more/x.jpg" in found
+    assert len(found) < 10
+
+
+def make_no_file(path, kind):
+    if kind == "link":
+        path.symlink_to("/not-mounted/0.jpg")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "socket"])
+def test_an_image_that_is_no_file_is_refused(make_folder, kind):
+    """A disk that is not mounted, or a pipe, which would be waited for; "skip" goes on, and a lost link counts."""
+    root = make_folder({"": 1}, classes=("cat",))
+    made = root / "cat" / "1.jpg"
+    make_no_file(made, kind)
+    error = refusal(index_images, root)
+    assert f"1 names of images lead to no file, {made} for one" in error.what
+    index = index_images(root, on_error="skip")
+    assert len(index.paths) == (2 if kind == "link" else 1)
+    assert ("no files" in index.left_out) == (kind != "link")
+
+
+def test_a_class_may_be_named_like_a_split(make_image, tmp_path):
+    """Images directly in "train" beside other folders: a class, not a split."""
+    for name in ("train", "car", "test"):
+        make_image(tmp_path / name / "0.jpg")
+    assert split_folders(tmp_path) == {}
+    assert index_images(tmp_path).classes == ("car", "test", "train")
 
 
 def test_images_without_class_folders_are_counted(make_image, tmp_path):

@@ -31,7 +31,7 @@ class Random:
 
 @pytest.fixture
 def library(tmp_path, monkeypatch):
-    """A well-known package (by its name) whose transforms keep on themselves what they drew last, as albumentations' and MONAI's."""
+    """A well-known package, by its name, whose transforms keep what they drew last, as those of albumentations do."""
     path = tmp_path / "site-packages" / "imgaug.py"
     path.parent.mkdir()
     path.write_text(LIBRARY)

@@ -80,6 +80,7 @@ class EntryFormat:
         codec = getattr(simplejpeg, "__version__", None)
         # torch's resize rounds by the processor's instructions; a cache may lie where several machines see it.
         resize = f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
+        settings["gray"] = "upper byte of 16 bits"
         return {**settings, "simplejpeg": codec, "pillow": PIL.__version__, "resize": resize}
 
     def _shrunk(self, data: Any, size: tuple[int, int] | None) -> Pixels:
