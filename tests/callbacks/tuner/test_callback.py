@@ -442,20 +442,20 @@ def test_where_a_foreign_loader_cannot_change_it_is_advised(more, fit_more, word
     assert tuner.result.num_workers == 4
 
 
-def test_the_machine_that_changes_is_told_once(lines):
+def test_the_machine_that_changes_is_told_once(lines, tmp_path):
     """Waiting that comes back after the tuner has settled; not that of the bad plan before it."""
 
     class Changes(Waiting):
-        slow = torch.zeros(1).share_memory_()
+        slow = tmp_path / "slow"
 
         def __getitem__(self, index):
-            time.sleep(float(self.slow))
+            time.sleep(0.01 * self.slow.exists())
             return super().__getitem__(index)
 
     class Slows(Callback):
         def on_train_epoch_start(self, trainer, *args):
             if tuner._session.controller is None and trainer.current_epoch > 1:
-                Changes.slow.fill_(0.01)
+                Changes.slow.touch()
 
     tuner = LoaderTuner()
     fit(Model(0.02), tuner, Slows(), data=FastDataModule(Changes(1600), batch_size=16), max_epochs=5)
