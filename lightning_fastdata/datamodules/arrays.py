@@ -1,17 +1,28 @@
 """Tensors and NumPy arrays in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 
 from lightning_fastdata.datamodules.array_dataset import ArrayDataset, RowDataset
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.dataset_collections import flattened, to_builtin
 from lightning_fastdata.datamodules.device_placement import place_arrays
+from lightning_fastdata.datamodules.option_lookup import (
+    UNREAD,
+    Option,
+    keep_given,
+    known_options,
+    option,
+    peek,
+    state_of,
+)
 from lightning_fastdata.datamodules.options import FastDataModuleOptions, Unpack
+from lightning_fastdata.datamodules.split_loaders import has_collate_fn
 from lightning_fastdata.datamodules.transforms import BatchTransform
 from lightning_fastdata.errors import FastDataError, check_bool
 from lightning_fastdata.loaders.batch_fetch import batch_fetcher
@@ -25,6 +36,34 @@ Arrays = Any
 """A tensor or NumPy array, or a tuple of them whose first dimensions agree."""
 Transforms = BatchTransform | Sequence[BatchTransform] | None
 """One transform of batches, or several that follow each other."""
+
+
+def _dataset_of(module: Any, read: Callable[[Any, str], Any], split: str) -> Any:
+    """The dataset of a split's arrays, the same one as long as they are."""
+    arrays = read(module, split)
+    if arrays is None or arrays is UNREAD:
+        return arrays
+    make, made = RowDataset if has_collate_fn(module, *SPLITS) else ArrayDataset, state_of(module).made
+    if split not in made or made[split][0] is not arrays or type(made[split][1]) is not make:
+        tensors, single = _tensors(split, arrays)
+        made[split] = arrays, make(tensors, single=single)
+    return made[split][1]
+
+
+def _tensors(split: str, arrays: Arrays) -> tuple[list[torch.Tensor], bool]:
+    """The arrays of a split as tensors, and whether it was one without a tuple around it."""
+    arrays = to_builtin(arrays)
+    single = not isinstance(arrays, (tuple, list))
+    tensors = [_tensor(split, array) for array in ([arrays] if single else arrays)]
+    lengths = sorted({len(tensor) for tensor in tensors})
+    if len(lengths) != 1 or lengths[0] == 0:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise FastDataError(
+            f"TensorDataModule {split}: {f'arrays of shapes {shapes}' if tensors else 'no arrays'}.",
+            expected="first dimensions that are equal and not 0: one row per sample.",
+            fix="cut the arrays to the same samples.",
+        )
+    return tensors, single
 
 
 class TensorDataModuleMixin(FastDataModuleMixin):
@@ -69,6 +108,19 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         FastDataError: Lengths that differ, no rows, or something that is no array.
     """
 
+    train: Any = Option(saved=False)
+    val: Any = Option(saved=False)
+    test: Any = Option(saved=False)
+    predict: Any = Option(saved=False)
+    train_dataset: Any = Option(computed=partial(_dataset_of, split="train"))
+    val_dataset: Any = Option(computed=partial(_dataset_of, split="val"))
+    test_dataset: Any = Option(computed=partial(_dataset_of, split="test"))
+    predict_dataset: Any = Option(computed=partial(_dataset_of, split="predict"))
+    train_transform: Any = Option(arguments=2)
+    eval_transform: Any = Option(arguments=2)
+    device_resident: Any = Option(False)
+    placements: Any = Option(computed=lambda module, _: state_of(module).placements, saved=False)
+
     def __init__(
         self,
         train: Arrays = None,
@@ -78,18 +130,24 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         *,
         train_transform: Transforms = None,
         eval_transform: Transforms = None,
-        device_resident: bool = False,
+        device_resident: bool | None = None,
         **kwargs: Unpack[FastDataModuleOptions],
     ) -> None:
+        given = locals()
         super().__init__(**kwargs)
-        self.train_transform = _checked("train_transform", to_builtin(train_transform))
-        self.eval_transform = _checked("eval_transform", to_builtin(eval_transform))
-        self.device_resident = check_bool("device_resident", device_resident)
-        self.placements: dict[str, str] = {}
-        sources = {"train": train, "val": val, "test": test, "predict": predict}
-        for split, arrays in sources.items():
-            if arrays is not None:
-                setattr(self, f"{split}_dataset", self._dataset(split, to_builtin(arrays)))
+        keep_given(self, given)
+        for name in ("train_transform", "eval_transform"):
+            _checked(name, known_options(self, [name])[name])
+        check_bool("device_resident", device_resident, allow=(None,))
+        for split in SPLITS:
+            arrays = peek(self, split)
+            if arrays is None or arrays is UNREAD:
+                continue
+            _tensors(split, arrays)
+            if f"{split}_dataset" in state_of(self).given:
+                raise FastDataError(
+                    f"{split}=... together with {split}_dataset.", expected="one of the two.", fix=f"leave out {split}."
+                )
         _refuse_targets_as_val(train, val)
 
     def make_dataloader(self, split: Split, dataset: Any, *, name: str | None = None, loaders: int = 1) -> Any:
@@ -98,9 +156,10 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         Raises:
             FastDataError: See ``FastDataModule``; or a transform for an IterableDataset.
         """
-        if self.device_resident:
+        if check_bool("device_resident", option(self, "device_resident")):
             self._place_arrays(dataset, name or split)
-        transforms = self.train_transform if split == "train" else self.eval_transform
+        transform = "train_transform" if split == "train" else "eval_transform"
+        transforms = _checked(transform, to_builtin(option(self, transform)))
         if transforms:
             if isinstance(dataset, IterableDataset):
                 raise FastDataError(
@@ -119,7 +178,7 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         """
         super().teardown(stage)
         for split in SPLITS:
-            for dataset in flattened(getattr(self, f"{split}_dataset")):
+            for dataset in flattened(peek(self, f"{split}_dataset")):
                 source = batch_fetcher(dataset)
                 if source is not None and isinstance(source.dataset, ArrayDataset):
                     source.dataset.move_back()
@@ -133,26 +192,14 @@ class TensorDataModuleMixin(FastDataModuleMixin):
         if source is not None and isinstance(source.dataset, ArrayDataset):
             # Of all splits: held-out parts share one copy, which the workers of any of them could not read.
             kwargs = [self._kwargs_for(split) for split in SPLITS]
-            workers = [each.get("num_workers", self.num_workers) for each in kwargs]
-            pinned = any(each.get("pin_memory", self.pin_memory) is True for each in kwargs)
+            workers = [each.get("num_workers", option(self, "num_workers")) for each in kwargs]
+            pinned = any(each.get("pin_memory", option(self, "pin_memory")) is True for each in kwargs)
             asked = next((count for count in workers if count not in ("auto", 0)), 0)
             where = place_arrays(source.dataset, device, num_workers=asked, pin_memory=pinned)
-        if self.placements.get(name) != where:
-            self.placements[name] = where
+        placements = state_of(self).placements
+        if placements.get(name) != where:
+            placements[name] = where
             rank_zero_info(f"device_resident: the arrays of {name} are {where}.")
-
-    def _dataset(self, split: str, arrays: Arrays) -> Dataset[Any]:
-        single = not isinstance(arrays, (tuple, list))
-        tensors = [_tensor(split, array) for array in ([arrays] if single else arrays)]
-        lengths = sorted({len(tensor) for tensor in tensors})
-        if len(lengths) != 1 or lengths[0] == 0:
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-            raise FastDataError(
-                f"TensorDataModule {split}: {f'arrays of shapes {shapes}' if tensors else 'no arrays'}.",
-                expected="first dimensions that are equal and not 0: one row per sample.",
-                fix="cut the arrays to the same samples.",
-            )
-        return (RowDataset if self._has_collate_fn(*SPLITS) else ArrayDataset)(tensors, single=single)
 
 
 def _refuse_targets_as_val(train: Arrays, val: Arrays) -> None:

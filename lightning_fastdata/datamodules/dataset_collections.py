@@ -1,5 +1,6 @@
 """Several datasets for one split: lists and dicts of them, nested or not."""
 
+import inspect
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -53,6 +54,12 @@ def check_datasets(split: str, datasets: Any) -> None:
             f"{split}_dataset is a DataLoader.",
             expected="a dataset: the loaders are made here.",
             fix="pass the loader's dataset, and its arguments as batch_size, dataloader_kwargs, ...",
+        )
+    if inspect.isroutine(datasets):
+        raise FastDataError(
+            f"{split}_dataset is a function or a method.",
+            expected="a dataset, or a list or dict of them.",
+            fix=f"write @property above it, or self.{split}_dataset = ... in setup() and another name for the method.",
         )
     if isinstance(datasets, (str, bytes)):
         raise FastDataError(

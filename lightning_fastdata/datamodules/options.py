@@ -50,19 +50,19 @@ class UnsplitOptions(TypedDict, total=False):
     val_dataset: Any
     test_dataset: Any
     predict_dataset: Any
-    batch_size: int
+    batch_size: int | None
     eval_batch_size: int | None
     num_workers: int | Auto
     pin_memory: bool | Auto
     persistent_workers: bool | Auto
     prefetch_factor: int | Auto | None
-    drop_last: bool
-    shuffle: bool
-    test_split: int | float
+    drop_last: bool | None
+    shuffle: bool | None
+    test_split: int | float | None
     seed: int | None
-    split_seed: int
-    deterministic: bool
-    eval_repeats: bool
+    split_seed: int | None
+    deterministic: bool | None
+    eval_repeats: bool | None
     collate_fn: Callable[[list[Any]], Any] | None
     dataloader_kwargs: dict[str, Any] | None
 
@@ -70,7 +70,7 @@ class UnsplitOptions(TypedDict, total=False):
 class FastDataModuleOptions(UnsplitOptions, total=False):
     """What ``FastDataModule`` takes, for the ``**kwargs`` of classes that hand them on."""
 
-    val_split: int | float
+    val_split: int | float | None
 
 
 class UnknownArgumentError(FastDataError, TypeError):

@@ -8,7 +8,16 @@ import numpy as np
 
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
 from lightning_fastdata.datamodules.dataset_collections import to_builtin
+from lightning_fastdata.datamodules.option_lookup import (
+    Option,
+    assign,
+    keep_given,
+    known_options,
+    option,
+    peek,
+)
 from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModuleOptions, Unpack
+from lightning_fastdata.datamodules.split_loaders import has_collate_fn
 from lightning_fastdata.datamodules.splits import STAGES
 from lightning_fastdata.datamodules.token_dataset import BlockDataset, TokenDataset
 from lightning_fastdata.datamodules.token_files import DTYPES, check_ids, find_token_files, open_token_file
@@ -40,13 +49,14 @@ class TokenDataModuleMixin(FastDataModuleMixin):
             saved by ``np.save`` if they end in ``.npy``.
         val: The same for validation; or use ``val_split``, which holds out blocks, not documents.
         test: The same for testing.
-        block_length: Tokens per sample (count), as many as the model's context has.
-        dtype: What raw files store an id as, little-endian: "uint16", "uint32" or "uint8". A ``.npy`` file says it.
+        block_length: Tokens per sample (count), as many as the model's context has; None = 1024.
+        dtype: What raw files store an id as, little-endian: "uint16" (None), "uint32" or "uint8". A ``.npy`` file
+            says it.
         vocab_size: Ids the model knows (count). A larger id is an error: in ``setup`` where it is in the first 64 MiB
             of a split, else in the batch it would have come in. None checks nothing.
         end_of_document: Id that ends every document. Batches then also have ``document_ids``, which number the
             documents of a block, and ``position_ids``, which start at 0 in each of them.
-        header_bytes: What to leave out at the beginning of a raw file (bytes).
+        header_bytes: What to leave out at the beginning of a raw file (bytes); None = 0.
         **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``num_workers``, ``val_split``, ``seed``, ... With a
             ``collate_fn`` samples are fetched one by one and handed to it as a list.
 
@@ -55,29 +65,33 @@ class TokenDataModuleMixin(FastDataModuleMixin):
             ``setup``, before the first batch.
     """
 
+    train: Any = Option()
+    val: Any = Option()
+    test: Any = Option()
+    block_length: Any = Option(1024)
+    dtype: Any = Option("uint16")
+    vocab_size: Any = Option()
+    end_of_document: Any = Option()
+    header_bytes: Any = Option(0)
+
     def __init__(
         self,
         train: Paths | None = None,
         val: Paths | None = None,
         test: Paths | None = None,
         *,
-        block_length: int = 1024,
-        dtype: Literal["uint16", "uint32", "uint8"] = "uint16",
+        block_length: int | None = None,
+        dtype: Literal["uint16", "uint32", "uint8"] | None = None,
         vocab_size: int | None = None,
         end_of_document: int | None = None,
-        header_bytes: int = 0,
+        header_bytes: int | None = None,
         **kwargs: Unpack[FastDataModuleOptions],
     ) -> None:
+        given = {**locals(), "train": _as_text(train), "val": _as_text(val), "test": _as_text(test)}
         super().__init__(**kwargs)
-        self.train, self.val, self.test = _as_text(train), _as_text(val), _as_text(test)
-        self.block_length = block_length
-        self.dtype = dtype
-        self.vocab_size = vocab_size
-        self.end_of_document = end_of_document
-        self.header_bytes = header_bytes
-        self._check_token_arguments()
+        keep_given(self, given)
         # Named one by one: Lightning would otherwise collect a subclass's arguments as well, datasets and all.
-        self.save_hyperparameters({name: getattr(self, name) for name in HYPERPARAMETERS}, logger=False)
+        self.save_hyperparameters(self._checked(known_options(self, HYPERPARAMETERS)), logger=False)
 
     def setup(self, stage: str | None = None) -> None:
         """Look at the files that a stage reads; nothing is mapped yet.
@@ -86,56 +100,59 @@ class TokenDataModuleMixin(FastDataModuleMixin):
             stage: "fit", "validate", "test" or "predict"; None for all files.
         """
         read: tuple[str, ...] = STAGES.get(stage or "", ("train", "val", "test"))
-        if self.val_split or self.test_split:
+        if option(self, "val_split") or option(self, "test_split"):
             read = ("train", *(name for name in read if name != "train"))  # held-out parts are cut from it
         for split in read:
-            paths = getattr(self, split)
+            paths = option(self, split)
             if paths is not None:
-                setattr(self, f"{split}_dataset", self._dataset(split, paths))
+                assign(self, f"{split}_dataset", self._dataset(split, paths))
 
     def _dataset(self, split: str, paths: Paths) -> BlockDataset:
         where = f"{type(self).__name__} {split}"
+        dtype, header_bytes, block_length = (option(self, name) for name in ("dtype", "header_bytes", "block_length"))
+        vocab_size, end_of_document = option(self, "vocab_size"), option(self, "end_of_document")
         files = [
-            open_token_file(where, path, self.dtype, self.header_bytes, self.block_length)
-            for path in find_token_files(where, paths)
+            open_token_file(where, path, dtype, header_bytes, block_length) for path in find_token_files(where, paths)
         ]
-        if self.vocab_size is not None:
-            check_ids(where, files, self.vocab_size)
-        make = BlockDataset if self._has_collate_fn(*SPLITS) else TokenDataset
-        return make(files, self.block_length, vocab_size=self.vocab_size, end_of_document=self.end_of_document)
+        if vocab_size is not None:
+            check_ids(where, files, vocab_size)
+        make = BlockDataset if has_collate_fn(self, *SPLITS) else TokenDataset
+        return make(files, block_length, vocab_size=vocab_size, end_of_document=end_of_document)
 
-    def _check_token_arguments(self) -> None:
+    def _checked(self, known: dict[str, Any]) -> dict[str, Any]:
         for name, least, allow in (
-            ("block_length", 1, ()),
+            ("block_length", 1, (None,)),
             ("vocab_size", 1, (None,)),
             ("end_of_document", 0, (None,)),
-            ("header_bytes", 0, ()),
+            ("header_bytes", 0, (None,)),
         ):
-            setattr(self, name, check_int(name, getattr(self, name), least, allow=allow))
-        check_choice("dtype", self.dtype, tuple(DTYPES), fix='pass dtype="uint16".')
-        if self.vocab_size is not None and (self.end_of_document or 0) >= self.vocab_size:
+            known[name] = check_int(name, known[name], least, allow=allow)
+        check_choice("dtype", known["dtype"], (*DTYPES, None), fix='pass dtype="uint16".')
+        if known["vocab_size"] is not None and (known["end_of_document"] or 0) >= known["vocab_size"]:
             raise FastDataError(
-                f"end_of_document={self.end_of_document}, vocab_size={self.vocab_size}.",
-                expected=f"an id from 0 to {self.vocab_size - 1}.",
+                f"end_of_document={known['end_of_document']}, vocab_size={known['vocab_size']}.",
+                expected=f"an id from 0 to {known['vocab_size'] - 1}.",
                 fix="pass the id that the tokenizer ends documents with.",
             )
-        most = 2 ** (8 * np.dtype(DTYPES[self.dtype]).itemsize)
-        if self.vocab_size is not None and self.vocab_size > most:
-            wider = "uint32" if self.vocab_size > 2**16 else "uint16"
+        dtype, vocab_size = known["dtype"], known["vocab_size"]
+        most = 2 ** (8 * np.dtype(DTYPES[dtype or "uint32"]).itemsize)
+        if vocab_size is not None and vocab_size > most:
+            wider = "uint32" if vocab_size > 2**16 else "uint16"
             raise FastDataError(
-                f"vocab_size={self.vocab_size} with dtype={self.dtype!r}, which holds ids up to {most - 1:,}.",
+                f"vocab_size={vocab_size} with dtype={dtype!r}, which holds ids up to {most - 1:,}.",
                 expected="a dtype that holds every id; larger ids became smaller ones when such a file was written.",
                 fix=f"save the ids as {wider} and pass dtype={wider!r}, or pass a vocab_size up to {most}.",
             )
         for split in ("train", "val", "test"):
             for other in (f"{split}_dataset", f"{split}_split"):
-                value = getattr(self, other, None)
-                if getattr(self, split) is not None and value is not None and value != 0:
+                value = None if other == "train_split" else peek(self, other)
+                if known[split] is not None and value is not None and value != 0:
                     raise FastDataError(
-                        f"{split}={getattr(self, split)!r} together with {other}.",
+                        f"{split}={known[split]!r} together with {other}.",
                         expected="one of the two.",
                         fix=f"leave out {other}, or {split}.",
                     )
+        return known
 
 
 def _as_text(paths: Any) -> Any:

@@ -138,6 +138,10 @@ class Batches(Iterator[Any]):
         """How the batch served last had been loaded."""
         return self._pass.last_loaded
 
+    def __reduce__(self) -> Any:
+        """A copy of the Trainer has None instead: Lightning, too, leaves out the iterators of torch."""
+        return type(None), ()
+
     def __next__(self) -> Any:
         if self.inner is None:
             self._changes = self._loader.changes

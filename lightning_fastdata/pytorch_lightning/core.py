@@ -14,6 +14,8 @@ __all__ = ["DataAudit", "DataWaitMonitor", "FastDataModule", "LoaderTuner", "Ten
 
 class FastDataModule(FastDataModuleMixin, LightningDataModule):
     __doc__ = FastDataModuleMixin.__doc__
+    # What Lightning's constructor sets, for a subclass that does not call super().__init__().
+    locals().update(vars(LightningDataModule()))
 
 
 class TensorDataModule(TensorDataModuleMixin, FastDataModule):

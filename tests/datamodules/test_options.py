@@ -56,14 +56,33 @@ def test_a_checkpoint_keeps_all_options_with_plain_values():
     assert set(PLAIN_OPTIONS) == get_type_hints(FastDataModuleOptions).keys() - objects
 
 
+PROPERTIES = """
+from functools import cached_property
+from typing import Any
+class Lazy(FastDataModule):
+    shuffle = False
+    @property
+    def batch_size(self) -> int:
+        return 4
+    @cached_property
+    def val_dataset(self) -> list[int]:
+        return [1]
+    def collate_fn(self, samples: list[int]) -> int:
+        return len(samples)
+    def seed(self) -> None:
+        self.num_workers = 4
+"""
+
+
 @pytest.mark.slow
 def test_mypy_refuses_what_is_misspelled_or_of_another_type(tmp_path):
-    """And takes what is right, also through the constructor of a class of the user's."""
+    """And takes what is right, also through the constructor of a class of the user's, and a property for an option."""
     lines = [f"from lightning_fastdata import {', '.join(CLASSES)}", "class MyData(FastDataModule): ..."]
     wrong, right = ("batch_sise=32", 'batch_size="32"'), "batch_size=32, num_workers='auto', seed=None, val_split=0.1"
     for name in (*CLASSES, "MyData"):
         required = "".join(f"{value!r}, " for value in REQUIRED.get(name, []))
         lines += [f"{name}({required}{right})", *(f"{name}({required}{each})" for each in wrong)]
+    lines += PROPERTIES.splitlines()
     (tmp_path / "snippet.py").write_text("\n".join(lines))
     root = Path(lightning_fastdata.__file__).parents[1]  # with the settings of the project, and its cache
     command = [sys.executable, "-m", "mypy", str(tmp_path / "snippet.py")]

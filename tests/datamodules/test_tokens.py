@@ -498,7 +498,6 @@ def test_a_file_that_is_replaced_or_grows_is_none_of_ours(tmp_path):
     ("kwargs", "words"),
     [
         ({"block_length": 0}, "block_length=0"),
-        ({"block_length": None}, "block_length=None"),
         ({"vocab_size": "50257"}, "vocab_size='50257'"),
         ({"end_of_document": -1}, "end_of_document=-1"),
         ({"header_bytes": -1}, "header_bytes=-1"),

@@ -98,12 +98,9 @@ def _reference(dataset: Any) -> Callable[[], Any]:
 
 def plans_of(trainer: Any) -> dict[str, Any]:
     """The loader plans that the DataModule keeps by split, as plain values; empty where it keeps none."""
-    plans = getattr(getattr(trainer, "datamodule", None), "plans", None)
-    if not isinstance(plans, Mapping):
-        return {}
-    # Another DataModule may keep anything under that name.
-    described = {str(split): plan.to_dict() for split, plan in plans.items() if hasattr(plan, "to_dict")}
-    return {split: plan for split, plan in described.items() if isinstance(plan, dict)}
+    # Not by the public name, which a subclass may use for something else.
+    plans = getattr(getattr(getattr(trainer, "datamodule", None), "_fastdata", None), "plans", {})
+    return {split: plan.to_dict() for split, plan in plans.items()}
 
 
 def fetches_for_itself(step: Any) -> bool:

@@ -70,13 +70,13 @@ def change(
         setting: The workers.
         plan: What ``plan_change`` gave.
         original: What the user had set, which comes back with that number of workers.
-        datamodule: Keeps the plans of our loaders by split, in ``plans``, if any.
+        datamodule: Keeps the plans of our loaders by split, if it is one of ours.
         between_epochs: Whether the Trainer has finished an epoch and not begun the next.
     """
     if isinstance(loader, ResumableDataLoader) and plan is not None:
         loader.change(plan, between_epochs=between_epochs)
-        plans = getattr(datamodule, "plans", None)
-        if isinstance(plans, dict) and "train" in plans:
+        plans = getattr(getattr(datamodule, "_fastdata", None), "plans", {})
+        if "train" in plans:
             plans["train"] = plan
         return
     stop_workers(lightning_loops.kept_iterator(loader))

@@ -30,7 +30,9 @@ from lightning_fastdata.datamodules.images.folder_index import ImageIndex, index
 from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalizer, is_lightnings
 from lightning_fastdata.datamodules.images.preview import image_grid
 from lightning_fastdata.datamodules.images.sources import Source
+from lightning_fastdata.datamodules.option_lookup import Option, keep_given, known_options, option, peek, state_of
 from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, FastDataModuleOptions, Unpack
+from lightning_fastdata.datamodules.split_loaders import has_collate_fn
 from lightning_fastdata.errors import FastDataError, check_choice, check_int
 from lightning_fastdata.hardware.detect import probe
 from lightning_fastdata.loaders.factory import SPLITS
@@ -47,6 +49,7 @@ HYPERPARAMETERS = (
     *PLAIN_OPTIONS,
 )
 """Arguments with plain values: what a checkpoint keeps, as given ("auto" stays "auto")."""
+CACHE_OPTIONS = ("image_size", "cache", "cache_dir", "cache_bytes", "cache_format")
 RESIZE_FOR_CROP = 256 / 224
 """torchvision's evaluation presets resize the short side to 256 and crop 224."""
 
@@ -65,11 +68,11 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
 
     Args:
         root: The folder.
-        image_size: Height and width of what the model gets (pixels).
+        image_size: Height and width of what the model gets (pixels); None = 224.
         train_transform: Takes a PIL image (RGB); replaces the default augmentation and normalization.
         eval_transform: The same for validation, test and prediction.
-        on_error: "raise" stops at an unreadable image and names it; "skip" leaves it out of its batch, counts it in
-            ``unreadable`` and warns once at the end (each rank knows its own). A batch of nothing but unreadable
+        on_error: "raise" (None) stops at an unreadable image and names it; "skip" leaves it out of its batch, counts it
+            in ``unreadable`` and warns once at the end (each rank knows its own). A batch of nothing but unreadable
             images becomes the next image that can be read.
         decode_threads: Threads that decode in each process that loads, or "auto"; transforms of your own never run in
             threads. The choice and its reason are in ``decoding`` once a loader is made.
@@ -78,8 +81,8 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             the same with a cold, a part-filled and a full cache. docs/cache.md has more.
         cache_dir: Where caches are; None = ``~/.cache/lightning_fastdata/cache``. Best a disk of the node.
         cache_bytes: What the cache may grow to (bytes); None = what is free, less a reserve.
-        cache_format: What is kept of an image: "original", its file; or, made smaller before anything else is done
-            with it, "jpeg" or "raw" pixels with a short side of 256, which load several times faster. The last two
+        cache_format: What is kept of an image: "original" (None), its file; or, made smaller before anything else is
+            done with it, "jpeg" or "raw" pixels with a short side of 256, which load several times faster. The last two
             change what the model sees a little, in each epoch alike, so the choice is never made for you.
         **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``num_workers``, ``val_split``, ``seed``, ...
 
@@ -88,49 +91,56 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
             ``setup``, before the first batch.
     """
 
+    image_size: Any = Option(224)
+    train_transform: Any = Option(arguments=1)
+    eval_transform: Any = Option(arguments=1)
+    on_error: Any = Option("raise")
+    decode_threads: Any = Option("auto")
+    cache: Any = Option()
+    cache_dir: Any = Option()
+    cache_bytes: Any = Option()
+    cache_format: Any = Option("original")
+
     def __init__(
         self,
         root: str | Path,
-        image_size: int = 224,
+        image_size: int | None = None,
         *,
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
+        on_error: Literal["raise", "skip"] | None = None,
         decode_threads: int | Literal["auto"] = "auto",
         cache: Literal["disk"] | None = None,
         cache_dir: str | Path | None = None,
         cache_bytes: int | None = None,
-        cache_format: Literal["original", "jpeg", "raw"] = "original",
+        cache_format: Literal["original", "jpeg", "raw"] | None = None,
         **kwargs: Unpack[FastDataModuleOptions],
     ) -> None:
+        given = {**locals(), "cache_dir": None if cache_dir is None else str(cache_dir)}
         super().__init__(**kwargs)
-        check_choice("on_error", on_error, ("raise", "skip"), fix='pass on_error="raise".')
+        keep_given(self, given)
         self.root = str(Path(root).expanduser())
-        self.image_size = check_int("image_size", image_size, 1)
-        self.train_transform = train_transform
-        self.eval_transform = eval_transform
-        self.on_error = on_error
-        self.decode_threads = check_int("decode_threads", decode_threads, 1, 256, allow=("auto",))
-        self.cache = cache
-        self.cache_dir = None if cache_dir is None else str(cache_dir)
-        self.cache_bytes = cache_bytes
-        self.cache_format = cache_format
-        self._cache_options()  # refuses what cannot be meant
+        known = known_options(self, HYPERPARAMETERS[1:])
+        known["image_size"] = check_int("image_size", known["image_size"], 1, allow=(None,))
+        check_choice("on_error", known["on_error"], ("raise", "skip", None), fix='pass on_error="raise".')
+        check_int("decode_threads", known["decode_threads"], 1, 256, allow=("auto", None))
+        if None not in (known["image_size"], known["cache_format"]):  # None where a property has it
+            _cache_options(**{name: known[name] for name in CACHE_OPTIONS})  # refuses what cannot be meant
         self._cache: ImageCache | None = None
         self._cache_logged = ""
         self.decoding: dict[str, tuple[int, Reason]] = {}
         self._normalize = Normalizer()
         self._classes: tuple[str, ...] | None = None
         self._reported: dict[str, int] = {}
-        # The folders do not replace datasets that you passed.
-        self._given = {split for split in SPLITS if getattr(self, f"{split}_dataset") is not None}
+        # The folders do not replace datasets of your own.
+        self._given = {split for split in SPLITS if peek(self, f"{split}_dataset") is not None}
         # Named one by one: Lightning would otherwise collect a subclass's arguments as well, datasets and all.
-        self.save_hyperparameters({name: getattr(self, name) for name in HYPERPARAMETERS}, logger=False)
+        self.save_hyperparameters({"root": self.root, **known}, logger=False)
 
     def setup(self, stage: str | None = None) -> None:
         """List the images and make the datasets; nothing is decoded yet."""
         folders = split_folders(Path(self.root)) or {"train": Path(self.root)}
-        held_out = {name: share for name, share in (("val", self.val_split), ("test", self.test_split)) if share}
+        held_out = {name: share for name in ("val", "test") if (share := option(self, f"{name}_split"))}
         for name in held_out:
             if name in folders:
                 raise FastDataError(
@@ -138,8 +148,8 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
                     expected="one of the two.",
                     fix=f"leave {name}_split at 0, or point root at {folders['train']}.",
                 )
-        train = index_images(folders["train"], on_error=self.on_error)
-        parts = split_indices(len(train.paths), held_out, self.split_seed) if held_out else {}
+        train = index_images(folders["train"], on_error=option(self, "on_error"))
+        parts = split_indices(len(train.paths), held_out, option(self, "split_seed")) if held_out else {}
         self._classes = train.classes
         others = self._other_folders(folders, train.classes, stage)
         for name, index in {"train": train, **others}.items():
@@ -159,7 +169,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         others: dict[str, ImageIndex] = {}
         for name in sorted(folders.keys() - {"train"}):
             try:
-                others[name] = index_images(folders[name], classes, on_error=self.on_error)
+                others[name] = index_images(folders[name], classes, on_error=option(self, "on_error"))
             except FastDataError as error:
                 if name != "test" or stage in (None, "test"):
                     raise
@@ -168,8 +178,8 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
 
     def _log_once(self, text: str) -> None:
         """Lightning calls setup again for every fit, test, ..."""
-        if text not in self._logged:
-            self._logged.add(text)
+        if text not in (logged := state_of(self).logged):
+            logged.add(text)
             rank_zero_info(text)
 
     def teardown(self, stage: str) -> None:
@@ -208,7 +218,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
     @property
     def unreadable(self) -> dict[str, list[str]]:
         """With ``on_error="skip"``, the files that were left out so far, by split."""
-        named = {split: getattr(self, f"{split}_dataset") for split in SPLITS}
+        named = {split: peek(self, f"{split}_dataset") for split in SPLITS}
         return {split: data.unreadable_paths() for split, data in named.items() if isinstance(data, ImageFiles)}
 
     def show_batch(self, split: Split = "train", count: int = 16) -> Image.Image:
@@ -227,18 +237,18 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         if self.train_dataset is None:
             self.setup()
         check_int("count", count, 1)
-        splits = [name for name in SPLITS if getattr(self, f"{name}_dataset") is not None]
+        splits = [name for name in SPLITS if peek(self, f"{name}_dataset") is not None]
         if split not in splits:
             raise FastDataError(
                 f"show_batch({split!r}): there is no such data.",
                 expected=f"one of {', '.join(splits)}.",
                 fix='pass split="train".',
             )
-        dataset = getattr(self, f"{split}_dataset")
+        dataset = option(self, f"{split}_dataset")
         numbers = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist()
         with generators_kept():
             samples = [dataset[number] for number in numbers]
-        own = self.train_transform if split == "train" else self.eval_transform
+        own = option(self, "train_transform" if split == "train" else "eval_transform")
         statistics = None if own else (IMAGENET_MEAN, IMAGENET_STD)
         return image_grid(
             [sample for sample in samples if not isinstance(sample, SkippedSample)], self.classes, statistics
@@ -254,7 +264,7 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         facts = trainer_context(self.trainer)
         cpus = probe(local_world_size=facts.local_world_size).cpus_per_rank
         busy = torch.get_num_threads() if facts.device_type == "cpu" and torch.get_num_threads() > 1 else 0
-        threads, reason = decide_threads(self.decode_threads, loader.num_workers, cpus, busy)
+        threads, reason = decide_threads(option(self, "decode_threads"), loader.num_workers, cpus, busy)
         served.decode_threads = threads  # workers start with the first batch
         key = name or split
         if self.decoding.get(key) != (threads, reason):
@@ -279,13 +289,9 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         before = ("on_before_batch_transfer", "transfer_batch_to_device")
         return all(is_lightnings(owner, hook) for owner in (self, trainer.lightning_module) for hook in before)
 
-    def _cache_options(self) -> CacheOptions:
-        entry_format = EntryFormat.for_images(self.cache_format, self.image_size)
-        return CacheOptions(self.cache, self.cache_dir, self.cache_bytes, entry_format)
-
     def _sources(self, indexes: Mapping[str, ImageIndex]) -> dict[str, Source | None]:
         """Where the images of each folder come from; None = from its files."""
-        options = self._cache_options()
+        options = _cache_options(**{name: option(self, name) for name in CACHE_OPTIONS})
         if options.kind is None:
             self._cache = None
             return dict.fromkeys(indexes)
@@ -294,30 +300,34 @@ class ImageFolderDataModuleMixin(FastDataModuleMixin):
         # Lightning calls setup again for every fit, test, ...: what is open stays open.
         if self._cache is None or (self._cache.header, self._cache.options) != (header, options):
             self._cache = ImageCache(header, paths, options)
-            rank_zero_info(f"  {f'cache={self.cache!r}':<30}{self._cache.plan.reason.text}")
+            rank_zero_info(f"  {f'cache={options.kind!r}':<30}{self._cache.plan.reason.text}")
         return {name: self._cache.source(name, listed) for name, listed in paths.items()}
 
     def _dataset(self, split: Any, index: ImageIndex, source: Source | None, indices: Any = None) -> ImageFiles:
-        own = self.train_transform if split == "train" else self.eval_transform
+        own = option(self, "train_transform" if split == "train" else "eval_transform")
+        on_error = option(self, "on_error")
         dataset: ImageFiles
         if own is not None:
-            dataset = ImageDataset(index, own, indices=indices, on_error=self.on_error, source=source)
+            dataset = ImageDataset(index, own, indices=indices, on_error=on_error, source=source)
         else:
-            make = CropDataset if self._has_collate_fn(split) else BatchCropDataset
-            dataset = make(index, self._crop(split), indices=indices, on_error=self.on_error, source=source)
-        before = getattr(self, f"{split}_dataset")
+            make = CropDataset if has_collate_fn(self, split) else BatchCropDataset
+            dataset = make(index, self._crop(split), indices=indices, on_error=on_error, source=source)
+        before = peek(self, f"{split}_dataset")
         if isinstance(before, ImageFiles) and before.paths == dataset.paths:
             dataset.unreadable = before.unreadable  # Lightning calls setup again for every fit, test, ...
         return dataset
 
     def _crop(self, split: str) -> RandomCrop | CenterCrop:
-        if split == "train":
-            return RandomCrop(self.image_size)
-        return CenterCrop(self.image_size, round(self.image_size * RESIZE_FOR_CROP))
+        size = option(self, "image_size")
+        return RandomCrop(size) if split == "train" else CenterCrop(size, round(size * RESIZE_FOR_CROP))
 
     def _kwargs_for(self, split: Any) -> dict[str, Any]:
         kwargs = super()._kwargs_for(split)
-        if self.on_error == "skip" and not isinstance(getattr(self, f"{split}_dataset"), BatchCropDataset):
+        if option(self, "on_error") == "skip" and not isinstance(peek(self, f"{split}_dataset"), BatchCropDataset):
             own = kwargs.get("collate_fn")
             kwargs["collate_fn"] = partial(collate_readable, collate_fn=own) if own else collate_readable
         return kwargs
+
+
+def _cache_options(*, image_size: int, cache: Any, cache_format: Any, **where: Any) -> CacheOptions:
+    return CacheOptions(cache, **where, entry_format=EntryFormat.for_images(cache_format, image_size))

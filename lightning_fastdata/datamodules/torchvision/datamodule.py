@@ -15,9 +15,9 @@ from torchvision.transforms import v2
 
 from lightning_fastdata.compat.rank_zero import warn_rank_zero
 from lightning_fastdata.datamodules.base import FastDataModuleMixin
-from lightning_fastdata.datamodules.dataset_collections import to_builtin
 from lightning_fastdata.datamodules.images.datamodule import RESIZE_FOR_CROP
 from lightning_fastdata.datamodules.images.normalize import IMAGENET_MEAN, IMAGENET_STD
+from lightning_fastdata.datamodules.option_lookup import UNREAD, Option, keep_given, known_options, option, peek
 from lightning_fastdata.datamodules.options import PLAIN_OPTIONS, Unpack, UnsplitOptions, accepted_arguments
 from lightning_fastdata.datamodules.splits import STAGES, SplitView
 from lightning_fastdata.datamodules.torchvision.download_errors import absent, one_at_a_time, undownloaded
@@ -30,14 +30,18 @@ from lightning_fastdata.loaders.order import split_indices
 __all__ = ["TorchvisionDataModuleMixin"]
 
 Transform = Callable[[Any], Any]
-HYPERPARAMETERS = ("name", "root", "image_size", "download", *PLAIN_OPTIONS)
-"""Arguments with plain values: what a checkpoint holds."""
 DEFAULT_VAL_SPLIT = 0.1
 """Part of the training images to validate on where a dataset has no validation images."""
 DEFAULT_SIZE = 224
 """Height and width of a sample (pixels) where the images differ in size: what torchvision's models were trained on."""
 SHIFT = 1 / 8
 """How far images are shifted at most, as a part of their size: the 4 of 32 pixels of He et al. (2015) on CIFAR-10."""
+
+
+def _default_share(module: Any, _: object) -> float:
+    """The ``val_split`` where none is said."""
+    own = "val" in module.spec.splits or bool({"train", "val"} & module._given)
+    return 0.0 if own else DEFAULT_VAL_SPLIT
 
 
 class TorchvisionDataModuleMixin(FastDataModuleMixin):
@@ -66,7 +70,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
         val_split: Part of the training images to validate on, a share in [0, 1) as a float or a number of samples as
             an int; None = 0.1 where the dataset has no validation images and you passed no data of your own. 0 trains
             on everything.
-        download: Whether to download what is not there.
+        download: Whether to download what is not there; None = yes.
         dataset_kwargs: Further arguments of the dataset: ``{"split": "balanced"}`` for EMNIST,
             ``{"annotation_level": "family"}`` for FGVCAircraft.
         **kwargs: Arguments of ``FastDataModule``: ``batch_size``, ``num_workers``, ``seed``, ...
@@ -77,6 +81,12 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
     """
 
     name: str
+    image_size: Any = Option()
+    train_transform: Any = Option(arguments=1)
+    eval_transform: Any = Option(arguments=1)
+    val_split: Any = Option(computed=_default_share, kinds=(int, float))
+    download: Any = Option(True)
+    dataset_kwargs: Any = Option()
 
     def __init__(
         self,
@@ -87,31 +97,30 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
         val_split: int | float | None = None,
-        download: bool = True,
+        download: bool | None = None,
         dataset_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Unpack[UnsplitOptions],
     ) -> None:
-        spec, dataset_kwargs = spec_of(name), dict(to_builtin(dataset_kwargs) or {})
-        own = "val" in spec.splits or any(kwargs.get(f"{split}_dataset") is not None for split in ("train", "val"))
-        default = 0.0 if own else DEFAULT_VAL_SPLIT
-        super().__init__(val_split=default if val_split is None else val_split, **kwargs)
-        _check_dataset_kwargs(name, spec, dataset_kwargs)
-        self.name = name
+        given, self.name = locals(), name
+        self._given: set[str] = set()
+        self.spec = spec_of(name)
+        super().__init__(val_split=val_split, **kwargs)
+        keep_given(self, given)
+        # torchvision's datasets do not replace those of your own.
+        self._given = {split for split in SPLITS if peek(self, f"{split}_dataset") is not None}
+        known = known_options(self, ("image_size", "download", "dataset_kwargs", *PLAIN_OPTIONS))
+        chosen = dict(known.pop("dataset_kwargs") or {})
+        _check_dataset_kwargs(name, self.spec, chosen)
         self.root = str(Path(root).expanduser())
-        self.image_size = check_int("image_size", image_size, 1, allow=(None,))
-        self.train_transform = train_transform
-        self.eval_transform = eval_transform
-        self.download = check_bool("download", download)
-        self.dataset_kwargs = dataset_kwargs
-        self.spec = with_choice(name, spec, dataset_kwargs)
+        known["image_size"] = check_int("image_size", known["image_size"], 1, allow=(None,))
+        check_bool("download", known["download"], allow=(None,))
+        self.spec = with_choice(name, self.spec, chosen)
         self._opened: dict[str, Any] = {}
         self._classes: list[str] | None = None
         self._check_held_out()
-        # torchvision's datasets do not replace those that you passed.
-        self._given = {split for split in SPLITS if getattr(self, f"{split}_dataset") is not None}
-        kept = {option: getattr(self, option) for option in HYPERPARAMETERS}
-        plain = {option: value for option, value in dataset_kwargs.items() if _is_plain(value)}
-        self.save_hyperparameters({**kept, "val_split": val_split, "dataset_kwargs": plain}, logger=False)
+        plain = {each: value for each, value in chosen.items() if _is_plain(value)}
+        kept = {"name": name, "root": self.root, **known, "val_split": val_split, "dataset_kwargs": plain}
+        self.save_hyperparameters(kept, logger=False)
 
     @property
     def num_classes(self) -> int:
@@ -151,7 +160,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
 
     def prepare_data(self) -> None:
         """Download and unpack what is not there; Lightning calls it on one rank of each node."""
-        if not (self.download and self.spec.download) and not self.spec.unpacks:
+        if not (option(self, "download") and self.spec.download) and not self.spec.unpacks:
             return
         with one_at_a_time(self.root, self.name):
             for split in self.spec.splits:
@@ -171,7 +180,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
 
     @property
     def _size(self) -> tuple[int, int]:
-        default = self.image_size or self.spec.default_size
+        default = option(self, "image_size") or self.spec.default_size
         if default is None and self.spec.image_size is not None:
             return self.spec.image_size
         return (default or DEFAULT_SIZE,) * 2
@@ -179,12 +188,13 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
     @property
     def _held_out(self) -> dict[str, float | int]:
         """Parts to cut from torchvision's training images; FastDataModule cuts training data that the user passed."""
-        shares = {"val": self.val_split, "test": self.test_split}
+        shares = {name: option(self, f"{name}_split") for name in ("val", "test")}
         return {} if "train" in self._given else {split: share for split, share in shares.items() if share}
 
     def _check_held_out(self) -> None:
-        for split, share in (("val", self.val_split), ("test", self.test_split)):
-            if share and split in self.spec.splits:
+        for split in ("val", "test"):
+            share = peek(self, f"{split}_split")
+            if share and share is not UNREAD and split in self.spec.splits:
                 raise FastDataError(
                     f"{split}_split={share!r}, but {self.name} has {split} images of its own.",
                     expected="one of the two.",
@@ -193,8 +203,8 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
 
     def _put_training(self) -> None:
         """All that comes from the training images, together: a part put alone would be cut from the rest again."""
-        source = self._open("train")
-        parts = split_indices(len(source), self._held_out, self.split_seed) if self._held_out else {"train": None}
+        source, held_out = self._open("train"), self._held_out
+        parts = split_indices(len(source), held_out, option(self, "split_seed")) if held_out else {"train": None}
         for split, indices in parts.items():
             if split not in self._given:
                 self._put(split, source, indices)
@@ -203,7 +213,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
         if source is None:
             return
         training = split == "train"
-        own = self.train_transform if training else self.eval_transform
+        own = option(self, "train_transform" if training else "eval_transform")
         transform = own or default_transform(self.spec, self._size, self.mean, self.std, training=training)
         view = copy.copy(source)  # shares the images with the other splits
         # torchvision's datasets use the one or the other.
@@ -227,7 +237,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
 
     def _make(self, split: str, *, preparing: bool = False) -> Any:
         spec = self.spec
-        kwargs = {**spec.splits[split], **self.dataset_kwargs}
+        kwargs = {**spec.splits[split], **(option(self, "dataset_kwargs") or {})}
         if spec.download:  # in any case: some datasets download by default
             kwargs["download"] = preparing
         try:
@@ -237,7 +247,7 @@ class TorchvisionDataModuleMixin(FastDataModuleMixin):
                 return None
             if preparing and spec.download:
                 raise undownloaded(self.name, spec, self.root, error) from error
-            raise absent(self.name, spec, self.root, error, download=self.download) from error
+            raise absent(self.name, spec, self.root, error, download=option(self, "download")) from error
 
     def _check_complete(self, split: str, dataset: Any) -> None:
         """An interrupted download leaves folders that torchvision takes for whole."""
@@ -293,15 +303,15 @@ def _in_mode(image: Any, mode: str) -> Any:
 def _check_dataset_kwargs(name: str, spec: DatasetSpec, given: Mapping[str, Any]) -> None:
     decided = {"root", "transform", "transforms", "download"}.union(*spec.splits.values())
     known = accepted_arguments(getattr(torchvision.datasets, name)) - decided
-    for option in given:
-        if option in known:
+    for argument in given:
+        if argument in known:
             continue
-        near = difflib.get_close_matches(option, known, n=2)
-        fix = f"did you mean {' or '.join(near)}?" if near else f"remove {option!r}."
-        if option in decided:
-            fix = f"remove {option!r}, which this module decides; or use FastDataModule with a dataset of your own."
+        near = difflib.get_close_matches(argument, known, n=2)
+        fix = f"did you mean {' or '.join(near)}?" if near else f"remove {argument!r}."
+        if argument in decided:
+            fix = f"remove {argument!r}, which this module decides; or use FastDataModule with a dataset of your own."
         raise FastDataError(
-            f"dataset_kwargs for {name} has {option!r}.",
+            f"dataset_kwargs for {name} has {argument!r}.",
             expected=f"one of {', '.join(sorted(known))}.",
             fix=fix,
         )
