@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from lightning_fastdata import FastDataModule
 
-SAMPLES = 21
+SAMPLES = 22
 
 
 class Numbers(Dataset):

@@ -380,6 +380,7 @@ class InMemory(Numbers):
         return self.values[index : index + 1]
 
 
+@pytest.mark.timed  # the plan compares what was measured
 @pytest.mark.parametrize(("cost_s", "workers"), [(0.0, 0), (0.01, 4)])
 def test_data_in_memory_gets_workers_for_what_is_done_with_it(monkeypatch, cost_s, workers):
     """Indexing costs less than handing over; an expensive transform more. The plan has the figures of the trial."""

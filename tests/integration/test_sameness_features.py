@@ -85,7 +85,7 @@ def test_a_generator_in_the_dataset():
     """No number comes twice, and four workers give what none gives."""
 
     def numbers_of(workers, dataset):
-        return torch.cat(list(auto_dataloader(dataset, num_workers=workers, batch_size=2))).tolist()
+        return torch.cat(list(auto_dataloader(dataset, seed=7, num_workers=workers, batch_size=2))).tolist()
 
     dataset = HoldsOne()
     four = numbers_of(4, dataset)
