@@ -47,7 +47,7 @@ from lightning_fastdata.loaders.state.attributes import (
 )
 from lightning_fastdata.loaders.state.handles import handle_of
 
-__all__ = ["Snapshot", "changed_between", "held_by_name", "take_snapshot"]
+__all__ = ["NOTHING", "Snapshot", "changed_between", "held_by_name", "take_snapshot"]
 
 SIMPLE = tuple(kind for kind in PLAIN if kind not in (bytearray, slice, range))
 """Plain types that ``marshal`` writes by content, without any code of the user's."""
@@ -59,11 +59,16 @@ BY_TEXT = (
 BY_IDENTITY = (enum.Enum, logging.Logger, type(threading.Lock()), type(threading.RLock()), np.ufunc, weakref.ref)
 """Types whose values cannot change, or whose changes a worker's copy may miss (loggers, locks that are free)."""
 BY_CONTENT = "by content"
+NOTHING = (type(None), None)
+"""The content of None."""
 MOST_BYTES = 2**30
 """Arrays and tensors that are read through (bytes): beyond it they count as unseen."""
 
 IN_C = frozenset(
-    ("cython_function_or_method", "fused_cython_function", "_ArrayFunctionDispatcher", "method_descriptor", "nb_func")
+    (
+        *("cython_function_or_method", "fused_cython_function", "_ArrayFunctionDispatcher", "nb_func"),
+        *("method_descriptor", "wrapper_descriptor", "method-wrapper"),
+    )
 )
 """Names of types of functions that are written in C: they hold nothing that changes."""
 AS_HELD = (property, staticmethod, classmethod, functools.partial, MethodType, SimpleNamespace)
@@ -208,6 +213,7 @@ def changed_between(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
     paths = [path for path, content in after.contents.items() if before.contents.get(path, absent) != content]
     gone = [path for path in before.contents if path not in after.contents]
     new = [path for path in after.contents if path not in before.contents]
+    new += [path for path in paths if NOTHING in (before.contents.get(path), after.contents.get(path))]
     named = {path.rpartition(".")[0] for path in {*new, *gone} if path.rpartition(".")[2].isidentifier()}
     paths = [path for path in paths if path not in named]  # an attribute more or less: itself, not what has it
     outermost: list[str] = []
@@ -276,9 +282,8 @@ def _plain(value: Any) -> Any:
 def _of_container(value: Any) -> Any:
     own = frozenset((name, _plain(item) if is_plain(item) else type(item)) for name, item in instance_attributes(value))
     if is_a(value, MAPPINGS):
-        items = list(value.items() if is_a(value, MappingProxyType) else dict.items(value))
-        keys, values = [key for key, _ in items], [item for _, item in items]
-        ordered, inner = _of_values(keys, complete=True), _of_values(values)
+        kind: Any = MappingProxyType if is_a(value, MappingProxyType) else dict
+        ordered, inner = _of_values(list(kind.keys(value)), complete=True), _of_values(list(kind.values(value)))
         return None if ordered is None or inner is None else (type(value), ordered, inner, own)
     iterate = next(kind.__iter__ for kind in SEQUENCES if is_a(value, kind))
     values = list(iterate(value))

@@ -98,6 +98,10 @@ class Steps(enum.Enum):
     TWO = 2
 
 
+class Names(enum.StrEnum):
+    TRAIN = "train"
+
+
 class Descriptor:
     def __init__(self):
         self.level = 0
@@ -287,4 +291,4 @@ def test_what_libraries_do_is_not_followed():
         def __getitem__(self, index):
             return np.stack([np.zeros(1)]), torch.nn.functional.relu(torch.zeros(1)), os.path.join("a", "b")
 
-    assert take_snapshot({"dataset": Uses()}).unseen is None
+    assert take_snapshot({"dataset": [Uses(), Names.TRAIN]}).unseen is None

@@ -205,6 +205,37 @@ def test_a_collate_function_of_a_datamodule():
     assert survey({"collate_fn": module.by_epoch}).against_workers.startswith("collate_fn.trainer is the Trainer")
 
 
+class Model(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.save_hyperparameters({"length": 3})
+
+    def cut(self, batch):
+        return torch.stack(batch).float()[: self.hparams.length]
+
+    def by_epoch(self, batch):
+        return batch, self.epoch()
+
+    def epoch(self):
+        return self.current_epoch
+
+    def by_step(self, batch):
+        return [(one, self.global_step) for one in batch]
+
+    def encode(self, batch):
+        return self(batch)
+
+
+def test_a_collate_function_of_a_model():
+    """What Lightning's own properties reach counts too, and so does the model where the method hands it on."""
+    model = Model()
+    model.trainer = L.Trainer(logger=False, accelerator="cpu")
+    assert survey({"collate_fn": model.cut}).hazards == ()
+    assert survey({"collate_fn": model.by_epoch}).against_workers.startswith("collate_fn._trainer is the Trainer")
+    assert survey({"collate_fn": model.by_step}).against_workers.startswith("collate_fn._trainer is the Trainer")
+    assert survey({"collate_fn": model.encode}).against_workers.startswith("collate_fn.__self__ is the model")
+
+
 class Tracer:
     def trace(self, *args):
         return None
