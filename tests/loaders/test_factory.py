@@ -1,7 +1,9 @@
 """One planned loader for any dataset: what is read off a Trainer, and what comes out."""
 
+import gc
 import logging
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.hardware.detect import Hardware, Limit
 from lightning_fastdata.loaders import factory
 from lightning_fastdata.loaders.build import LoaderRequest
+from lightning_fastdata.loaders.dataset_traits import traits_of
 from lightning_fastdata.loaders.factory import auto_dataloader, make_loader
 from lightning_fastdata.loaders.samplers import EpochSampler
 from lightning_fastdata.loaders.sharding import SetShard
@@ -250,6 +253,28 @@ def test_where_the_look_at_the_dataset_ended_is_said(monkeypatch):
     cheap = planned(Squares())
     assert (cheap.num_workers, words in cheap.reasons["num_workers"].text) == (0, True)
     assert len(seen) == 2
+
+
+def test_a_dataset_that_was_rehearsed_is_not_kept_alive(monkeypatch):
+    """Its collate function may be a method of what holds it."""
+
+    class Holder:
+        def __init__(self):
+            self.dataset = Squares()
+
+        def collate(self, samples):
+            return samples
+
+    holder, times = Holder(), []
+    monkeypatch.setattr(worker_safety, "_rehearse", lambda *_: times.append(1) or worker_safety.Rehearsal(samples=2))
+    arguments = {"collate_fn": holder.collate}
+    for _ in range(2):
+        worker_safety.rehearsed(holder.dataset, arguments, traits_of(holder.dataset), "fork")
+    alive = weakref.ref(holder.dataset)
+    del holder, arguments
+    gc.collect()
+    assert times == [1]
+    assert alive() is None
 
 
 def test_a_large_dataset_is_not_pickled_for_a_rehearsal(monkeypatch):

@@ -3,7 +3,7 @@
 import contextlib
 import multiprocessing
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
@@ -18,8 +18,9 @@ from lightning_fastdata.loaders.state.rehearsal import LONGEST_S, Rehearsal, Reh
 
 __all__ = ["looked_at", "rehearsed"]
 
-_rehearsed: dict[int, tuple[weakref.ref[Any], tuple[Any, ...], Rehearsal]] = {}
-"""Results by the identity of a dataset, so that a loader that is made again costs no second rehearsal."""
+_rehearsed: dict[int, tuple[list[Callable[[], Any]], tuple[Any, ...], Rehearsal]] = {}
+"""Results by the identity of a dataset, so that a loader that is made again costs no second rehearsal. Nothing of it is
+kept alive: a collate function may be a method of what holds the dataset."""
 
 
 def looked_at(dataset: Any, arguments: Mapping[str, Any], start_method: str | None = None) -> Survey:
@@ -77,25 +78,26 @@ def _tried(
         return Rehearsal(
             f"{type(dataset).__name__} has no length, so no sample can be tried", "num_workers=4 takes workers"
         )
-    key = (start_method, *sent.values(), arguments.get("batch_size", 1))
+    settings = start_method, arguments.get("batch_size", 1), *list(sent)
     kept = _rehearsed.get(id(dataset))
-    if kept is not None and kept[0]() is dataset and _same(kept[1], key):
+    if kept is not None and kept[1] == settings and all(map(_is_same, kept[0], sent.values())):
         return kept[2]
     found = _rehearse(dataset, arguments, traits, start_method, longest_s)
     if found.samples == 0 and longest_s < LONGEST_S:
         return found  # another one may have the time
-    with contextlib.suppress(TypeError):  # a dataset with slots has no weak references
-        _rehearsed[id(dataset)] = weakref.ref(dataset), key[:1] + key[2:], found
+    with contextlib.suppress(TypeError):  # what has slots, or is a list, has no weak references
+        weakref.finalize(dataset, _rehearsed.pop, id(dataset), None)
+        _rehearsed[id(dataset)] = list(map(_weak, sent.values())), settings, found
     return found
 
 
-def _same(kept: tuple[Any, ...], key: tuple[Any, ...]) -> bool:
-    """Whether the same functions go with the dataset; a bound method is a new object each time it is asked for."""
-    others = key[:1] + key[2:]
-    return len(kept) == len(others) and all(
-        one is other or (type(one) in (str, int, MethodType) and one == other)
-        for one, other in zip(kept, others, strict=True)
-    )
+def _weak(sent: Any) -> Callable[[], Any]:
+    return weakref.WeakMethod(sent) if isinstance(sent, MethodType) else weakref.ref(sent)
+
+
+def _is_same(kept: Callable[[], Any], sent: Any) -> bool:
+    """Whether it is the same object; a bound method is a new one each time it is asked for."""
+    return kept() is sent or (isinstance(sent, MethodType) and kept() == sent)
 
 
 def _rehearse(
