@@ -296,7 +296,7 @@ def with_undo(samples):
         (lambda path: Pooled(), None, "dataset.pool is a pool of threads"),
         (lambda path: Opened(path), None, "dataset.file is an open file"),
         (lambda path: Consumes(), None, "dataset.numbers is an iterator"),
-        (lambda path: Queue(), None, "dataset.waiting changes with every sample"),
+        (lambda path: Queue(), None, "dataset.waiting changes while samples are loaded"),
     ],
     ids=["a closure", "gradients", "a pool", "an open file", "an iterator", "a long queue"],
 )

@@ -1,73 +1,60 @@
 """Which changes that loading makes to a dataset matter: those that add up from sample to sample."""
 
 import itertools
-import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-
+from lightning_fastdata.loaders.rng import random_state, set_random_state
 from lightning_fastdata.loaders.state.attributes import AttributeWalk
+from lightning_fastdata.loaders.state.held_generators import find_generators
 from lightning_fastdata.loaders.state.known import KNOWN
 from lightning_fastdata.loaders.state.libraries import is_library
-from lightning_fastdata.loaders.state.snapshot import Snapshot, changed_between, take_snapshot
+from lightning_fastdata.loaders.state.snapshot import NOTHING, Snapshot, changed_between
 
-__all__ = ["generator_states", "goes_on_changing", "not_only_noted"]
-
-
-def goes_on_changing(pictures: Sequence[Snapshot]) -> tuple[str, ...]:
-    """Attributes that further samples change too.
-
-    What the first sample sets (a file that is opened lazily, a cached property) and later ones leave alone is none;
-    nor are random generators, which every sample is to draw from.
-
-    Args:
-        pictures: What the dataset held before the first sample and after each one.
-
-    Returns:
-        Paths.
-    """
-    changed: list[str] = []
-    for before, after in itertools.pairwise(pictures[1:]):
-        changed += [path for path in changed_between(before, after) if path not in changed]
-    return tuple(changed)
+__all__ = ["generator_states", "lasting_changes"]
 
 
-def not_only_noted(
-    changes: Sequence[str],
-    after_first: Snapshot,
+def lasting_changes(
+    pictures: Sequence[Snapshot],
     *,
-    load_first_again: Callable[[], object],
+    load_again: Callable[[int], object],
+    look: Callable[[], Snapshot],
     generators: Sequence[Callable[[], object]],
     parts: Mapping[str, Any],
 ) -> list[str]:
-    """The changes without those that a library's own object only notes of the sample that it loads.
+    """Attributes that loading goes on changing.
 
-    Random transforms of albumentations and MONAI keep what they drew last. Nothing adds up in them: with the same
-    random numbers the first sample leaves behind what it left the first time. What a class of the user's notes may be
-    read by the user, so it stays a change.
+    Three kinds of change are none. What the first sample sets and later ones leave alone: a cached property. An object
+    that a later one makes once: of several datasets in a row each opens its own file. And what a library's own object
+    only notes of the sample that it loads: random transforms of albumentations and MONAI keep what they drew last.
+    Nothing adds up in them: with the same random numbers the first sample leaves behind what it left the first time.
+    What a class of the user's notes may be read by the user, so it stays a change.
 
     Args:
-        changes: What ``goes_on_changing`` gave.
-        after_first: What was held after the first sample.
-        load_first_again: Loads it once more; called only where something may be such a note.
-        generators: Where all random generators stood before it; see ``generator_states``.
+        pictures: What was held before the first sample, after it, and after some or all of the further ones.
+        load_again: Loads the first (0) or the last (-1) of the samples once more; called only where that may tell.
+        look: Takes another picture.
+        generators: Where all random generators stood before the first one; see ``generator_states``.
         parts: As for ``take_snapshot``.
 
     Returns:
         Paths.
     """
+    changes = _further_changes(pictures)
+    if any(_opens_once(pictures, path) for path in changes):
+        load_again(-1)
+        pictures = [*pictures, look()]
+        changes = [path for path in _further_changes(pictures) if not _opens_once(pictures, path)]
     owners = _library_objects(parts) if changes else []
     noted = [path for path in changes if any(path.startswith(owner) for owner in owners)]
     if not noted:
-        return list(changes)
+        return changes
     for restore in generators:
         restore()
-    load_first_again()
-    again = changed_between(after_first, take_snapshot(parts, generators=False))
+    load_again(0)
+    again = changed_between(pictures[1], look())
     lasting = [path for path in noted if any(path.startswith(one) or one.startswith(path) for one in again)]
     return [path for path in changes if path not in noted or path in lasting]
 
@@ -81,22 +68,36 @@ def generator_states(parts: Mapping[str, Any]) -> Sequence[Callable[[], object]]
     Returns:
         Functions that put them back there.
     """
-    restores: list[Callable[[], object]] = [
-        partial(random.setstate, random.getstate()),
-        partial(np.random.set_state, np.random.get_state()),
-    ]
-    restores.append(partial(torch.set_rng_state, torch.get_rng_state()))
-    for _, value in AttributeWalk(parts):
-        if isinstance(value, random.Random):
-            restores.append(partial(value.setstate, value.getstate()))
-        elif isinstance(value, np.random.RandomState):
-            restores.append(partial(value.set_state, value.get_state(legacy=False)))
-        elif isinstance(value, torch.Generator):
-            restores.append(partial(value.set_state, value.get_state()))
-        elif isinstance(value, (np.random.Generator, np.random.BitGenerator)):
-            source = value.bit_generator if isinstance(value, np.random.Generator) else value
-            restores.append(partial(setattr, source, "state", source.state))
-    return restores
+    return partial(set_random_state, random_state()), *(one.save() for one in find_generators(parts).derived)
+
+
+def _further_changes(pictures: Sequence[Snapshot]) -> list[str]:
+    changes = [path for pair in itertools.pairwise(pictures[1:]) for path in changed_between(*pair)]
+    return list(dict.fromkeys(changes))
+
+
+def _opens_once(pictures: Sequence[Snapshot], path: str) -> bool:
+    """Whether None, or an attribute that was not there, became an object once; data is a cache, or an answer."""
+    if len(changes := _changes(pictures, path)) > 1:
+        return False
+    if all(_is_opening(*change) for change in changes):
+        return True
+    owners = itertools.accumulate(path.split("."), "{}.{}".format)  # an attribute of the object that has appeared
+    return any(_is_opening(*change) for owner in owners if owner != path for change in _changes(pictures, owner)[:1])
+
+
+def _changes(pictures: Sequence[Snapshot], path: str) -> list[tuple[Any, Any]]:
+    contents = [one.contents.get(path, NOTHING) for one in pictures]
+    return [(before, after) for before, after in itertools.pairwise(contents) if before != after]
+
+
+def _is_opening(before: Any, after: Any) -> bool:
+    of_object = type(after) is tuple and type(after[0]) is int and type(after[-1]) is frozenset
+    if before == NOTHING or not of_object or type(before) is not tuple or len(before) != 2:
+        return before == NOTHING and (of_object or type(after) is int)
+    # What cannot be seen, such as a connection, shows in its owner's names only.
+    kind, names = before
+    return bool(kind == after[0] and names < after[1]) and all(type(name) is tuple for name in after[1] - names)
 
 
 def _library_objects(parts: Mapping[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ from lightning_fastdata.loaders.footprint import sizes_of
 from lightning_fastdata.loaders.seeded_dataset import BatchRequest, SeededDataset
 from lightning_fastdata.loaders.state.file_positions import FilePositions
 from lightning_fastdata.loaders.state.handles import CarriesFiles, OwnDescriptors
-from lightning_fastdata.loaders.state.lasting_changes import generator_states, goes_on_changing, not_only_noted
+from lightning_fastdata.loaders.state.lasting_changes import generator_states, lasting_changes
 from lightning_fastdata.loaders.state.snapshot import Snapshot, held_by_name, take_snapshot
 from lightning_fastdata.planning.options import Rehearsed
 
@@ -255,15 +255,15 @@ def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
         sample_cpu_s=statistics.mean(cpus[1:] or cpus or [0.0]),
         quickest_s=min(walls, default=None),
     )
-    changes = not_only_noted(
-        goes_on_changing(pictures),
-        pictures[1],
-        load_first_again=lambda: _sample(setup, keys[0]),
+    changes = lasting_changes(
+        pictures,
+        load_again=lambda which: _sample(setup, keys[: len(samples)][which]),
+        look=lambda: _picture(setup),
         generators=positions,
         parts=_parts(setup),
     )
     if changes:
-        what = f"{changes[0]} changes with every sample that is loaded, and workers would change copies of it"
+        what = f"{changes[0]} changes while samples are loaded, and workers would change copies of it"
         return replace(found, problem=what, remedy=f"num_workers=4 if {changes[0]} is not needed"), None
     batch, collated = _collated(setup, samples)
     if any(one.device.type != "cpu" for one in _tensors(batch)) or (_uses_cuda() and not on_cuda):

@@ -1,6 +1,7 @@
 """Which changes that loading makes count: what adds up, not what a library's transform notes of its last sample."""
 
 import importlib.util
+import sqlite3
 import sys
 
 import numpy as np
@@ -63,7 +64,49 @@ def found_in(dataset):
     """What a rehearsal finds to change with every sample."""
     loading = SeededDataset(dataset, lambda samples: samples[0], None, batched=True)
     found = rehearse(RehearsalSetup(loading, dataset, 100, default_collate, 4, None, False, None))
-    return (found.problem or "").partition(" changes with every sample")[0]
+    return (found.problem or "").partition(" changes while samples are loaded")[0]
+
+
+class Lazy(Dataset):
+    """Makes something of its own at a sample of its second half."""
+
+    def __init__(self, make, has=True):
+        self.make = make
+        if has:
+            self.made = None
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        if index > 50 and getattr(self, "made", None) is None:
+            self.made = self.make()
+        return torch.zeros(1)
+
+
+class Reader:
+    def __init__(self):
+        self.path = "a"
+
+
+def connection():
+    return sqlite3.connect(":memory:")
+
+
+@pytest.mark.parametrize(
+    ("make", "has", "found"),
+    [
+        (connection, True, ""),
+        (connection, False, ""),
+        (Reader, True, ""),
+        (lambda: [1], True, "dataset.made"),
+        (lambda: np.ones(2), True, "dataset.made"),
+        (lambda: 1, False, "dataset.made"),
+    ],
+)
+def test_what_a_later_sample_opens_is_no_change(make, has, found):
+    """Of several datasets in a row each opens its file when its first sample comes; data is a cache or an answer."""
+    assert found_in(Lazy(make, has)) == found
 
 
 def test_only_what_adds_up_or_is_the_users_counts(library):

@@ -259,9 +259,9 @@ def test_what_is_no_finding(dataset):
 @pytest.mark.parametrize(
     ("dataset", "collate_fn", "words"),
     [
-        (Counts(), default_collate, "dataset.repaired changes with every sample"),
-        (Caches(), default_collate, "dataset.cache changes with every sample"),
-        (CountsPainted(), default_collate, "dataset.painted changes with every sample"),
+        (Counts(), default_collate, "dataset.repaired changes while samples are loaded"),
+        (Caches(), default_collate, "dataset.cache changes while samples are loaded"),
+        (CountsPainted(), default_collate, "dataset.painted changes while samples are loaded"),
         (Closures(), list, "a batch cannot be sent (AttributeError"),
         (Gradients(), list, "a batch cannot be sent (RuntimeError"),
         (Raises(), default_collate, "a sample raises in a worker (KeyError: 0)"),
