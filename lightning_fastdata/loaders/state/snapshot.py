@@ -6,6 +6,7 @@ import enum
 import fractions
 import functools
 import hashlib
+import importlib
 import logging
 import marshal
 import mmap
@@ -148,7 +149,7 @@ def held_by_name(parts: Mapping[str, Any]) -> dict[str, Any]:
     """What a worker of spawn or forkserver does not get of some parts.
 
     Functions and classes are pickled by their names: a worker imports modules again, and globals, class attributes
-    and closures have there what the modules give them.
+    and closures have there what the modules give them. So it is with what torch and Pillow were set to.
 
     Args:
         parts: As for ``take_snapshot``.
@@ -166,7 +167,15 @@ def held_by_name(parts: Mapping[str, Any]) -> dict[str, Any]:
         if not is_a(value, (*SEQUENCES, *MAPPINGS, random.Random)):
             held = ((path + step, one) for step, one in held_by(value) if BY_NAME in path + step and is_plain(one))
             contents |= {step: _plain(one) if type(one) in SIMPLE else None for step, one in held}
-    return contents
+    settings = {f"{module}.{name}": getattr(importlib.import_module(module), name, None) for module, name in SETTINGS}
+    return contents | {name: str(value() if callable(value) else value) for name, value in settings.items()}
+
+
+SETTINGS = (
+    *(("torch", "get_default_dtype"), ("torch", "get_default_device")),
+    *(("PIL.ImageFile", "LOAD_TRUNCATED_IMAGES"), ("PIL.Image", "MAX_IMAGE_PIXELS")),
+)
+"""What programs set in libraries, and no dataset names."""
 
 
 BY_NAME = " ("

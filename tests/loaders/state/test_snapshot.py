@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFile
 from torch.utils.data import Subset
 from torchvision.transforms import v2
 
@@ -175,11 +176,12 @@ class NamesGlobals:
 
 
 def test_what_a_spawned_worker_imports_anew_can_be_compared_there(monkeypatch):
-    """Globals and class attributes by content; nothing that the dataset itself carries, no identity of this process."""
+    """Globals, class attributes, what libraries are set to; nothing that the dataset carries, nor an identity."""
     found = held_by_name({"dataset": NamesGlobals()})
     assert pickle.loads(pickle.dumps(found)) == found
     assert not any(path.startswith(("dataset.own", "dataset.levels")) for path in found)
-    for owner, name, value in ((NamesGlobals, "scale", 3), (sys.modules[__name__], "ROOT", Path("b"))):
+    settings = (ImageFile, "LOAD_TRUNCATED_IMAGES", True), (torch, "get_default_dtype", lambda: torch.float64)
+    for owner, name, value in ((NamesGlobals, "scale", 3), (sys.modules[__name__], "ROOT", Path("b")), *settings):
         with monkeypatch.context() as changed:
             changed.setattr(owner, name, value)
             after = held_by_name({"dataset": NamesGlobals()})
