@@ -131,8 +131,8 @@ class ResumableDataLoader(PlannedDataLoader):
         """A pass of the inner loader, with the workers of the last one where they hold what the dataset is now."""
         kept = lightning_loops.kept_iterator(self)
         lifetime, planning = self._lifetime, self.planning
-        lost = lifetime.follows or lifetime.out_of_reach(self.multiprocessing_context)
-        if self.num_workers and planning is not None and lost:  # workers cannot get what the dataset has become
+        lost = self.num_workers and (lifetime.follows or lifetime.out_of_reach(self.multiprocessing_context))
+        if planning is not None and lost:  # workers cannot get what the dataset has become
             stop_workers(kept)
             kept = self.multiprocessing_context = None
             self.num_workers, self.prefetch_factor = 0, None

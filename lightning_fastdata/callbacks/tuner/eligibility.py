@@ -22,6 +22,7 @@ from lightning_fastdata.loaders.trainer_context import iter_loaders
 from lightning_fastdata.planning.start_method import default_start_method
 
 __all__ = [
+    "SPAWN_S",
     "Eligibility",
     "batch_size_of",
     "changes_within_epoch",
@@ -30,6 +31,8 @@ __all__ = [
     "training_loader",
 ]
 
+SPAWN_S = 20.0
+"""Time that a worker has to start where it is not forked (s); importing torch takes seconds."""
 TUNER_S = 1.0
 """The longest rehearsal within a run (s): tuning as a whole is to take no more than ten."""
 FEWEST_BATCHES = 60
@@ -96,7 +99,7 @@ def reason_untunable(loader: Any) -> str | None:
     context = loader.multiprocessing_context
     method = default_start_method() if context is None else context.get_start_method()
     seen = looked_at(loader.dataset, arguments, method if isinstance(loader, ResumableDataLoader) else None)
-    problem = seen.against_workers or _changes_by_loading(loader, arguments)
+    problem = seen.against_workers or _changes_by_loading(loader, arguments, method)
     if problem is not None:
         return problem
     if batch_size_of(loader) is None:
@@ -104,7 +107,7 @@ def reason_untunable(loader: Any) -> str | None:
     return None
 
 
-def _changes_by_loading(loader: DataLoader[Any], arguments: dict[str, Any]) -> str | None:
+def _changes_by_loading(loader: DataLoader[Any], arguments: dict[str, Any], start_method: str) -> str | None:
     """What the rehearsal says against workers, where samples could be loaded: the tuner's own probe sees every failure.
 
     That of the loader's plan is asked, where there was one. It decides nothing else here: the tuner's model also needs
@@ -114,7 +117,8 @@ def _changes_by_loading(loader: DataLoader[Any], arguments: dict[str, Any]) -> s
     if planning is not None and planning.workload.rehearsed is not None:
         problem: str | None = planning.workload.worker_problem
         return problem
-    found = rehearsed(loader.dataset, arguments, traits_of(loader.dataset), default_start_method(), TUNER_S)
+    longest_s = TUNER_S if start_method == "fork" else TUNER_S + SPAWN_S  # imports come before the first sample
+    found = rehearsed(loader.dataset, arguments, traits_of(loader.dataset), start_method, longest_s)
     return (
         f"{found.problem}; {found.remedy}"
         if found is not None and found.problem and (found.samples or found.remedy == BY_NAME)

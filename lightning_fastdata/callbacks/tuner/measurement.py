@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lightning_fastdata.callbacks.tuner.eligibility import SPAWN_S
 from lightning_fastdata.callbacks.tuner.throughput_model import Setting
 from lightning_fastdata.callbacks.tuner.trial_loader import FreshIndices, Source, requests_for, trial_loader
 from lightning_fastdata.compat.torch_internals import stop_workers
@@ -30,8 +31,6 @@ FEWEST_PROBE_BATCHES = 2
 """Fewer than these say nothing of how batches vary (count)."""
 MEASURED_SHARE = 1 / 3
 """Share of a probe's time that is left for measuring, however long the worker took to start."""
-SPAWN_S = 20.0
-"""Time that a worker has to start where it is not forked (s); importing torch takes seconds."""
 TRANSFERS = 3
 """Batches whose transfer is timed (count); the least counts, since anything may hold up a process."""
 STEPS = 8

@@ -54,7 +54,7 @@ class WorkerLifetime:
         )
         parts = {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
         lifetime = cls(parts, automatic, log_rank_zero, took_workers, generators=not loader.determinism.seeds_samples)
-        if took_workers and loader.num_workers:
+        if took_workers:  # a tuner may start some later
             lifetime.by_name = lifetime._by_name(loader.multiprocessing_context)
         return lifetime
 
