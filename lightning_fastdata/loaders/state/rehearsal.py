@@ -240,14 +240,14 @@ def _load(setup: RehearsalSetup) -> tuple[Rehearsal, Any]:
     pictures = [_picture(setup)]
     keys, positions = _keys(setup), generator_states(_parts(setup))
     for number, key in enumerate(keys):
+        if number >= FEWEST_SAMPLES and sum(walls) > LONG_ENOUGH_S:
+            break
         began, began_cpu = time.perf_counter(), time.process_time()
         samples.append(_sample(setup, key))
         walls.append(time.perf_counter() - began)
         cpus.append(time.process_time() - began_cpu)
         if number < FEWEST_SAMPLES:
             pictures.append(_picture(setup))
-        elif sum(walls) > LONG_ENOUGH_S:
-            break
     pictures.append(_picture(setup))
     found = Rehearsal(
         samples=len(samples),

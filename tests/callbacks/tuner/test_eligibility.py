@@ -33,5 +33,6 @@ def test_the_rehearsal_of_the_plan_is_not_repeated(monkeypatch):
     problem = replace(loader.planning.workload, worker_problem="dataset.count changes")
     loader.planning = replace(loader.planning, workload=problem)
     assert reason_untunable(loader) == "dataset.count changes"
-    assert reason_untunable(torch.utils.data.DataLoader(Numbers(), batch_size=4)) is None
-    assert len(asked) == 1
+    foreign = torch.utils.data.DataLoader(Numbers(), batch_size=4, num_workers=1, multiprocessing_context="spawn")
+    assert reason_untunable(foreign) is None
+    assert [arguments[3] for arguments in asked] == ["spawn"]

@@ -305,6 +305,12 @@ def test_a_file_whose_position_moves_is_set_back(tmp_path):
         assert file.tell() == 7
 
 
+def test_slow_samples_are_tried_twice_only(monkeypatch):
+    """One of three seconds is not loaded a third time."""
+    monkeypatch.setattr(rehearsal, "LONG_ENOUGH_S", 0.0)
+    assert run(Numbers()).samples == 2
+
+
 def test_indices_are_spread():
     """Over the whole dataset, the first and the last among them."""
     assert spread_indices(1) == [0]
