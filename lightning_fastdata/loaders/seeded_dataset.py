@@ -2,7 +2,7 @@
 
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from time import perf_counter
 from typing import Any, NamedTuple, cast
@@ -18,6 +18,8 @@ from lightning_fastdata.loaders.sample_keys import sample_number
 from lightning_fastdata.loaders.splitmix import WORD, Words, mix
 from lightning_fastdata.loaders.state.handles import CarriesFiles
 from lightning_fastdata.loaders.state.held_generators import HeldGenerators
+from lightning_fastdata.loaders.state.lasting_changes import adds_up
+from lightning_fastdata.loaders.state.snapshot import Snapshot, take_snapshot
 from lightning_fastdata.loaders.transformed_dataset import TransformedDataset
 
 __all__ = ["BatchRequest", "LoadTimes", "RaisedInWorker", "SeededDataset", "ServedDataset", "WorkerOutput"]
@@ -231,15 +233,24 @@ class ServedDataset(SeededDataset):
 
 def _output_of(wrapper: SeededDataset, request: BatchRequest, began: float, worker: int) -> WorkerOutput:
     """Load and collate a batch; no method, or the wrapper would hide a name of the dataset's."""
-    held, again = wrapper._fastdata_held, None
+    held, again, before = wrapper._fastdata_held, None, None
     if held.looks_again and wrapper._fastdata_seed is not None:  # the dataset may do with its indices what it likes
         again = request._replace(indices=request.indices.copy())
+        before = _picture(held.parts) if worker < 0 else None  # "auto" has workers where loading changes nothing
     batch, slowest, slowest_s = _batch_of(wrapper, request)
-    if again is not None and held.has_more():
+    if again is not None and held.has_more() and not (before is not None and adds_up(before, _picture(held.parts))):
         batch, slowest, slowest_s = _batch_of(wrapper, again)
     # The clock is read after all that the batch took.
     times = LoadTimes(began, perf_counter(), len(request.indices), slowest, slowest_s, worker)
     return WorkerOutput(request.number, batch, times)
+
+
+def _picture(parts: Mapping[str, Any]) -> Snapshot:
+    """What the dataset holds, arrays unread; none of the user's code runs."""
+    try:
+        return take_snapshot(parts, generators=False, last_draws=False, arrays=False)
+    except Exception:  # a proxy, a container that another thread changes
+        return Snapshot({}, None)
 
 
 def _batch_of(wrapper: SeededDataset, request: BatchRequest) -> tuple[Any, int, float]:

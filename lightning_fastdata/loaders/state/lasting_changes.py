@@ -13,7 +13,7 @@ from lightning_fastdata.loaders.state.known import KNOWN
 from lightning_fastdata.loaders.state.libraries import is_library
 from lightning_fastdata.loaders.state.snapshot import NOTHING, Snapshot, changed_between
 
-__all__ = ["generator_states", "lasting_changes"]
+__all__ = ["adds_up", "generator_states", "lasting_changes"]
 
 
 def lasting_changes(
@@ -57,6 +57,17 @@ def lasting_changes(
     again = changed_between(pictures[1], look())
     lasting = [path for path in noted if any(path.startswith(one) or one.startswith(path) for one in again)]
     return [path for path in changes if path not in noted or path in lasting]
+
+
+def adds_up(before: Snapshot, after: Snapshot) -> bool:
+    """Whether loading changed more than what it makes once, so that loading the same again would do harm.
+
+    Args:
+        before: What was held before.
+        after: What is held now.
+    """
+    pictures = before, before, after
+    return not all(_opens_once(pictures, path) for path in _further_changes(pictures))
 
 
 def generator_states(parts: Mapping[str, Any]) -> Sequence[Callable[[], object]]:

@@ -327,6 +327,22 @@ def test_the_batch_that_is_loaded_once_more_is_the_same():
     assert [indices for _, indices in loader] == [list(range(8)), list(range(8, 16))]
 
 
+class LazyQueue(Data):
+    """Gives away what it has, and makes a generator of its own."""
+
+    def __getitem__(self, index):
+        if self.rng is None:
+            self.rng = random.Random(0)
+        return self.left.pop(0)
+
+
+def test_a_batch_that_changes_the_dataset_is_not_loaded_once_more():
+    """In the training process nothing is given away twice."""
+    dataset = LazyQueue(rng=None, left=list(range(16)))
+    loader = auto_dataloader(dataset, batch_size=4, shuffle=False, num_workers=0)
+    assert torch.cat(list(loader)).tolist() == list(range(16))
+
+
 def test_one_that_a_pass_replaces():
     """Looked for in each pass."""
     dataset = Data(rng=random.Random(0))
