@@ -357,7 +357,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _waits_for_another(stack_file: str) -> bool:
-    """Whether every thread of the child stands in a lock, a queue or a future."""
+    """Whether the main thread of the child stands in a lock, a queue or a future."""
     return any(file in _first_frame(stack_file) for file in WAITING_FILES)
 
 
