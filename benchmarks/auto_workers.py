@@ -77,12 +77,13 @@ def epoch_s(loader: Iterable[Any]) -> float:
 def rehearsal_s(method: str) -> float:
     """The rehearsal of a dataset that was not tried before (s)."""
     from lightning_fastdata.loaders.dataset_traits import traits_of
-    from lightning_fastdata.loaders.state.worker_safety import problem_of_rehearsal
+    from lightning_fastdata.loaders.state.worker_safety import rehearsed
 
     dataset = Listed()
     began = time.perf_counter()
-    problem = problem_of_rehearsal(dataset, {"batch_size": 4}, traits_of(dataset), method)
-    assert problem is None, problem
+    found = rehearsed(dataset, {"batch_size": 4}, traits_of(dataset), method)
+    assert found is not None, "not tried"
+    assert found.problem is None, found.problem
     return time.perf_counter() - began
 
 
@@ -94,7 +95,7 @@ def of_method(method: str) -> dict[str, list[float]]:
 
     dataset, context = Listed(), {"multiprocessing_context": method}
     plain = DataLoader(dataset, batch_size=4, shuffle=True, num_workers=2, **context)
-    ours = auto_dataloader(dataset, batch_size=4, num_workers=2, persistent_workers=False, **context)
+    ours = auto_dataloader(dataset, batch_size=4, shuffle=True, num_workers=2, persistent_workers=False, **context)
     variants = {
         "start": lambda: first_batch_s(DataLoader(dataset, batch_size=4, num_workers=1, **context)),
         "rehearsal": lambda: rehearsal_s(method),
