@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -95,17 +96,18 @@ def _small_parts(source: Any) -> Snapshot | None:
     """What a sampler, and one within it, holds itself: numbers, text, and arrays and containers that are small."""
     parts, sampler = {}, source
     while sampler is not None and hasattr(sampler, "__dict__"):
-        for name, value in vars(sampler).items():
-            if isinstance(value, (np.ndarray, torch.Tensor)):
-                small = value.nbytes <= MOST_BYTES
-            elif isinstance(value, (list, tuple, dict, set)):
-                small = len(value) <= MOST_ITEMS
-            else:
-                small = isinstance(value, (int, float, str, bytes))
-            if small:
-                parts[f"{type(sampler).__name__}.{name}"] = value
+        own = {name: value for name, value in vars(sampler).items() if _is_small(value)}
+        parts[type(sampler).__name__] = SimpleNamespace(**own)
         sampler = getattr(sampler, "sampler", None)
     try:
         return take_snapshot(parts)
     except Exception:  # a container that another thread changes
         return None
+
+
+def _is_small(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return bool(value.nbytes <= MOST_BYTES)
+    if isinstance(value, (list, tuple, dict, set)):
+        return len(value) <= MOST_ITEMS
+    return isinstance(value, (int, float, str, bytes))

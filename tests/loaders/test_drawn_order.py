@@ -256,17 +256,32 @@ class Hard(Sampler):
         return 6
 
 
+class Hot(Hard):
+    """A number, which an instance of it does not have before it is set."""
+
+    def __iter__(self):
+        for _ in range(6):
+            yield self.hot
+
+
 class Learns(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         sampler = trainer.datamodule.dataloader_kwargs["train"]["sampler"]
         if isinstance(sampler, Hard):
             sampler.losses[trainer.global_step] = trainer.global_step
+        if isinstance(sampler, Hot):
+            sampler.hot += 1
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
-    [(Hard, ["Hard.losses has changed within the epoch"]), (lambda: Hard(sized=False), []), (Sized, [])],
-    ids=["sized", "without a length", "of its own"],
+    [
+        (Hard, ["Hard.losses has changed within the epoch"]),
+        (Hot, ["Hot.hot has changed within the epoch"]),
+        (lambda: Hard(sized=False), []),
+        (Sized, []),
+    ],
+    ids=["array", "number", "without a length", "of its own"],
 )
 def test_a_sampler_that_follows_the_training_is_named_once(make, said):
     """Its order is drawn when an epoch begins. One without a length follows, and one that only counts is left alone."""
@@ -279,6 +294,6 @@ def test_a_sampler_that_follows_the_training_is_named_once(make, said):
         seen = fit(module, callbacks=[Learns()], max_epochs=3, enable_checkpointing=False)
     texts = [str(warning.message) for warning in caught if "within the epoch" in str(warning.message)]
     assert [text[: len(known)] for text, known in zip(texts, said, strict=True)] == said
-    if isinstance(sampler, Hard):
+    if type(sampler) is Hard:
         first = [number for epoch, (number,) in seen if epoch == 0]
         assert first == ([0] * 6 if sampler.sized else [0, 0, 1, 2, 3, 4])  # Lightning reads one ahead without a length
