@@ -159,11 +159,14 @@ class LoaderProgress:
         def under(progress: LoaderProgress) -> str:
             return "" if self.rules == here.rules else f" (rules {progress.rules})"
 
+        same_name = "give the datasets the same names"
+        if self.rules == 1 and self.name is None:  # with a seed given to each they draw alike, as they did
+            same_name = f"pass seed={self.seed} to each auto_dataloader"
         for name, what, fix in (
             ("seed", "the seed", f"pass seed={self.seed}"),
             ("dataset_length", "the number of samples in the training data", "use the data it was written with"),
             ("order", "the order of the training data", "pass the same shuffle and sampler"),
-            ("name", "the loader's name among several", "give the datasets the same names"),
+            ("name", "the loader's name among several", same_name),
             (
                 "global_batch_size",
                 "the global batch size (batch_size times ranks)",
@@ -195,8 +198,8 @@ def without_state(epoch: int, batches: int) -> str:
         batches: Batches of it that the Trainer counts as done (count).
     """
     return (
-        f"The checkpoint was written after {batches} batches of epoch {epoch} and holds no state of this package's "
-        f"loader. It goes on with batch {batches}: exact where the run before had the same order, as without "
-        "shuffling; else samples of this epoch come twice, and others not at all. From a checkpoint of the end of an "
-        "epoch nothing is lost."
+        f"The checkpoint was written after {batches} batches of epoch {epoch} by loaders that are not resumable: it "
+        f"holds no state of this package's loader. It goes on with batch {batches}: exact where the run before had the "
+        "same order, as without shuffling; else samples of this epoch come twice, and others not at all. From a "
+        "checkpoint of the end of an epoch nothing is lost."
     )

@@ -49,6 +49,7 @@ def test_a_state_of_the_first_rules_has_the_name_that_a_data_module_gave():
         LoaderProgress.from_dict(written).check_continues(here(name="train/0"), 3)
     assert "was None (rules 1) when" in caught.value.what
     assert "and is 'train/0' (rules 2)." in caught.value.what
+    assert f"pass seed={SAVED.seed} to each" in caught.value.fix
 
 
 @pytest.mark.parametrize(
