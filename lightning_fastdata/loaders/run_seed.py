@@ -6,6 +6,7 @@ fit act as they do with torch's own loaders. The loaders of a run share its numb
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,6 +93,8 @@ class RunSeed:
     """Whether the Trainer has begun to read a loader."""
     noted: bool = False
     """Whether the line about equal seeds was written."""
+    thread: int = field(default_factory=threading.get_ident)
+    """The Trainer's; a prefetcher's begins its pass while other ranks may be anywhere, so it waits for none."""
     _numbers: list[_Number] = field(default_factory=list)
     _passes: dict[tuple[Any, ...], list["LoaderSeed"]] = field(default_factory=dict)
 
@@ -121,7 +124,7 @@ class RunSeed:
             drawn = self._first(generator, trainer)
             if not several or trainer.global_rank == 0 or reading.by_trainer or drawn.shared:
                 self._numbers.append(drawn)
-        if several and reading.by_trainer and not drawn.shared:
+        if several and reading.by_trainer and not drawn.shared and threading.get_ident() == self.thread:
             drawn.number, drawn.shared = _of_first_rank(drawn.number, trainer), True
         if reading.counts and not drawn.taken:
             drawn.taken = True

@@ -106,6 +106,13 @@ def test_a_rank_that_does_not_come_is_named(store):
         RunSeed().number(None, fake_trainer(1, 2), VALIDATES)
 
 
+def test_a_thread_of_a_prefetcher_waits_for_no_rank(store):
+    """It begins its pass while the other ranks may be in a hook, where they give no number."""
+    store(1)
+    run = RunSeed(thread=0)
+    assert run.number(None, fake_trainer(1, 2), TRAINS) == run.number(None, fake_trainer(1, 2), TRAINS)
+
+
 def test_without_a_store_the_strategy_broadcasts(monkeypatch):
     """A strategy that has no process group of torch's."""
     monkeypatch.setattr(run_seed, "process_store", lambda: None)
