@@ -266,7 +266,7 @@ class ResumableDataLoader(PlannedDataLoader):
         if "generators" not in state_dict and lightning_resume.between_epochs(self.determinism.trainer()):
             return  # another package's; nothing of its epoch is left
         progress = LoaderProgress.from_dict(state_dict)
-        self.determinism.seed.continue_with(progress.seed)
+        self.determinism.seed.continue_with(progress.seed, self.determinism.trainer())
         self._saved = dict(state_dict)
         self.determinism.seed.passes, batches = progress.epoch, state_dict.get("sampler_batches")
         self._draws.epoch_batches = batches if isinstance(batches, int) else None

@@ -216,10 +216,14 @@ class LoaderSeed:
             number = _next_number(self.generator) if known is None else known
         return derive_seed(number, self.key)
 
-    def continue_with(self, number: int) -> None:
-        """Have the seed of a checkpoint, unless one was given."""
+    def continue_with(self, number: int, trainer: Any) -> None:
+        """Have the seed of a checkpoint, unless one was given; in a run also for loaders that are made anew."""
         if self.given is None:
-            self.number = self._saved = number
+            self.number, run = number, RunSeed.of(trainer)
+            if run is None:
+                self._saved = number
+            else:
+                run.continue_with(self.generator, number)
 
     @contextlib.contextmanager
     def taken(self, trainer: Any) -> Iterator[None]:

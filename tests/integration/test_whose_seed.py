@@ -561,6 +561,16 @@ def test_loaders_side_by_side_are_resumed(tmp_path):
     assert rest == [[numbers([one]) for one in flat(batch)] for epoch in whole.seen for batch in epoch][3:]
 
 
+def test_loaders_made_anew_after_the_checkpoint_are_resumed(tmp_path):
+    """From an epoch's end: the loader that gets the state is replaced before it has given a batch."""
+    torch.manual_seed(1)
+    anew, resumed = {"reload_dataloaders_every_n_epochs": 1}, Model()
+    whole = checkpointed(tmp_path, Calls(), **anew)
+    last = tmp_path / f"step={LENGTH // BATCH}.ckpt"
+    quiet_trainer(max_epochs=2, **anew).fit(resumed, datamodule=Calls(), ckpt_path=last)
+    assert [numbers(epoch) for epoch in resumed.seen if epoch] == [numbers(whole.seen[1])]
+
+
 def test_only_a_given_seed_that_differs_is_an_error(tmp_path):
     """In the middle of an epoch."""
     checkpointed(tmp_path, module(seed=5))
