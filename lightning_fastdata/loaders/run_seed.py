@@ -217,7 +217,7 @@ class LoaderSeed:
         return derive_seed(number, self.key)
 
     def continue_with(self, number: int, trainer: Any) -> None:
-        """Have the seed of a checkpoint, unless one was given; in a run also for loaders that are made anew."""
+        """Have the seed of a checkpoint, unless one was given; in a run also for loaders made later."""
         if self.given is None:
             self.number, run = number, RunSeed.of(trainer)
             if run is None:
