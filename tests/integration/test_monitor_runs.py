@@ -16,7 +16,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, P
 from lightning.pytorch.tuner import Tuner
 from monitor_cases import EvalNet, Net, Samples, Sleeper, near, quiet_monitor, quiet_trainer, three_tries
 
-from lightning_fastdata import DataWaitMonitor
+from lightning_fastdata import DataWaitMonitor, FastDataModule
 from lightning_fastdata.callbacks.monitor.step_meter import StepMeter
 from lightning_fastdata.errors import FastDataError
 from lightning_fastdata.results.run_file import read_run
@@ -559,39 +559,35 @@ def test_a_foreign_state_is_left_alone(state):
 
 
 class Planned(LightningDataModule):
-    """Has a plan for one split, whatever that is."""
+    """Has plans of its own, whatever those are."""
 
-    def __init__(self, plan, split="train"):
+    def __init__(self, plan):
         super().__init__()
-        self.plans = {split: SimpleNamespace(to_dict=lambda: plan), "other": object()}
+        self.plans = {"train": SimpleNamespace(to_dict=lambda: plan), "other": object()}
 
     def train_dataloader(self):
         return Sleeper(12)
 
-    def test_dataloader(self):
-        return Sleeper(2)
 
-
-@pytest.mark.parametrize(
-    ("plan", "kept"), [({"num_workers": 0}, {"train": {"num_workers": 0}}), ([1, 2], {}), ("plan", {}), (None, {})]
-)
-def test_plans_of_the_data_module_are_kept(plan, kept):
-    """A DataModule that is not ours may keep anything under that name; training goes on."""
+@pytest.mark.parametrize("plan", [{"num_workers": 0}, None])
+def test_plans_of_a_data_module_that_is_not_ours_are_left_alone(plan):
+    """It may keep anything under that name; training goes on."""
     monitor = quiet_monitor(warn_above=0.0, log_every_n_steps=5, max_warnings=1)
     with pytest.warns(UserWarning, match="waited for data"):
         quiet_trainer(monitor, max_epochs=2).fit(Net(), datamodule=Planned(plan))
-    assert monitor.summary().plans == kept
+    assert monitor.summary().plans == {}
     assert monitor.summary().status == "finished"
 
 
-@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`", "ignore:You passed in a `val_dataloader`")
 def test_an_evaluation_leaves_the_fit_as_it_ended():
     """A fit that was interrupted stays so, with its plans, when something is tested after it."""
     monitor = quiet_monitor()
     trainer = quiet_trainer(monitor)
     with pytest.raises(Stop):
-        trainer.fit(Raising(at=2), datamodule=Planned({"num_workers": {"value": 0}}))
-    trainer.test(EvalNet(), datamodule=Planned({"num_workers": {"value": 0}}, "test"), verbose=False)
+        trainer.fit(Raising(at=2), datamodule=FastDataModule(Samples(12), batch_size=1, num_workers=0))
+    tested = FastDataModule(test_dataset=Samples(2), batch_size=1, num_workers=0)
+    trainer.test(EvalNet(), datamodule=tested, verbose=False)
     summary = monitor.summary()
     assert (summary.status, summary.steps) == ("interrupted", 2)
     assert set(summary.plans) == {"train", "test"}
