@@ -79,7 +79,7 @@ class ResumableDataLoader(PlannedDataLoader):
         self._saved: dict[str, Any] = {}
         self._lifetime = WorkerLifetime.of(self)
         self._hardware_at_start: Hardware | None = None
-        """The machine when the workers were started."""
+        """The machine when workers were first started."""
 
     @property
     def last_served(self) -> ServedBatch | None:
@@ -354,7 +354,8 @@ class ResumableDataLoader(PlannedDataLoader):
         return own.seed_of_rank(source) if isinstance(own, RankSampler) else source
 
     def _make_inner(self, requests: Iterable[BatchRequest], *, persistent: bool) -> DataLoader[Any]:
-        self._hardware_at_start = probe() if self.num_workers else None
+        if self.num_workers and self._hardware_at_start is None:  # once: reading it takes a tenth of starting a worker
+            self._hardware_at_start = probe()
         self._seed_of_workers = self.determinism.source
         options, batched = forwarded_arguments(self), self.batch_sampler is not None
         options |= {"batch_sampler": requests} if batched else {"sampler": requests, "batch_size": None}
