@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from auto_datasets import Encoded
 from datamodule_cases import quiet_trainer
 from handle_cases import ClosesOver, OpenedInInit, in_memory, write_files
 from lightning.pytorch import Callback, LightningModule
@@ -182,15 +183,6 @@ def test_workers_start_again_where_a_part_cannot_be_seen():
     served = [{int(value) for batch in epoch for value in batch.flatten()} for epoch in model.epochs]
     assert plan.num_workers > 0
     assert not served[0] & served[1]
-
-
-class Encoded(Numbers):
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.ones(1, requires_grad=True)
-
-    def __getitem__(self, index):
-        return self.scale * index
 
 
 class Pooled(Numbers):
